@@ -1,0 +1,43 @@
+# `make help` lists the targets. PYTHON chooses the interpreter: make setup PYTHON=python3.12
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.equipoise-installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test check bench dashboard clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## make .venv and install the pinned dependencies
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; choose one with: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: setup ## train the default; more arguments: make train ARGS="preset=debug seed=2"
+	$(BIN)/python -m trainer.run $(ARGS)
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## ruff, mypy, import contracts and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: setup ## measure speed against the floor of the mathematics
+	$(BIN)/python -m scripts.benchmark $(ARGS)
+
+dashboard: setup ## TensorBoard over runs/
+	$(BIN)/python -m scripts.dashboard $(ARGS)
+
+clean: ## remove caches and build output; keeps .venv and runs/
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find conf envs trainer scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
