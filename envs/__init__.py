@@ -1,0 +1,1 @@
+"""Batched environments. Nothing in here knows of `trainer`."""

@@ -1,0 +1,149 @@
+"""What an environment must offer: batched tensors in, batched tensors out.
+
+Shapes: `N` environments, `O` width of a flattened observation, `K` reward components, `H` categorical
+heads, `C` the largest number of choices of a head, `P` continuous parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+NativeAction: TypeAlias = "Tensor | tuple[NativeAction, ...] | dict[str, NativeAction]"
+"""An action in the structure and the units of `action_space`, every leaf with a leading `N`.
+
+A `Discrete` leaf is `[N]` int64, a `MultiDiscrete` leaf `[N, *nvec.shape]` int64, a `Box` leaf
+`[N, *box.shape]` float32.
+"""
+
+Relevance: TypeAlias = Sequence[Sequence[Sequence[int]]]
+"""`relevance[head][choice]` lists the parameters that matter when `head` takes `choice`.
+
+Heads, choices and parameters are counted in the order of the flattened action space. A parameter that no
+list names always matters; one that lists of two different heads name is an error.
+"""
+
+
+class Timestep(NamedTuple):
+    """What one step gives. Where an episode ended, `observation` is already the first of the next one."""
+
+    observation: Tensor
+    """`[N, O]` float32."""
+    rewards: Tensor
+    """`[N, K]` float32, in the environment's own units."""
+    terminated: Tensor
+    """`[N]` bool: the episode reached an end of its own. Wins where `truncated` is set too."""
+    truncated: Tensor
+    """`[N]` bool: the episode was cut off (time limit) and goes on as far as the value is concerned."""
+    final_observation: Tensor
+    """`[N, O]` float32: the last observation of the ended episode; valid only where one ended."""
+    action_mask: Tensor | None = None
+    """`[N, H, C]` bool, True for a valid choice in `observation`; None where every choice is always valid.
+    A head with one valid choice is not a decision: it gets no log-probability and no entropy."""
+    metrics: Mapping[str, Tensor] = {}
+    """Anything worth averaging, `[N, ...]` float32 with NaN where there is nothing to report. `success`,
+    reported where an episode ended, is shown as the success rate."""
+
+
+class BatchedEnv(Protocol):
+    """`N` environments that step together on one device, each restarting in the step in which it ends."""
+
+    @property
+    def num_envs(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def observation_space(self) -> gymnasium.spaces.Box:
+        """Of one environment. `O` is its flattened width. A set of nodes is a Box `[M, F]` whose feature 0
+        is 1 for a node that exists and 0 for an empty slot (all other features are then 0 too)."""
+        ...
+
+    @property
+    def action_space(self) -> gymnasium.Space[Any]:
+        """Of one environment; `trainer.spaces.HybridSpace` says what is accepted."""
+        ...
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """`K` names."""
+        ...
+
+    @property
+    def reward_weights(self) -> tuple[float, ...]:
+        """`K` weights >= 0: the task reward is the weighted sum of the components."""
+        ...
+
+    @property
+    def relevance(self) -> Relevance | None:
+        """None: to be derived from the action space (see `HybridSpace`)."""
+        ...
+
+    def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Start all episodes anew and return `(observation, action_mask)`.
+
+        With a seed everything that follows is reproducible, and environment `i` of a batch goes through
+        the same whatever the size of the batch; without one the random streams go on.
+        """
+        ...
+
+    def step(self, action: NativeAction) -> Timestep: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values from which `load_state_dict` continues bit for bit."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+    def render(self, index: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """A picture `[height, width, 3]` of environment `index` as it is now."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class ScriptedEnv(Protocol):
+    """An environment that comes with a scripted expert, the 1 of the normalised score."""
+
+    def expert_action(self) -> NativeAction:
+        """The expert's action in the present state of each environment."""
+        ...
+
+
+class Act(Protocol):
+    """A policy as an environment's own diagnosis sees it."""
+
+    def __call__(self, observation: Tensor, action_mask: Tensor | None) -> NativeAction: ...
+
+
+@runtime_checkable
+class DiagnosticEnv(Protocol):
+    """An environment that can judge a policy by more than its return."""
+
+    def diagnose(self, act: Act) -> dict[str, float]:
+        """Figures of a deterministic policy on a fixed set of states; leaves the episodes untouched."""
+        ...
+
+
+@runtime_checkable
+class IllustratedEnv(Protocol):
+    """An environment that can draw what a policy is about to do, and has names for it."""
+
+    @property
+    def choice_names(self) -> tuple[str, ...]:
+        """Of the choices of each head, in order."""
+        ...
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Of the parameters that hang on each head, in order."""
+        ...
+
+    def render_action(self, action: NativeAction, index: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Like `render`, with row `index` of `action` drawn where it is going to act."""
+        ...

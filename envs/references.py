@@ -1,0 +1,102 @@
+"""What the normalised score is measured against: the returns of random actions and of the expert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import torch
+from torch import Tensor
+
+from envs.protocol import BatchedEnv, NativeAction, ScriptedEnv
+from envs.random import StreamPerEnv
+
+
+class References(NamedTuple):
+    random: float
+    """Mean task return of uniformly random actions: the 0 of the normalised score."""
+    expert: float | None
+    """Mean task return of the scripted expert: the 1; None where the environment has none."""
+
+
+MakeEnv = Callable[[int], BatchedEnv]
+"""Number of environments -> environment."""
+Behaviour = Callable[[BatchedEnv, Tensor | None], NativeAction]
+"""Environment in its present state, action mask `[N, H, C]` -> action."""
+
+
+def reference_returns(make_env: MakeEnv, episodes: int = 256, seed: int = 0) -> References:
+    """Mean task returns over `episodes` episodes; the same for the same seed. A second or less."""
+    env = make_env(episodes)
+    try:
+        stream = StreamPerEnv(episodes, env.device, seed + 1)
+        random = episode_returns(env, lambda env, mask: random_action(env, mask, stream), seed)
+        expert = None
+        if isinstance(env, ScriptedEnv):
+            expert = episode_returns(env, expert_behaviour, seed).mean().item()
+        return References(random.mean().item(), expert)
+    finally:
+        env.close()
+
+
+def expert_behaviour(env: BatchedEnv, mask: Tensor | None) -> NativeAction:
+    """The scripted expert as a behaviour; TypeError where the environment has none."""
+    if not isinstance(env, ScriptedEnv):
+        raise TypeError(f"{type(env).__name__} has no scripted expert")
+    return env.expert_action()
+
+
+@torch.inference_mode()
+def episode_returns(env: BatchedEnv, behave: Behaviour, seed: int, max_steps: int = 100_000) -> Tensor:
+    """`[N]`: the task return of the first episode of each environment.
+
+    Raises RuntimeError where an episode has not ended after `max_steps`.
+    """
+    weights = torch.tensor(env.reward_weights, device=env.device)
+    _, mask = env.reset(seed)
+    returns = torch.zeros(env.num_envs, device=env.device)
+    running = torch.ones_like(returns, dtype=torch.bool)
+    for _ in range(max_steps):
+        step = env.step(behave(env, mask))
+        mask = step.action_mask
+        returns += torch.where(running, step.rewards @ weights, 0.0)
+        running &= ~(step.terminated | step.truncated)
+        if not running.any():
+            return returns
+    raise RuntimeError(f"{int(running.sum())} episodes have not ended after {max_steps} steps")
+
+
+def random_action(env: BatchedEnv, mask: Tensor | None, stream: StreamPerEnv) -> NativeAction:
+    """Uniform over the valid choices (`mask` `[N, H, C]`; None: all) and uniform in every box."""
+    first_head = 0
+
+    def choices(counts: Tensor) -> Tensor:
+        """`[N, heads]`: one valid choice of each of the next heads, which have `counts` choices."""
+        nonlocal first_head
+        most = int(counts.max())
+        luck = stream.uniform(len(counts), most)
+        possible = torch.arange(most, device=env.device) < counts[:, None]
+        if mask is not None:
+            possible = possible & mask[:, first_head : first_head + len(counts), :most]
+        first_head += len(counts)
+        return torch.where(possible, luck, -1.0).argmax(2)  # the luckiest: each as likely as the others
+
+    def sample(space: gymnasium.Space[Any]) -> NativeAction:
+        match space:
+            case gymnasium.spaces.Dict():
+                return {name: sample(part) for name, part in space.spaces.items()}
+            case gymnasium.spaces.Tuple():
+                return tuple(sample(part) for part in space.spaces)
+            case gymnasium.spaces.Box():
+                low, high = (torch.as_tensor(b, device=env.device).float() for b in (space.low, space.high))
+                return low + (high - low) * stream.uniform(*space.shape)
+            case gymnasium.spaces.Discrete():
+                return choices(torch.tensor([int(space.n)], device=env.device))[:, 0] + int(space.start)
+            case gymnasium.spaces.MultiDiscrete():
+                counts, start = (torch.as_tensor(a, device=env.device) for a in (space.nvec, space.start))
+                return choices(counts.flatten()).view(env.num_envs, *space.shape) + start
+            case _:
+                raise TypeError(f"random_action: cannot sample a {type(space).__name__}")
+
+    return sample(env.action_space)

@@ -1,0 +1,108 @@
+"""Batched environments as ordinary Gymnasium environments: `gymnasium.make("TopologySpawn-v0")`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.envs.registration import load_env_creator
+from torch import Tensor
+
+from envs.protocol import BatchedEnv, NativeAction
+
+ENVIRONMENTS = {
+    "TopologySpawn-v0": "envs.topology_spawn:TopologySpawn",
+    "equipoise/Moving-v0": "envs.moving:Moving",
+    "equipoise/Sliding-v0": "envs.moving:Sliding",
+    "equipoise/HardMove-v0": "envs.hard_move:HardMove",
+    "equipoise/HardMovePerActuator-v0": "envs.hard_move:HardMovePerActuator",
+    "equipoise/CatchPoint-v0": "envs.catch_point:CatchPoint",
+    "equipoise/Platform-v0": "envs.platform:Platform",
+    "equipoise/Goal-v0": "envs.goal:Goal",
+}
+"""Gymnasium's name -> where the batched environment is."""
+
+
+class SingleEnv(gymnasium.Env[np.ndarray[Any, Any], Any]):
+    """One environment of a batched class, with NumPy in and out.
+
+    The reward is the task reward; `info` has the components under their names, the mean of each metric that
+    has something to report, and the `action_mask` `[H, C]` of the observation where there is one.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
+
+    def __init__(
+        self, make: str | Callable[..., BatchedEnv], render_mode: str | None = None, **keywords: Any
+    ) -> None:
+        """`make` (or `module:name` of it) is called with `num_envs=1` and the other keywords."""
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode is {render_mode!r}; allowed: 'rgb_array' or None")
+        self.render_mode = render_mode
+        creator: Callable[..., Any] = load_env_creator(make) if isinstance(make, str) else make
+        self.batched: BatchedEnv = creator(num_envs=1, **keywords)
+        self.observation_space = self.batched.observation_space
+        self.action_space = self.batched.action_space
+        self._seeded = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is None and not self._seeded:
+            seed = int(self.np_random.integers(2**31))  # nobody asked for the same episodes in every run
+        self._seeded = True
+        observation, mask = self.batched.reset(seed)
+        return self._array(observation), _info(mask)
+
+    @torch.inference_mode()
+    def step(self, action: Any) -> tuple[np.ndarray[Any, Any], float, bool, bool, dict[str, Any]]:
+        step = self.batched.step(_batched(self.action_space, action, self.batched.device))
+        terminated, truncated = bool(step.terminated[0]), bool(step.truncated[0])
+        ended = terminated or truncated
+        components = step.rewards[0].tolist()
+        pairs = zip(self.batched.reward_weights, components, strict=True)
+        info = _info(None if ended else step.action_mask)
+        info.update(zip(self.batched.reward_names, components, strict=True))
+        means = ((name, float(value[0].nanmean())) for name, value in step.metrics.items())
+        info.update((name, mean) for name, mean in means if not math.isnan(mean))
+        observation = self._array(step.final_observation if ended else step.observation)
+        return observation, float(sum(w * c for w, c in pairs)), terminated, truncated, info
+
+    def render(self) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+        return self.batched.render(0) if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        self.batched.close()
+
+    def _array(self, observation: Tensor) -> np.ndarray[Any, Any]:
+        return observation[0].cpu().numpy().reshape(self.observation_space.shape)
+
+
+def _info(mask: Tensor | None) -> dict[str, Any]:
+    return {} if mask is None else {"action_mask": mask[0].cpu().numpy()}
+
+
+def _batched(space: gymnasium.Space[Any], action: Any, device: torch.device) -> NativeAction:
+    """The action with a leading dimension of 1, as tensors."""
+    match space:
+        case gymnasium.spaces.Dict():
+            return {name: _batched(part, action[name], device) for name, part in space.spaces.items()}
+        case gymnasium.spaces.Tuple():
+            parts = zip(space.spaces, action, strict=True)
+            return tuple(_batched(part, value, device) for part, value in parts)
+        case gymnasium.spaces.Box():
+            return torch.as_tensor(np.asarray(action), dtype=torch.float32, device=device)[None]
+        case _:
+            return torch.as_tensor(np.asarray(action), dtype=torch.int64, device=device)[None]
+
+
+def register() -> None:
+    """Make the environments known to Gymnasium; calling it again changes nothing."""
+    for name, place in ENVIRONMENTS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(name, entry_point="envs.registration:SingleEnv", kwargs={"make": place})

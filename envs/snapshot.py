@@ -1,0 +1,154 @@
+"""The exact state of a single Gymnasium environment as plain values, for checkpoints.
+
+Taken are the attributes of the environment and of every wrapper around it. They must be numbers, strings,
+numpy arrays, tensors, `np.random.Generator`s, or containers of these; spaces, functions and the like never
+change and are left as they are. Anything else (a simulator's handle, an object of one's own) could hide
+state, so nothing is then claimed, unless the environment has `state_dict`/`load_state_dict` or
+`get_state`/`set_state` of its own: what those give, the random stream and the wrappers are enough.
+
+Randomness from anywhere but such attributes (`random`, `np.random.*`) is out of reach.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+
+CONSTANT = (
+    gymnasium.Space,
+    EnvSpec,
+    type,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.ModuleType,
+)
+MUTABLE = (np.ndarray, np.random.Generator, torch.Tensor, dict, list, deque)
+CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "deque": deque}
+BIT_GENERATORS: dict[str, Any] = {
+    name: getattr(np.random, name) for name in ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+}
+NOT_STATE = {"env", "_saved_kwargs"}
+"""Attributes of Gymnasium's wrappers: the next layer, and the arguments they were made with."""
+
+
+class NotPlainError(Exception):
+    """The state holds something that plain values cannot express."""
+
+
+def take(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
+    """The state of `env` with its wrappers: dicts, lists, tuples, strings, bytes and numbers only.
+
+    Raises:
+        NotPlainError: the state cannot be had exactly; the message names the attribute and the way out.
+    """
+    layers, seen = [], set[int]()
+    for layer in _layers(env):
+        getter, _ = _own_methods(layer)
+        names = ["_np_random"] if getter else [name for name in vars(layer) if name not in NOT_STATE]
+        attributes = {
+            name: _encode(vars(layer)[name], f"{type(layer).__name__}.{name}", seen)
+            for name in names
+            if name in vars(layer) and not isinstance(vars(layer)[name], CONSTANT)
+        }
+        own = _encode(getter(), f"{type(layer).__name__}.{getter.__name__}()", set()) if getter else None
+        layers.append({"type": _name(layer), "attributes": attributes, "own": own})
+    return {"layers": layers}
+
+
+def restore(env: gymnasium.Env[Any, Any], state: Mapping[str, Any]) -> None:
+    """Put `env`, made in the same way and reset once, into a state that `take` gave.
+
+    Raises:
+        ValueError: the state is of another environment.
+    """
+    layers = _layers(env)
+    names = [_name(layer) for layer in layers]
+    if names != (expected := [saved["type"] for saved in state["layers"]]):
+        raise ValueError(f"the saved state is of the environment {expected}, this one is {names}")
+    for layer, saved in zip(layers, state["layers"], strict=True):
+        for name, value in saved["attributes"].items():
+            vars(layer)[name] = _decode(value)
+        if saved["own"] is not None:
+            _, setter = _own_methods(layer)
+            setter(_decode(saved["own"]))
+
+
+def _layers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Env[Any, Any]]:
+    layers = [env]
+    while isinstance(layers[-1], gymnasium.Wrapper):
+        layers.append(layers[-1].env)
+    return layers
+
+
+def _name(layer: gymnasium.Env[Any, Any]) -> str:
+    return f"{type(layer).__module__}.{type(layer).__qualname__}"
+
+
+def _own_methods(layer: gymnasium.Env[Any, Any]) -> tuple[Any, Any]:
+    for getter, setter in (("state_dict", "load_state_dict"), ("get_state", "set_state")):
+        if hasattr(type(layer), getter) and hasattr(type(layer), setter):
+            return getattr(layer, getter), getattr(layer, setter)
+    return None, None
+
+
+def _encode(value: Any, path: str, seen: set[int]) -> Any:
+    """Plain scalars as they are, all else as `(kind, …)`. Types are kept: float32 arithmetic must go on."""
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return value
+    if isinstance(value, MUTABLE):
+        memory = value.base if isinstance(value, np.ndarray) and value.base is not None else value
+        if id(memory) in seen:
+            raise NotPlainError(
+                f"{path} shares memory with another attribute, which a copy would part{_WAY_OUT}"
+            )
+        seen.add(id(memory))
+    if isinstance(value, torch.Tensor):
+        return ("tensor", _encode(value.detach().cpu().numpy(), path, set()))
+    if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
+        kind = "array" if isinstance(value, np.ndarray) else "scalar"
+        return (kind, value.dtype.str, tuple(value.shape), value.tobytes())
+    if isinstance(value, np.random.Generator) and type(value.bit_generator).__name__ in BIT_GENERATORS:
+        bits = _encode(dict(value.bit_generator.state), path, set())
+        return ("generator", type(value.bit_generator).__name__, bits)
+    if type(value) is dict:
+        parts = [(key, _encode(part, f"{path}[{key!r}]", seen)) for key, part in value.items()]
+        if all(type(key) in (bool, int, float, str) for key in value):
+            return ("dict", parts)
+    if type(value) in (list, tuple, deque):
+        parts = [_encode(part, f"{path}[{index}]", seen) for index, part in enumerate(value)]
+        return (type(value).__name__, parts, value.maxlen if isinstance(value, deque) else None)
+    raise NotPlainError(f"{path} is a {type(value).__module__}.{type(value).__qualname__}{_WAY_OUT}")
+
+
+_WAY_OUT = "; give the environment state_dict and load_state_dict for an exact resume"
+
+
+def _decode(saved: Any) -> Any:
+    if not isinstance(saved, tuple | list):
+        return saved
+    kind, *rest = saved
+    if kind in ("array", "scalar"):
+        dtype, shape, data = rest
+        array = np.frombuffer(data, np.dtype(dtype)).reshape(shape).copy()
+        return array if kind == "array" else array[()]
+    if kind == "tensor":
+        return torch.from_numpy(_decode(rest[0]))
+    if kind == "generator":
+        name, bits = rest
+        generator = np.random.Generator(BIT_GENERATORS[name]())
+        generator.bit_generator.state = _decode(bits)
+        return generator
+    if kind == "dict":
+        return {key: _decode(part) for key, part in rest[0]}
+    parts, maxlen = rest
+    if kind == "deque":
+        return deque((_decode(part) for part in parts), maxlen)
+    return CONTAINERS[kind](_decode(part) for part in parts)
