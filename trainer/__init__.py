@@ -1,0 +1,1 @@
+"""Equipoise: a PPO trainer for hybrid (discrete and continuous) actions."""

@@ -1,0 +1,154 @@
+"""The one place that instantiates: from a checked configuration to a trainer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from envs.guard import EnvError
+from envs.protocol import BatchedEnv, ScriptedEnv
+from envs.references import References, reference_returns
+from trainer.config import Adam, Component, Config
+from trainer.constructors import find_class
+from trainer.gradients import FlatParameters
+from trainer.loop import Trainer
+from trainer.policy.actor_critic import ActorCritic
+from trainer.rollout import Collector, allocate
+from trainer.spaces import HybridSpace
+from trainer.stages.pipeline import Pipeline, check_order
+from trainer.stages.protocol import Stage
+from trainer.update import Update
+
+
+def build(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None) -> Trainer:
+    """Everything that `config` names, ready to train in `run_dir`; from `state`, a checkpoint's, if given.
+
+    Raises:
+        ValueError: for what only the environment can tell is wrong: an action space that is not
+            supported, a policy that does not fit it, a norm over parameters that are not there.
+    """
+    check_order(
+        {name: find_class(section.target) for name, section in config.stages.items()},
+        list(config.trainer.stages),
+    )
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    device = torch.device(find_device(config))
+    make_env = environment_maker(config, device)
+    env = make_env(config.env.num_envs)
+    pipeline = _pipeline(config, env)
+    task_head = pipeline.advantages is not None and pipeline.advantages.needs_task_advantage
+    policy = build_policy(config, env, len(env.reward_names) + task_head).to(device)
+    width = policy.observation_width
+    steps = config.trainer.batch.rollout_steps
+    rollout = allocate(env, policy.space, steps, width, policy.value_head.out_features)
+    flat = FlatParameters(policy)
+    trainer = Trainer(
+        config,
+        run_dir,
+        policy,
+        Collector(env, policy, rollout, _generator(device, config.seed, 1), config.seed),
+        Update(
+            policy,
+            pipeline,
+            _optimizer(config, flat),
+            flat,
+            config.trainer,
+            _base_weights(config),
+            _generator(device, config.seed, 2),
+            env.reward_names,
+        ),
+        make_env,
+        find_references(env, make_env),
+    )
+    if state is not None:
+        trainer.load_state_dict(state)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True))
+    return trainer
+
+
+def environment_maker(config: Config, device: torch.device) -> Callable[[int], BatchedEnv]:
+    """`make(num_envs)` for the environment of `config`."""
+    target, keywords = find_class(config.env.target), config.env.keywords
+
+    def make(num_envs: int) -> BatchedEnv:
+        try:
+            env: BatchedEnv = target(num_envs=num_envs, device=device, **keywords)
+        except (EnvError, ValueError):  # a ValueError says which argument is wrong
+            raise
+        except Exception as error:  # anybody's code, and so may be what goes wrong in it
+            raise EnvError(f"{config.env.label} cannot be made: {type(error).__name__}: {error}") from error
+        return env
+
+    return make
+
+
+def build_policy(config: Config, env: BatchedEnv, num_values: int) -> ActorCritic:
+    """An untrained policy for `env`, on the CPU of torch's default generator."""
+    space = HybridSpace(env.action_space, env.relevance, env.device)
+    settings = config.policy.model_dump()
+    return ActorCritic(space, env.observation_space.shape, num_values, **settings)
+
+
+def find_references(env: BatchedEnv, make_env: Callable[[int], BatchedEnv]) -> References | None:
+    """The 0 and the 1 of the normalised score: what the environment states, or else measured now."""
+    stated = getattr(env, "reference_returns", None)
+    if stated is not None:
+        return References(*stated)
+    return reference_returns(make_env) if isinstance(env, ScriptedEnv) else None
+
+
+def _pipeline(config: Config, env: BatchedEnv) -> Pipeline:
+    supplied = {
+        "num_envs": env.num_envs,
+        "num_components": len(env.reward_names),
+        "device": env.device,
+        "reward_names": env.reward_names,
+        "reward_weights": torch.tensor(env.reward_weights, dtype=torch.float32, device=env.device),
+        "gamma": config.trainer.gamma,
+    }
+    return Pipeline({name: _stage(section, supplied) for name, section in config.stages.items()})
+
+
+def _stage(section: Component, supplied: Mapping[str, Any]) -> Stage:
+    target = find_class(section.target)
+    wanted = inspect.signature(target).parameters
+    given = {name: value for name, value in supplied.items() if name in wanted}
+    stage: Stage = target(**given, **section.keywords)
+    return stage
+
+
+def _optimizer(config: Config, flat: FlatParameters) -> torch.optim.Optimizer:
+    settings = config.optimizer
+    # A tensor: a Python number would be frozen into a captured graph.
+    rate = torch.tensor(settings.learning_rate, device=flat.vector.device)
+    if isinstance(settings, Adam):
+        return torch.optim.Adam([flat.vector], lr=rate, eps=settings.eps, fused=True)
+    optimizer = torch.optim.SGD([flat.vector], lr=rate, momentum=settings.momentum, fused=True)
+    if settings.momentum:
+        # SGD makes this buffer in its first step, and leaves it unset if that step is skipped.
+        optimizer.state[flat.vector]["momentum_buffer"] = torch.zeros_like(flat.vector)
+    return optimizer
+
+
+def _base_weights(config: Config) -> tuple[float, float]:
+    weights = config.trainer.policy_loss_weights
+    total = weights.discrete_weight + weights.continuous_weight
+    return weights.discrete_weight / total, weights.continuous_weight / total
+
+
+def _generator(device: torch.device, seed: int, stream: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed * 1_000 + stream)
+
+
+def find_device(config: Config) -> str:
+    """`cpu` or `cuda`: what the configuration asks for, or what there is."""
+    if config.device != "auto":
+        return config.device
+    return "cuda" if torch.cuda.is_available() else "cpu"

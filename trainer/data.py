@@ -1,0 +1,115 @@
+"""The data's shape. One legend for the whole project:
+
+`T` rollout steps · `N` parallel environments · `B` minibatch samples · `K` reward components ·
+`V` value heads (`K`, or `K + 1` with one for the task reward) · `H` categorical heads · `C` the largest
+number of choices of a head · `P` continuous parameters · `D` continuous decisions (`H`, or `H + 1` with
+one for the parameters that hang on no head) · `O` observation width.
+
+Tensors are float32 on the run's device, masks are bool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+Reduction = Literal["mean", "last", "sum", "max", "geometric_mean"]
+
+
+class Metric(NamedTuple):
+    """A figure to log: a device scalar, and how the scalars of one iteration become one number."""
+
+    value: Tensor
+    reduction: Reduction = "mean"
+
+
+Metrics = Mapping[str, Metric]
+"""Full TensorBoard tag (`entropy/coefficient`) -> metric. NaN means: nothing to report."""
+
+
+class Actions(NamedTuple):
+    """Hybrid actions in the policy's own terms; the leading shape `...` is `[N]`, `[B]` or `[T, N]`."""
+
+    choices: Tensor
+    """`[..., H]` int64: the choice of each head."""
+    parameters: Tensor
+    """`[..., P]`: raw Gaussian samples in the normalised space, where [-1, 1] is the native range."""
+
+
+@dataclass
+class Rollout:
+    """What one iteration collects, allocated once and written in place.
+
+    `values` and everything below it are filled in after the last step.
+    """
+
+    observations: Tensor
+    """`[T, N, O]` as the environment gave them."""
+    actions: Actions
+    """`[T, N, H]` and `[T, N, P]`."""
+    action_mask: Tensor
+    """`[T, N, H, C]` bool: valid choices."""
+    discrete_log_prob: Tensor
+    """`[T, N, H]` of the choices taken, 0 where a head had no decision to make."""
+    continuous_log_prob: Tensor
+    """`[T, N, D]` of the relevant parameters of each decision together, 0 where none was relevant."""
+    rewards: Tensor
+    """`[T, N, K]` raw, in the environment's units; never changed by a stage."""
+    terminated: Tensor
+    """`[T, N]` bool."""
+    truncated: Tensor
+    """`[T, N]` bool; `terminated` wins where both are set."""
+    final_observations: Tensor
+    """`[T, N, O]`, valid where an episode ended."""
+    last_observation: Tensor
+    """`[N, O]` after the last step."""
+    reward_weights: Tensor
+    """`[K]`: the environment's, `task_reward = Σ weights · rewards`."""
+    values: Tensor
+    """`[T, N, V]` in reward units (not normalised), as they were when the actions were taken."""
+    advantages: Tensor
+    """`[T, N, K]` per component, the factor of the reward stage already undone."""
+    task_advantages: Tensor | None = None
+    """`[T, N]` of the task reward; only where a stage asked for it."""
+
+    @property
+    def done(self) -> Tensor:
+        """`[T, N]` bool: an episode ended, in whatever way."""
+        return self.terminated | self.truncated
+
+    @property
+    def task_reward(self) -> Tensor:
+        """`[T, N]`: the sum that is never normalised; scores and `best.pt` go by it."""
+        return self.rewards @ self.reward_weights
+
+
+class Minibatch(NamedTuple):
+    """Samples of a rollout, in random order."""
+
+    inputs: Tensor
+    """`[B, O]` observations, normalised as the policy wants them."""
+    actions: Actions
+    action_mask: Tensor
+    """`[B, H, C]` bool."""
+    discrete_log_prob: Tensor
+    """`[B, H]` when the action was taken."""
+    continuous_log_prob: Tensor
+    """`[B, D]` when the action was taken."""
+    advantages: Tensor
+    """`[B]` standardised, one number for both action types."""
+    values: Tensor
+    """`[B, V]` when the action was taken, in normalised units: the v_old of value clipping."""
+    returns: Tensor
+    """`[B, V]` the value targets, in normalised units."""
+
+
+class Term(NamedTuple):
+    """A loss term before its reduction: the mean of `values` over `mask`."""
+
+    values: Tensor
+    """Any shape, or an already reduced scalar."""
+    mask: Tensor | None = None
+    """Broadcastable to `values`; None: every entry counts."""

@@ -1,0 +1,103 @@
+"""Where numbers stopped being finite: which term, which component, which parameter, in which update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from trainer.policy.actor_critic import ActorCritic
+from trainer.rollout import NonFiniteError
+from trainer.stages.protocol import LossState
+
+_Field = tuple[str, Tensor, Tensor | None]
+"""Name, values `[B, ...]` and which of them count."""
+
+_INPUTS = ("inputs", "discrete_log_prob", "continuous_log_prob", "advantages", "values", "returns")
+
+
+def check_targets(advantages: Tensor, returns: Tensor, rewards: Tensor, reward_names: Sequence[str]) -> None:
+    """Refuse a rollout `[T, N, V]` whose targets are not finite before a normaliser or the critic sees them.
+
+    Raises:
+        NonFiniteError: names the component and the size of its (normalised) rewards.
+    """
+    # One number for the host while all is well: a sum is finite only if every entry is.
+    if bool((advantages.sum() + returns.sum()).isfinite()):
+        return
+    for column in range(returns.shape[-1]):
+        if not bool((advantages[..., column].isfinite() & returns[..., column].isfinite()).all()):
+            largest = float(rewards[..., column].abs().max())
+            raise NonFiniteError(
+                f"the advantages or value targets of component {_component(column, reward_names)} are not "
+                f"finite; after the rewards stage its rewards reach {largest:.3g}"
+            )
+
+
+class BadUpdates:
+    """Keeps what the latest skipped update was computed from, to say afterwards where it went wrong.
+
+    On the CPU, where looking is free, that is every skipped update. Elsewhere only the last update of an
+    iteration is at hand; when a run ends because all are skipped, that one was too.
+    """
+
+    def __init__(self, policy: ActorCritic, reward_names: Sequence[str]) -> None:
+        self._policy, self._reward_names = policy, reward_names
+        self._latest: tuple[int, list[_Field], Tensor] | None = None
+
+    def note(self, update: int, state: LossState, gradient: Tensor, skipped: Tensor) -> None:
+        """Take in an update, its losses and its gradient `[n]`; `skipped` is a device scalar, 0 for no."""
+        if skipped.device.type != "cpu" or bool(skipped):
+            self._latest = update, list(_fields(state)), gradient
+
+    def take(self) -> list[str]:
+        """A line for all that was not finite in the update at hand, causes before consequences; then forget
+        it. Empty: all was finite."""
+        if self._latest is None:
+            return []
+        (update, fields, gradient), self._latest = self._latest, None
+        found = [line for field in fields for line in self._columns(field)]
+        return [f"update {update}: {line}" for line in [*found, *self._of_gradient(gradient)]]
+
+    def _columns(self, field: _Field) -> Iterator[str]:
+        """A line for each column of `[B, ...]` with bad samples."""
+        name, values, mask = field
+        bad = ~values.isfinite()
+        if mask is not None:
+            bad = bad & mask
+        counts = bad.sum(0) if bad.dim() else bad.long()
+        for index in counts.nonzero().tolist():
+            samples = f"{int(counts[tuple(index)])} of {len(values)} samples" if bad.dim() else "the mean"
+            yield f"{name}{self._label(name, index)}: {samples}"
+
+    def _label(self, name: str, index: list[int]) -> str:
+        if not index:
+            return ""
+        if name in ("term value", "critic values", "minibatch values", "minibatch returns"):
+            return f", component {_component(index[0], self._reward_names)}"
+        kind = "parameter" if name in ("policy mean", "policy log_std") else "decision"
+        return f", {kind} {', choice '.join(map(str, index))}"
+
+    def _of_gradient(self, gradient: Tensor) -> Iterator[str]:
+        first = 0
+        for name, parameter in self._policy.named_parameters():
+            part, first = gradient[first : first + parameter.numel()], first + parameter.numel()
+            if count := int((~part.isfinite()).sum()):
+                yield f"gradient of {name}: {count} of {part.numel()} entries"
+
+
+def _component(column: int, reward_names: Sequence[str]) -> str:
+    return repr(reward_names[column]) if column < len(reward_names) else "'task'"
+
+
+def _fields(state: LossState) -> Iterator[_Field]:
+    """What a loss is made of, detached: the graph must not outlive its update."""
+    distribution = state.distribution
+    for name in _INPUTS:
+        yield f"minibatch {name}", getattr(state.batch, name), None
+    yield "policy log-probability", distribution.log_probs.detach(), None
+    yield "policy mean", distribution.mean.detach(), None
+    yield "policy log_std", distribution.log_std.detach().expand_as(distribution.mean), None
+    yield "critic values", state.values.detach(), None
+    for name, term in state.terms.items():
+        yield f"term {name}", term.values.detach(), term.mask

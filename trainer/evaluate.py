@@ -1,0 +1,94 @@
+"""`python -m trainer.evaluate checkpoint=...`: how good is a trained policy? `--help` explains."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+from trainer.arguments import Arguments
+from trainer.config_errors import ConfigError
+
+
+class EvaluateArguments(Arguments):
+    """Run the deterministic policy of a checkpoint, which needs nothing beside it, on fresh episodes.
+
+    python -m trainer.evaluate checkpoint=runs/<run>/checkpoints/best.pt episodes=100 render=gif
+    """
+
+    checkpoint: Path = Field(description="a checkpoint, or a run folder, whose newest one is taken")
+    episodes: Annotated[int, Field(ge=1)] = 100
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the episodes; training never uses them")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    render: Literal["none", "gif"] = Field("none", description="gif: a film of the first episode")
+
+
+def main() -> int:
+    """The exit status: 0, or 2 for bad arguments."""
+    try:
+        arguments = EvaluateArguments.parse(sys.argv[1:])
+        figures = _evaluate(arguments)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    table = Table(title=f"{arguments.checkpoint}: {arguments.episodes} deterministic episodes")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), _shown(value))
+    Console().print(table)
+    return 0
+
+
+def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
+    # torch takes seconds to import: arguments first
+    from trainer.checkpoint import CheckpointError
+    from trainer.evaluation import SEED_OFFSET, evaluate
+    from trainer.monitor.tensorboard import encode_gif
+    from trainer.restore import restore
+
+    try:
+        restored = restore(arguments.checkpoint, arguments.device)
+    except (CheckpointError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    if restored.notice:
+        print(restored.notice, file=sys.stderr)
+    env = restored.make_env(min(arguments.episodes, restored.config.env.num_envs))
+    render = arguments.render == "gif"
+    result = evaluate(
+        restored.policy,
+        env,
+        arguments.episodes,
+        3 * SEED_OFFSET + arguments.seed,
+        restored.references,
+        render,
+    )
+    env.close()
+    figures: dict[str, float | str | None] = {
+        "return mean": result.return_mean,
+        "return std": result.return_std,
+        "normalized score": result.score,
+        "success rate": result.success_rate,
+        "episode length": sum(result.lengths) / len(result.lengths),
+        **result.figures,
+    }
+    if render:
+        path = restored.path.with_suffix(".gif")
+        path.write_bytes(encode_gif(np.stack(result.frames), fps=8.0))
+        figures["film"] = str(path)
+    return figures
+
+
+def _shown(value: float | str | None) -> str:
+    if value is None:
+        return "n/a"
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

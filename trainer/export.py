@@ -1,0 +1,110 @@
+"""`python -m trainer.export checkpoint=...`: a policy that runs without the trainer. `--help` explains."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from trainer.arguments import Arguments
+from trainer.config_errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainer.policy.standalone import StandalonePolicy
+
+_SUFFIX = {"torch": ".pt2", "onnx": ".onnx"}
+
+
+class ExportArguments(Arguments):
+    """Write a checkpoint's deterministic policy, normalisers inside, and a JSON on its inputs and outputs.
+
+    python -m trainer.export checkpoint=runs/<run>/checkpoints/best.pt format=onnx
+
+    torch: `torch.export.load("….pt2").module()(observation=…)`, with torch alone.
+    onnx:  `onnxruntime.InferenceSession("….onnx").run(None, {"observation": …})`.
+
+    Policies with masks take `action_mask` too.
+    """
+
+    checkpoint: Path = Field(description="a checkpoint, or a run folder, whose newest one is taken")
+    format: Literal["torch", "onnx"] = Field("torch", description="onnx needs the extra 'export'")
+    output: Path | None = Field(None, description="ends in .pt2 or .onnx; null: beside the checkpoint")
+
+
+def main() -> int:
+    """The exit status: 0, or 2 for bad arguments."""
+    try:
+        _export(ExportArguments.parse(sys.argv[1:]))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _export(arguments: ExportArguments) -> None:
+    suffix = _SUFFIX[arguments.format]
+    if arguments.output is not None and arguments.output.suffix != suffix:
+        raise ConfigError(f"output = {arguments.output}: must end in {suffix} for format={arguments.format}")
+    if arguments.format == "onnx" and importlib.util.find_spec("onnxscript") is None:
+        raise ConfigError("format = onnx: needs more packages: pip install -e '.[export]'")
+    # torch takes seconds to import: arguments first
+    import torch
+
+    from trainer.checkpoint import CheckpointError
+    from trainer.policy.standalone import StandalonePolicy
+    from trainer.restore import restore
+
+    try:
+        restored = restore(arguments.checkpoint, "cpu")
+    except (CheckpointError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    if restored.notice:
+        print(restored.notice, file=sys.stderr)
+    env = restored.make_env(1)
+    policy = StandalonePolicy(restored.policy, masked=env.reset(0)[1] is not None).eval()
+    env.close()
+    output = arguments.output or restored.path.with_name(f"{restored.path.stem}-policy{suffix}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    _write(policy, output)
+    description = {
+        "format": arguments.format,
+        "made_with": f"torch {torch.__version__}",
+        "environment": restored.config.env.label,
+        **policy.describe(),
+    }
+    beside = output.with_name(f"{output.name}.json")
+    beside.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(output)
+    print(beside)
+
+
+def _write(policy: StandalonePolicy, output: Path) -> None:
+    """As an exported program, not as TorchScript: torch's documentation calls that one deprecated."""
+    import torch
+
+    examples = policy.examples()
+    batch = torch.export.Dim("batch")
+    shapes: dict[str, Any] = {name: {0: batch} for name in examples}
+    program = torch.export.export(policy, (), examples, dynamic_shapes=shapes)
+    if output.suffix == ".pt2":
+        torch.export.save(program, output)
+        return
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # else it misses torchvision
+    torch.onnx.export(
+        program,
+        f=output,
+        input_names=list(examples),
+        output_names=list(policy.names),
+        external_data=False,
+        dynamo=True,
+        verbose=False,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

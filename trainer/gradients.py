@@ -1,0 +1,108 @@
+"""The autograd work of an update: each gradient is computed once, and never a second time.
+
+With the gradients of the discrete surrogate, of the continuous one and of the rest at hand, the gradient of
+the weighted loss is `w_d·g_d + w_c·g_c + g_rest`, so measuring both norms needs no further backward. An
+update in which nobody asks for a norm takes one ordinary backward of the weighted loss instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trainer import distributed
+from trainer.stages.protocol import Side, WeightResult
+
+
+class FlatParameters:
+    """The parameters of a module as one vector, and one for their gradient.
+
+    The module's own parameters become views of it, so that an optimizer works on a single tensor: one fused
+    kernel instead of one for each layer. Not to be moved to another device afterwards.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parameters = list(module.parameters())
+        self.vector = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in self.parameters]))
+        self.vector.grad = torch.zeros_like(self.vector)
+        first = 0
+        for parameter in self.parameters:
+            parameter.data = self.vector.data[first : first + parameter.numel()].view_as(parameter)
+            first += parameter.numel()
+
+    def mask(self, chosen: Sequence[Tensor]) -> Tensor:
+        """`[n]`: 1 where the vector holds one of the `chosen` parameters."""
+        ids = {id(parameter) for parameter in chosen}
+        return torch.cat([torch.full_like(p.detach(), id(p) in ids).reshape(-1) for p in self.parameters])
+
+    def gradient(self, loss: Tensor, retain_graph: bool) -> Tensor:
+        """`[n]`: the gradient of a scalar loss, 0 for parameters that it does not reach."""
+        if not loss.requires_grad:
+            return torch.zeros_like(self.vector.data)
+        parts = torch.autograd.grad(
+            loss, self.parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
+        )
+        return torch.cat([part.reshape(-1) for part in parts])
+
+
+class SideGradients:
+    """`Sides` of one minibatch: the gradients of both surrogates, taken apart only if somebody asks.
+
+    Args:
+        flat: the policy's parameters.
+        shared: `[n]` 1 for parameters that both surrogates reach; None where there are none.
+        discrete, continuous, rest: scalar losses.
+        update: number of this optimizer step since training began.
+    """
+
+    def __init__(
+        self,
+        flat: FlatParameters,
+        shared: Tensor | None,
+        discrete: Tensor,
+        continuous: Tensor,
+        rest: Tensor,
+        update: int,
+    ) -> None:
+        self.update = update
+        self._flat = flat
+        self._shared = shared
+        self._losses: dict[Side, Tensor] = {"discrete": discrete, "continuous": continuous}
+        self._rest = rest
+        self._measured: dict[Side, Tensor] | None = None
+
+    def _gradients(self) -> dict[Side, Tensor]:
+        if self._measured is None:
+            # Reduced before anybody takes a norm: the norm of a mean is not the mean of the norms.
+            self._measured = {
+                side: distributed.mean(self._flat.gradient(loss, retain_graph=True))
+                for side, loss in self._losses.items()
+            }
+        return self._measured
+
+    def norm(self, name: Side, *, shared: bool = False) -> Tensor:
+        gradient = self._gradients()[name]
+        if shared:
+            if self._shared is None:
+                raise ValueError("norm_parameters = shared: the two surrogates share no parameters")
+            gradient = gradient * self._shared
+        norm: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+        return norm
+
+    def dot(self) -> Tensor:
+        sides = self._gradients()
+        return torch.dot(sides["discrete"].double(), sides["continuous"].double())
+
+    def combine(self, weights: WeightResult) -> Tensor:
+        """`[n]`: the gradient of `w_d·discrete + w_c·continuous + rest`, over all processes."""
+        dtype = self._rest.dtype
+        discrete, continuous = weights.discrete.to(dtype), weights.continuous.to(dtype)
+        if self._measured is None:
+            sides = self._losses
+            loss = discrete * sides["discrete"] + continuous * sides["continuous"] + self._rest
+            return distributed.mean(self._flat.gradient(loss, retain_graph=False))
+        rest: Tensor = distributed.mean(self._flat.gradient(self._rest, retain_graph=False))
+        rest.addcmul_(discrete, self._measured["discrete"])
+        return rest.addcmul_(continuous, self._measured["continuous"])

@@ -1,0 +1,58 @@
+"""SIGINT and SIGTERM end a run after the iteration at hand; a second one ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised where a signal ends what is being done at once."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"interrupted by {number.name}")
+        self.signal = number
+
+
+class Interruption:
+    """A context in which the first signal is noted in `signal` and a second one raises `Interrupted`.
+
+    Outside the main thread, where Python allows no handlers, signals keep the meaning that they had.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._at_once = False
+        self._previous: dict[signal.Signals, signal._HANDLER] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, the first signal raises `Interrupted` too: for what may be left undone at any point."""
+        try:
+            self._at_once = True
+            if self.signal is not None:  # it came on the way here
+                raise Interrupted(self.signal)
+            yield
+        finally:
+            self._at_once = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        second = self.signal is not None
+        self.signal = self.signal or signal.Signals(number)
+        if second or self._at_once:
+            raise Interrupted(signal.Signals(number))

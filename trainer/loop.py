@@ -1,0 +1,318 @@
+"""The training loop: collect, learn, log, evaluate, save, until the steps are done or somebody says stop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from envs.guard import EnvError
+from envs.protocol import BatchedEnv
+from envs.references import References
+from trainer.checkpoint import CheckpointError, Checkpoints
+from trainer.config import Config
+from trainer.data import Metric, Metrics, Rollout
+from trainer.evaluation import SEED_OFFSET, Evaluation, evaluate
+from trainer.failure import REPORT, forget_the_end, record_the_end
+from trainer.interruption import Interrupted, Interruption
+from trainer.monitor.balance import BalanceRecord
+from trainer.monitor.layout import SPREAD
+from trainer.monitor.metrics import MetricLog
+from trainer.monitor.run_log import RunLog
+from trainer.monitor.summary import git_revision, versions
+from trainer.policy.actor_critic import ActorCritic
+from trainer.rollout import Collector, check_finite
+from trainer.update import Update
+
+FINAL_SEED = 2 * SEED_OFFSET
+"""The closing evaluation must not see the episodes by which `best.pt` was chosen."""
+
+
+class DivergenceError(RuntimeError):
+    """Updates were not finite, too many in a row. `details`: what was not, and where."""
+
+    def __init__(self, message: str, details: list[str]) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class Trainer:
+    """A run: everything that `trainer.build` has put together, and the loop around it."""
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        policy: ActorCritic,
+        collector: Collector,
+        update: Update,
+        make_env: Callable[[int], BatchedEnv],
+        references: References | None,
+    ) -> None:
+        self.config, self.run_dir = config, run_dir
+        self.policy, self.collector, self.update = policy, collector, update
+        self.references = references
+        self.iteration = self.env_steps = 0
+        self.seconds = 0.0
+        self.best_return = -math.inf
+        self.balance = BalanceRecord()
+        self.log = MetricLog(SPREAD)
+        self.interrupted_by: signal.Signals | None = None
+        self._make_env = make_env
+        self._eval_env: BatchedEnv | None = None
+        self._samples = config.trainer.batch.rollout_steps * config.env.num_envs
+
+    @property
+    def total_env_steps(self) -> int:
+        """Whole iterations: the requested number, rounded up."""
+        return math.ceil(self.config.trainer.total_env_steps / self._samples) * self._samples
+
+    def train(self) -> dict[str, Any]:
+        """Run to the end, or until a signal; returns what `summary.json` holds.
+
+        However the run ends, `summary.json` tells; `failure.txt` explains an error, which is raised again.
+        """
+        total = self.total_env_steps
+        forget_the_end(self.run_dir)
+        try:
+            with (
+                Interruption() as interruption,
+                RunLog(
+                    self.config, self.run_dir, self.iteration, self.env_steps, total, total // self._samples
+                ) as run_log,
+            ):
+                return self._train(interruption, run_log)
+        except BaseException as error:
+            record_the_end(self.run_dir, error, self.summary(None))
+            raise
+
+    def _train(self, interruption: Interruption, run_log: RunLog) -> dict[str, Any]:
+        settings = self.config.trainer
+        checkpoints = Checkpoints(self.run_dir / "checkpoints", settings.keep_every, settings.keep_max)
+        if self.iteration and self.collector.notice is not None:
+            run_log.message(f"resume: {self.collector.notice}")
+        while self.env_steps < self.total_env_steps and interruption.signal is None:
+            figures = self.iterate()
+            better = False
+            if settings.eval_every and self.iteration % settings.eval_every == 0:
+                evaluated, better = self._evaluate()
+                figures |= evaluated
+            self._tell_skipped(figures, run_log)
+            # The log first: a checkpoint must never be ahead of it, or a resumed run would leave a gap.
+            with self._writing(run_log):
+                run_log.record(self.iteration, self.env_steps, figures)
+            if better:
+                self._save_best(checkpoints, run_log)
+            if self.iteration % settings.checkpoint_every == 0:
+                self._save_last(checkpoints, run_log)
+        self._save_last(checkpoints, run_log)
+        self.interrupted_by = interruption.signal
+        result = None if self.interrupted_by else self._final_evaluation(interruption, run_log, checkpoints)
+        summary = self.summary(result)
+        with self._writing(run_log):
+            run_log.finish(summary, self.env_steps)
+        return summary
+
+    def close(self) -> None:
+        """Let go of the environments and their processes."""
+        for env in (self.collector.env, self._eval_env):
+            if env is not None:
+                env.close()
+
+    @contextmanager
+    def _writing(self, run_log: RunLog) -> Iterator[None]:
+        """Around all that goes to the disk: where that fails, `trainer.on_save_error` says what happens."""
+        try:
+            yield
+        except (CheckpointError, OSError) as error:
+            what = str(error)
+            if isinstance(error, OSError):
+                what = f"cannot write to {self.run_dir}: {error.strerror or error}"
+            if self.config.trainer.on_save_error == "stop":
+                raise CheckpointError(f"{what} (trainer.on_save_error = warn would go on)") from error
+            run_log.message(f"WARNING: {what}; the run goes on (trainer.on_save_error = warn)")
+
+    def _save_last(self, checkpoints: Checkpoints, run_log: RunLog) -> None:
+        with self._writing(run_log):
+            run_log.sync()
+            checkpoints.last(self.state_dict(), self.iteration)
+
+    def _save_best(self, checkpoints: Checkpoints, run_log: RunLog) -> None:
+        with self._writing(run_log):
+            run_log.sync()
+            checkpoints.best(self.state_dict())
+
+    def iterate(self) -> dict[str, float]:
+        """One iteration: a rollout and what is learned from it. Returns its figures by tag."""
+        started = time.perf_counter()
+        done = self.env_steps / self.total_env_steps
+        if self.config.optimizer.anneal:
+            self.update.set_learning_rate(self.config.optimizer.learning_rate * (1.0 - done))
+        rollout, episodes = self._collect()
+        self.log.add(episodes)
+        collected = time.perf_counter()
+        self.update.run(rollout, done, self.log)
+        norm = torch.linalg.vector_norm(self.update.flat.vector.detach(), dtype=torch.float64)
+        self.log.add(
+            {
+                "optimizer/learning_rate": Metric(self.update.learning_rate, "last"),
+                "optimizer/parameter_norm": Metric(norm, "last"),
+            }
+        )
+        figures = self.log.read()
+        self._check_updates(figures)
+        self.iteration += 1
+        self.env_steps += self._samples
+        ended = time.perf_counter()
+        self.seconds += ended - started
+        self.balance.add(self.env_steps, self.total_env_steps, figures)
+        return figures | {
+            "time/steps_per_second": self._samples / (ended - started),
+            "time/collect": collected - started,
+            "time/update": ended - collected,
+        }
+
+    def _collect(self) -> tuple[Rollout, Metrics]:
+        names = self.collector.env.reward_names
+        try:
+            rollout, episodes = self.collector.collect()
+        except EnvError:
+            # What it chokes on may be the action for an observation that was not finite.
+            check_finite(self.collector.rollout, names, self.env_steps)
+            raise
+        check_finite(rollout, names, self.env_steps)
+        return rollout, episodes
+
+    def _check_updates(self, figures: Mapping[str, float]) -> None:
+        """End a run whose updates are all being skipped: it would go on for ever and learn nothing."""
+        skipped, limit = figures["optimizer/skipped_in_a_row"], self.config.trainer.max_bad_updates
+        # A NaN is no figure and leaves none behind.
+        finite = math.isfinite(figures.get("optimizer/parameter_norm", math.nan))
+        if skipped < limit and finite:
+            return
+        details = self.update.bad.take()
+        reason = (
+            f"{skipped:.0f} updates in a row had a loss or gradient that is not finite and were skipped "
+            f"(trainer.max_bad_updates = {limit})"
+            if finite
+            else "an update made the parameters overflow (optimizer.learning_rate = "
+            f"{self.config.optimizer.learning_rate})"
+        )
+        raise DivergenceError(
+            f"{reason}, iteration {self.iteration + 1}. First of what is not finite: "
+            f"{details[0] if details else 'the gradient'}; all of it is in {self.run_dir / REPORT}, "
+            f"the last checkpoint in {self.run_dir / 'checkpoints'}",
+            details,
+        )
+
+    def _tell_skipped(self, figures: Mapping[str, float], run_log: RunLog) -> None:
+        if skipped := figures["optimizer/skipped"]:
+            first = next(iter(self.update.bad.take()), "the gradient")
+            run_log.message(
+                f"WARNING: iteration {self.iteration}: {skipped:.0f} updates skipped, not finite: {first}"
+            )
+
+    def evaluate(self, episodes: int, seed: int, render: bool = False) -> Evaluation:
+        """Deterministic episodes of the present policy, in environments of their own."""
+        if self._eval_env is not None and self._eval_env.num_envs != min(episodes, self.config.env.num_envs):
+            self._eval_env.close()
+            self._eval_env = None
+        if self._eval_env is None:
+            self._eval_env = self._make_env(min(episodes, self.config.env.num_envs))
+        return evaluate(self.policy, self._eval_env, episodes, seed, self.references, render)
+
+    def _evaluate(self) -> tuple[dict[str, float], bool]:
+        """The figures, and whether the policy is the best so far."""
+        started = time.perf_counter()
+        result = self.evaluate(self.config.trainer.eval_episodes, SEED_OFFSET + self.config.seed)
+        better = result.return_mean > self.best_return
+        self.best_return = max(result.return_mean, self.best_return)
+        figures = {"return": result.return_mean, **result.figures}
+        optional = {"score": result.score, "success": result.success_rate}
+        figures |= {name: value for name, value in optional.items() if value is not None}
+        named = {f"evaluation/{name}": value for name, value in figures.items()}
+        return named | {"time/evaluate": time.perf_counter() - started}, better
+
+    def _final_evaluation(
+        self, interruption: Interruption, run_log: RunLog, checkpoints: Checkpoints
+    ) -> Evaluation | None:
+        """None where a signal ends it: everything is saved, and a resumed run evaluates again."""
+        episodes = self.config.trainer.final_eval_episodes
+        try:
+            with interruption.at_once():
+                result = self.evaluate(episodes, FINAL_SEED + self.config.seed, render=True)
+        except Interrupted as interrupted:
+            self.interrupted_by = interrupted.signal
+            return None
+        if result.return_mean > self.best_return or not checkpoints.best_path.exists():
+            self._save_best(checkpoints, run_log)
+        if result.frames:
+            with self._writing(run_log):
+                run_log.film(result.frames, self.env_steps)
+        return result
+
+    def summary(self, result: Evaluation | None) -> dict[str, Any]:
+        """What `summary.json` holds; without an evaluation its figures are null."""
+        total = self.total_env_steps
+        summary = {
+            "status": "interrupted" if result is None else "finished",
+            "env": self.config.env.label,
+            "preset": self.config.preset,
+            "seed": self.config.seed,
+            "device": str(self.collector.env.device),
+            "env_steps": self.env_steps,
+            "iterations": self.iteration,
+            "seconds": self.seconds,
+            "steps_per_second": self.env_steps / self.seconds if self.seconds else None,
+            **self.balance.summary(total),
+            "versions": versions(),
+            "git_revision": git_revision(),
+        }
+        if result is not None:
+            summary |= {
+                "return_mean": result.return_mean,
+                "return_std": result.return_std,
+                "normalized_score": result.score,
+                "success_rate": result.success_rate,
+                **result.figures,
+            }
+        return summary
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything from which the run continues bit for bit, and the configuration to build it with."""
+        return {
+            "config": self.config.plain(),
+            "iteration": self.iteration,
+            "env_steps": self.env_steps,
+            "seconds": self.seconds,
+            "best_return": self.best_return,
+            "balance": self.balance.state_dict(),
+            "policy": self.policy.state_dict(),
+            "collector": self.collector.state_dict(),
+            "update": self.update.state_dict(),
+            "torch_generator": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises `CheckpointError` where the code, or the environment, is no longer that of the state."""
+        self.iteration, self.env_steps = state["iteration"], state["env_steps"]
+        self.seconds, self.best_return = state["seconds"], state["best_return"]
+        try:
+            self.balance.load_state_dict(state["balance"])
+            self.policy.load_state_dict(state["policy"])
+            self.collector.load_state_dict(state["collector"])
+            self.update.load_state_dict(state["update"])
+        except EnvError:
+            raise
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                "the checkpoint does not fit: the environment, a stage or this trainer has changed since it "
+                f"was written: {type(error).__name__}: {error}"
+            ) from error
+        torch.set_rng_state(state["torch_generator"])

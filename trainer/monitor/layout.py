@@ -1,0 +1,96 @@
+"""The Custom Scalars page: what one wants to know of a run, as questions, and the charts that answer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+BALANCED = "reference/balanced"
+MIN_DISCRETE_ENTROPY = "reference/min_entropy_threshold"
+MIN_CONTINUOUS_ENTROPY = "reference/min_continuous_entropy"
+
+_RAW_NORMS = ("gradient_scaling/discrete_norm_raw", "gradient_scaling/continuous_norm_raw")
+_EMA_NORMS = ("gradient_scaling/discrete_grad_norm", "gradient_scaling/continuous_grad_norm")
+
+SPREAD = _RAW_NORMS
+"""Tags whose `_min` and `_max` of the iteration are drawn as a band; for `MetricLog(spread=…)`."""
+
+
+class Lines(NamedTuple):
+    """A chart of all tags that one of the regular expressions matches from the start."""
+
+    title: str
+    patterns: tuple[str, ...]
+
+
+class Band(NamedTuple):
+    """A line with a margin around it."""
+
+    value: str
+    lower: str
+    upper: str
+
+
+class Bands(NamedTuple):
+    """A chart of lines with margins, by exact tags."""
+
+    title: str
+    bands: tuple[Band, ...]
+
+
+Chart = Lines | Bands
+
+LAYOUT: dict[str, tuple[Chart, ...]] = {
+    "Is it learning?": (
+        Lines("Score (0 random, 1 expert)", ("^evaluation/score$",)),
+        Lines("Return: training episodes, deterministic episodes", ("^(episode|evaluation)/return$",)),
+        Lines("Success rate", ("^(episode|evaluation)/success$",)),
+        Lines(
+            "Decision accuracy, parameter error", ("^evaluation/(decision_accuracy|spawn_parameter_error)$",)
+        ),
+        Lines("Episode length", ("^episode/length$",)),
+    ),
+    "Are both sides balanced?": (
+        Lines("Push ratio discrete : continuous", ("^gradient_scaling/balance_ratio", f"^{BALANCED}$")),
+        Bands(
+            "Gradient norms: raw with their range, EMA",
+            tuple(Band(tag, f"{tag}_min", f"{tag}_max") for tag in _RAW_NORMS)
+            + tuple(Band(tag, tag, tag) for tag in _EMA_NORMS),
+        ),
+        Lines("Weights used", (r"^gradient_scaling/\w+_weight_used$",)),
+        Lines("Scales", (r"^gradient_scaling/\w+_scale$",)),
+        Lines("Fraction of updates at a bound", (r"^gradient_scaling/\w+_clamped$",)),
+        Lines("Effective norms (weight × EMA)", (r"^gradient_scaling/\w+_effective_norm$",)),
+        Lines("Angle between the gradients (cosine)", ("^gradient_scaling/gradient_cosine$",)),
+    ),
+    "Is the critic healthy?": (
+        Lines("Explained variance per component", ("^value/explained_variance",)),
+        Lines("Clipped fraction per component", ("^value/clipped_fraction",)),
+        Lines("Value loss", ("^loss/value$",)),
+    ),
+    "Is exploration collapsing?": (
+        Lines(
+            "Discrete entropy, threshold of its guard", ("^entropy/discrete$", f"^{MIN_DISCRETE_ENTROPY}$")
+        ),
+        Lines(
+            "Continuous entropy, threshold of its guard",
+            ("^entropy/continuous$", f"^{MIN_CONTINUOUS_ENTROPY}$"),
+        ),
+        Lines("Collapse guards", (r"^entropy/\w+_guard$",)),
+        Lines("Coefficient", ("^entropy/coefficient$",)),
+    ),
+    "Which component drives?": (
+        Lines("Advantage weight per component", ("^advantage_weighting/weight/",)),
+        Lines("Reward factor per component", ("^reward_normalization/factor/",)),
+    ),
+    "Are the updates sound?": (
+        Lines("KL divergence", ("^loss/kl$",)),
+        Lines("Clipped ratios", ("^loss/clip_fraction_",)),
+        Lines("Gradient norm before clipping", ("^optimizer/gradient_norm$",)),
+        Lines("Skipped updates", ("^optimizer/skipped$",)),
+        Lines("Learning rate", ("^optimizer/learning_rate$",)),
+    ),
+    "How fast?": (
+        Lines("Environment steps per second", ("^time/steps_per_second$",)),
+        Lines("Seconds per iteration", ("^time/(?!steps_per_second$)",)),
+    ),
+}

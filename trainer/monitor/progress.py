@@ -1,0 +1,280 @@
+"""What the terminal shows: a live view on a terminal, plain lines elsewhere, and a closing table."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+_REFRESH_SECONDS = 0.1
+_CLAMPED_TOO_OFTEN = 0.1
+
+
+class Progress:
+    """The state of a run, for people. A context manager: leaving it gives the terminal back.
+
+    `title`: what is trained. `start_env_steps`: where a resumed run begins, so that the ETA is of this
+    session. `every`: iterations between two plain lines. On a terminal there is a live view instead, drawn
+    by `update` itself: a thread that redraws would take the interpreter from the training loop.
+    """
+
+    def __init__(
+        self,
+        total_env_steps: int,
+        *,
+        title: str = "",
+        start_env_steps: int = 0,
+        every: int = 1,
+        console: Console | None = None,
+    ) -> None:
+        self._total = total_env_steps
+        self._title = title
+        self._start = self._env_steps = start_env_steps
+        self._every = every
+        self._console = console or _LastingConsole()
+        self._figures: dict[str, float] = {}
+        self._began = self._drawn = time.monotonic()
+        self._live: Live | None = None
+        if self._console.is_interactive:
+            self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._view)
+
+    def __enter__(self) -> Progress:
+        self._began = time.monotonic()
+        if self._live is not None:
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.refresh()
+            self._live.stop()
+
+    def update(self, iteration: int, env_steps: int, figures: Mapping[str, float]) -> None:
+        """Show where the run is. `figures` are those of the log, by tag; the last one of each stays."""
+        self._env_steps = env_steps
+        self._figures.update(figures)
+        if self._live is not None:
+            now = time.monotonic()
+            if now - self._drawn >= _REFRESH_SECONDS or env_steps >= self._total:
+                self._drawn = now
+                self._live.refresh()
+        elif iteration % self._every == 0 or env_steps >= self._total:
+            self._print(self._line(iteration))
+
+    def message(self, text: str) -> None:
+        """A line that stays: above the live view, or between the plain lines."""
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        # A run must not die because a log is on a full disk; lines stay in the buffer until there is room.
+        with contextlib.suppress(OSError):
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._console.file.flush()
+
+    def _figure(self, *tags: str) -> float | None:
+        """The first of `tags` that has a value to show."""
+        values = (self._figures.get(tag, math.nan) for tag in tags)
+        return next((value for value in values if math.isfinite(value)), None)
+
+    def _eta(self) -> str:
+        done = self._env_steps - self._start
+        if done <= 0:
+            return "n/a"
+        elapsed = time.monotonic() - self._began
+        return _duration(elapsed / done * max(self._total - self._env_steps, 0))
+
+    def _fraction(self) -> float:
+        return min(self._env_steps / self._total, 1.0) if self._total else 1.0
+
+    def _line(self, iteration: int) -> str:
+        weights = " / ".join(
+            _number(self._figure(f"gradient_scaling/{side}_weight_used"), ".2f")
+            for side in ("discrete", "continuous")
+        )
+        parts = (
+            f"iteration {iteration}",
+            f"{self._fraction():.0%}",
+            f"{self._env_steps:,} steps",
+            f"{_number(self._figure('time/steps_per_second'), ',.0f')} steps/s",
+            f"eta {self._eta()}",
+            f"return {_number(self._figure('episode/return', 'evaluation/return'), '.2f')}",
+            f"score {_number(self._figure('evaluation/score'), '.2f')}",
+            f"balance {_number(self._figure('gradient_scaling/balance_ratio'), '.2f')}",
+            f"weights {weights}",
+        )
+        return "  ".join(parts)
+
+    def _view(self) -> RenderableType:
+        ascii_only = self._console.options.ascii_only
+        bar = Table.grid(padding=(0, 2), expand=True)
+        for ratio in (None, 1, None, None, None):
+            bar.add_column(no_wrap=True, ratio=ratio)
+        bar.add_row(
+            Text(f"{self._fraction():4.0%}", "bold"),
+            ProgressBar(total=1.0, completed=self._fraction()),
+            f"{_short(self._env_steps)} / {_short(self._total)} steps",
+            f"{_short(self._figure('time/steps_per_second'))} steps/s",
+            f"eta {self._eta()}",
+        )
+        balance = self._figure("gradient_scaling/balance_ratio")
+        figures = Table.grid(padding=(0, 2))
+        figures.add_row(
+            *_pair("return", self._figure("episode/return", "evaluation/return"), ".2f"),
+            *_pair("score", self._figure("evaluation/score"), ".2f"),
+            *_pair("success", self._figure("evaluation/success", "episode/success"), ".0%"),
+        )
+        figures.add_row(
+            *_pair("balance", balance, ".2f"),
+            *_pair("discrete", self._figure("gradient_scaling/discrete_weight_used"), ".3f"),
+            *_pair("continuous", self._figure("gradient_scaling/continuous_weight_used"), ".3f"),
+        )
+        state = Table.grid(padding=(0, 2))
+        state.add_row(
+            Text("push", "dim"), balance_bar(balance, ascii_only), Text(self._scaling_state(), "dim")
+        )
+        return Group(Text(self._title, "bold", no_wrap=True, overflow="ellipsis"), bar, figures, state)
+
+    def _scaling_state(self) -> str:
+        active, warmup = (
+            self._figure(f"gradient_scaling/{name}")
+            for name in ("gradient_scaling_active", "warmup_progress")
+        )
+        if active is None:
+            return "no scaling"
+        if warmup is not None and warmup < 1.0:
+            return f"warm-up {warmup:.0%}"
+        return "adaptive" if active else "fixed weights"
+
+
+class _LastingConsole(Console):
+    """Goes on in silence when nobody reads any more (`| head`, a pager that was left): so does the run."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def balance_bar(ratio: float | None, ascii_only: bool = False, half: int = 8) -> Text:
+    """A ratio on a logarithmic line from 1/4 to 4, with a mark at 1 in the middle.
+
+    Green within a factor of 1.25 of balance, yellow within 2, red beyond.
+    """
+    line, middle, dot = ("-", "|", "o") if ascii_only else ("─", "┼", "●")
+    cells = [line] * half + [middle] + [line] * half
+    style = "dim"
+    if ratio is not None:
+        distance = math.log(ratio, 4.0) if ratio > 0.0 else -1.0
+        cells[half + round(half * max(-1.0, min(1.0, distance)))] = dot
+        size = abs(distance) * math.log(4.0)
+        style = "green" if size <= math.log(1.25) else "yellow" if size <= math.log(2.0) else "red"
+    return Text.assemble(("continuous ", "dim"), ("".join(cells), style), (" discrete", "dim"))
+
+
+def closing_table(summary: Mapping[str, Any], run_dir: str | Path, console: Console | None = None) -> None:
+    """Print a run's `summary.json` as a table, where it is, and what to type next."""
+    console = console or Console()
+    run_dir = Path(run_dir)
+    title = " · ".join(str(summary.get(key) or "n/a") for key in ("env", "preset", "status"))
+    table = Table(title=title)
+    table.add_column("figure", no_wrap=True)
+    table.add_column("value", justify="right")
+    for name, value in _closing_rows(summary):
+        table.add_row(name, value)
+    console.print(table)
+    warning = _clamping_warning(summary)
+    if warning:
+        console.print(Text(warning, "yellow"))
+    checkpoint = next(
+        (path for name in ("best.pt", "last.pt") if (path := run_dir / "checkpoints" / name).exists()), None
+    )
+    lines = [f"results: {run_dir}"]
+    if summary["status"] == "interrupted":
+        lines.append(f"to go on: python -m trainer.run {shlex.quote(f'resume={run_dir}')}")
+    if checkpoint is not None:
+        argument = shlex.quote(f"checkpoint={checkpoint}")
+        lines += [
+            "next:",
+            f"  python -m trainer.evaluate {argument} episodes=100",
+            f"  python -m trainer.play {argument}",
+            "  make dashboard",
+        ]
+    for line in lines:  # never wrapped: they are there to be copied
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.file.flush()
+
+
+def _closing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    def show(key: str, form: str) -> str:
+        return _number(summary.get(key), form)
+
+    def show_two(first: str, between: str, second: str, form: str) -> str:
+        return "n/a" if summary.get(first) is None else f"{show(first, form)} {between} {show(second, form)}"
+
+    return [
+        ("normalized score (0 random, 1 expert)", show("normalized_score", ".3f")),
+        ("return", show_two("return_mean", "±", "return_std", ".2f")),
+        ("success rate", show("success_rate", ".1%")),
+        ("decision accuracy", show("decision_accuracy", ".1%")),
+        ("spawn parameter error", show("spawn_parameter_error", ".3f")),
+        (
+            "balance ratio, before → after weighting",
+            show_two("balance_ratio_before", "→", "balance_ratio", ".2f"),
+        ),
+        (
+            "weights, discrete / continuous",
+            show_two("discrete_weight_used", "/", "continuous_weight_used", ".3f"),
+        ),
+        ("updates with a scale at its bound", show("clamped_fraction", ".1%")),
+        ("environment steps", show("env_steps", ",d")),
+        ("steps per second", show("steps_per_second", ",.0f")),
+        ("time", "n/a" if summary.get("seconds") is None else _duration(summary["seconds"])),
+    ]
+
+
+def _clamping_warning(summary: Mapping[str, Any]) -> str | None:
+    clamped = summary.get("clamped_fraction")
+    if clamped is None or clamped <= _CLAMPED_TOO_OFTEN:
+        return None
+    return (
+        f"A side's scale was at its bound in {clamped:.0%} of the updates, so balancing was limited there: "
+        f"widen trainer.gradient_scaling.min_scaling_factor and max_scaling_factor."
+    )
+
+
+def _pair(name: str, value: float | None, form: str) -> tuple[Text, Text]:
+    return Text(name, "dim"), Text(_number(value, form), justify="right")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "n/a" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def _short(value: float | None) -> str:
+    """1234567 as 1.23M."""
+    if value is None:
+        return "n/a"
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    """75 as 1:15."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

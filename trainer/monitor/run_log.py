@@ -1,0 +1,128 @@
+"""Everything that a run shows and writes while it goes on, behind one door."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from trainer.config import Config
+from trainer.monitor import layout
+from trainer.monitor.progress import Progress
+from trainer.monitor.summary import MetricsFile, git_revision, write_summary
+from trainer.monitor.tensorboard import TensorBoardLog, encode_gif
+
+PLAIN_LINES = 50
+"""How many lines a run prints where there is no terminal to redraw."""
+FRAMES_PER_SECOND = 8.0
+
+
+class RunLog:
+    """Terminal, TensorBoard, `metrics.jsonl`, `summary.json` and `videos/` of one run; a context manager.
+
+    Args:
+        run_dir: holds `config.yaml` already.
+        iteration, env_steps: where the run begins, above 0 when it is resumed.
+        total_env_steps: where it ends.
+        iterations: how many there are in all.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        iteration: int,
+        env_steps: int,
+        total_env_steps: int,
+        iterations: int,
+    ) -> None:
+        self.run_dir = run_dir
+        resumed = iteration > 0
+        self._metrics = MetricsFile(run_dir / "metrics.jsonl", iteration if resumed else None)
+        self._tensorboard = TensorBoardLog(
+            run_dir, purge_step=env_steps + 1 if resumed else None, references=_references(config)
+        )
+        self._tensorboard.config((run_dir / "config.yaml").read_text(), git_revision())
+        self._tensorboard.start(_hyperparameters(config))
+        self._progress = Progress(
+            total_env_steps,
+            title=f"{config.env.label} · {config.preset} · seed {config.seed}",
+            start_env_steps=env_steps,
+            every=math.ceil(iterations / PLAIN_LINES),
+        )
+
+    def __enter__(self) -> RunLog:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.__exit__(kind, error, trace)
+        self._metrics.close()
+        self._tensorboard.close()
+
+    def message(self, text: str) -> None:
+        self._progress.message(text)
+
+    def record(self, iteration: int, env_steps: int, figures: Mapping[str, float]) -> None:
+        """The figures of an iteration, by tag. Raises `OSError` after the figures were taken in: what a full
+        disk has no room for is written later."""
+        self._progress.update(iteration, env_steps, figures)
+        self._tensorboard.scalars(figures, env_steps)
+        self._metrics.write(iteration, env_steps, figures)
+        self._tensorboard.flush_when_due()
+
+    def film(self, frames: list[np.ndarray[Any, np.dtype[np.uint8]]], env_steps: int) -> None:
+        """An episode of the deterministic policy, as a GIF on disk and on the Images page."""
+        stacked = _shrunk(np.stack(frames))
+        self._tensorboard.gif("episode/deterministic_policy", stacked, FRAMES_PER_SECOND, env_steps)
+        folder = self.run_dir / "videos"
+        folder.mkdir(exist_ok=True)
+        (folder / f"steps_{env_steps:09d}.gif").write_bytes(encode_gif(stacked, FRAMES_PER_SECOND))
+
+    def sync(self) -> None:
+        """Everything so far is on the disk; to be called before a checkpoint is written."""
+        self._metrics.sync()
+        self._tensorboard.flush()
+
+    def finish(self, summary: Mapping[str, Any], env_steps: int) -> None:
+        """`summary.json`, and for a run that is complete its end in TensorBoard."""
+        write_summary(self.run_dir / "summary.json", summary)
+        if summary["status"] == "finished":
+            self._tensorboard.finish(summary, env_steps)
+        self._tensorboard.flush()
+
+
+def _references(config: Config) -> dict[str, float]:
+    """The constant lines that charts compare with."""
+    entropy = config.stages.get("entropy_regularization")
+    thresholds = entropy.keywords if entropy is not None else {}
+    lines = {
+        layout.BALANCED: 1.0,
+        layout.MIN_DISCRETE_ENTROPY: thresholds.get("min_entropy_threshold"),
+        layout.MIN_CONTINUOUS_ENTROPY: thresholds.get("min_continuous_entropy"),
+    }
+    return {tag: value for tag, value in lines.items() if value is not None}
+
+
+def _hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
+    scaling = config.stages.get("gradient_scaling")
+    keywords = scaling.keywords if scaling is not None else {}
+    plain = {name: value for name, value in keywords.items() if isinstance(value, bool | int | float | str)}
+    return {"env": config.env.label, "preset": config.preset, "seed": config.seed, **plain}
+
+
+def _shrunk(
+    frames: np.ndarray[Any, np.dtype[np.uint8]], width: int = 480
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Frames of at most `width` columns: a film is to be looked at, not to fill the disk."""
+    if frames.shape[2] <= width:
+        return frames
+    size = (width, round(frames.shape[1] * width / frames.shape[2]))
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size)) for frame in frames])

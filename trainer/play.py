@@ -1,0 +1,151 @@
+"""`python -m trainer.play checkpoint=...`: watch a trained policy. `--help` explains."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from trainer.arguments import Arguments
+from trainer.config_errors import ConfigError
+
+if TYPE_CHECKING:
+    from envs.protocol import BatchedEnv
+    from trainer.film import Frame
+    from trainer.policy.actor_critic import ActorCritic
+    from trainer.restore import Restored
+
+_HOLD_SECONDS = 2.5
+"""How long the end of an episode stays."""
+
+
+class PlayArguments(Arguments):
+    """Film a policy: each state, the action taken in it, and the distribution that this came from.
+
+    python -m trainer.play checkpoint=runs/<run>/checkpoints/best.pt compare=untrained
+    """
+
+    checkpoint: Path = Field(description="a checkpoint, or a run folder, whose newest one is taken")
+    episodes: Annotated[int, Field(ge=1)] = Field(1, description="one after the other in one film")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the first episode, as trainer.evaluate's")
+    output: Path | None = Field(None, description="the GIF; null: beside the checkpoint")
+    deterministic: bool = Field(True, description="likeliest choices and means; false: samples")
+    compare: Literal["none", "untrained"] = Field(
+        "none", description="untrained: below it a policy before training, which samples, on the same seeds"
+    )
+    fps: Annotated[float, Field(gt=0, le=50)] | None = Field(
+        None, description="steps in a second; null: 1.5 to 25, for some 15 seconds"
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+def main() -> int:
+    """The exit status: 0, or 2 for bad arguments, among them an environment that cannot be rendered."""
+    try:
+        _play(PlayArguments.parse(sys.argv[1:]))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _play(arguments: PlayArguments) -> None:
+    # torch takes seconds to import: arguments first
+    import numpy as np
+
+    from trainer.checkpoint import CheckpointError
+    from trainer.film import one_above_the_other
+    from trainer.monitor.tensorboard import encode_gif
+    from trainer.restore import restore
+
+    try:
+        restored = restore(arguments.checkpoint, arguments.device)
+    except (CheckpointError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    if restored.notice:
+        print(restored.notice, file=sys.stderr)
+    env = _visible(restored)
+    frames = _film(arguments, restored, env, restored.policy, "trained", arguments.deterministic)
+    if arguments.compare == "untrained":
+        below = _film(arguments, restored, env, _untrained(arguments, restored, env), "untrained", False)
+        frames = [one_above_the_other(*pair) for pair in zip(frames, below, strict=True)]
+    env.close()
+    fps = arguments.fps or min(max(sum(map(len, frames)) / 15.0, 1.5), 25.0)
+    for episode in frames:
+        episode += episode[-1:] * round(_HOLD_SECONDS * fps)
+    output = arguments.output or restored.path.with_name(f"{restored.path.stem}-play.gif")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(encode_gif(np.stack([frame for episode in frames for frame in episode]), fps))
+    print(output)
+
+
+def _visible(restored: Restored) -> BatchedEnv:
+    """One environment that is sure to give pictures."""
+    import gymnasium
+    import torch
+
+    from envs.guard import EnvError
+    from trainer.build import environment_maker, find_device
+    from trainer.constructors import find_class
+
+    config = restored.config
+    env_config = config.env
+    if "render_mode" in inspect.signature(find_class(env_config.target)).parameters:
+        keywords = {**env_config.keywords, "render_mode": "rgb_array"}
+        config = config.model_copy(update={"env": env_config.model_copy(update={"keywords": keywords})})
+    try:
+        env = environment_maker(config, torch.device(find_device(config)))(1)
+        env.reset(0)
+        env.render()
+    except (ValueError, NotImplementedError, EnvError, gymnasium.error.Error) as error:
+        raise ConfigError(
+            f"{env_config.label} cannot be rendered: {error or type(error).__name__}"
+        ) from error
+    return env
+
+
+def _untrained(arguments: PlayArguments, restored: Restored, env: BatchedEnv) -> ActorCritic:
+    import torch
+
+    from trainer.build import build_policy
+
+    torch.manual_seed(arguments.seed)
+    policy = build_policy(restored.config, env, restored.policy.value_head.out_features)
+    return policy.to(env.device)
+
+
+def _film(
+    arguments: PlayArguments,
+    restored: Restored,
+    env: BatchedEnv,
+    policy: ActorCritic,
+    title: str,
+    deterministic: bool,
+) -> list[list[Frame]]:
+    """The frames of each episode; prints how it went."""
+    from trainer.evaluation import SEED_OFFSET
+    from trainer.film import film_episode
+
+    films = []
+    for episode in range(arguments.episodes):
+        film = film_episode(
+            policy,
+            env,
+            3 * SEED_OFFSET + arguments.seed + episode,
+            f"{restored.config.env.label}, {title}",
+            restored.references,
+            deterministic,
+        )
+        score = "n/a" if film.score is None else f"{film.score:.3f}"
+        print(
+            f"{title}: {film.outcome} after {film.steps} steps, return {film.task_return:.4g}, score {score}"
+        )
+        films.append(film.frames)
+    return films
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The hybrid actor-critic: encoders, distributions, normalisation."""

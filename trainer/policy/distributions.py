@@ -1,0 +1,93 @@
+"""The distribution over hybrid actions: independent categorical heads and a diagonal Gaussian.
+
+The Gaussian lives in the normalised space, where [-1, 1] is the native range; its raw sample is stored and
+its own log-probability used (clamping happens on the way to the environment, in `HybridSpace.to_native`).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from trainer.data import Actions
+from trainer.spaces import HybridSpace
+
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class HybridDistribution:
+    """Of `B` samples. Parameters that do not matter under the choices taken take no part in anything.
+
+    Args:
+        logits: `[B, H, C]`.
+        mean: `[B, P]`.
+        log_std: `[P]` or `[B, P]`.
+        action_mask: `[B, H, C]` bool, at least one valid choice for each head.
+    """
+
+    def __init__(
+        self, space: HybridSpace, logits: Tensor, mean: Tensor, log_std: Tensor, action_mask: Tensor
+    ) -> None:
+        self.space = space
+        self.mean = mean
+        self.log_std = log_std
+        self.action_mask = action_mask
+        # The lowest finite number, not -inf: 0 · log 0 would be NaN in the entropy and its gradient.
+        self._logits = logits.masked_fill(~action_mask, torch.finfo(logits.dtype).min)
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """`[B, H, C]`: log-probability of every choice."""
+        if self.space.num_heads == 0:
+            return self._logits
+        return self._logits.log_softmax(-1)
+
+    def sample(self, gumbel: Tensor, normal: Tensor) -> Actions:
+        """Actions from ready-made noise: `gumbel` `[B, H, C]` standard Gumbel, `normal` `[B, P]`.
+
+        The largest of logit + Gumbel noise is a sample of the categorical (Gumbel, 1954; Maddison et al.,
+        "A* sampling", 2014, section 2).
+        """
+        return Actions(self._argmax(self._logits + gumbel), self.mean + self.log_std.exp() * normal)
+
+    def mode(self) -> Actions:
+        """The deterministic action: the likeliest choice of each head, the mean of each parameter."""
+        return Actions(self._argmax(self._logits), self.mean)
+
+    def _argmax(self, scores: Tensor) -> Tensor:
+        if self.space.num_heads == 0:
+            return scores.new_zeros(scores.shape[:2], dtype=torch.int64)
+        return scores.argmax(-1)
+
+    def relevant(self, choices: Tensor) -> Tensor:
+        """`[B, P]` bool: the parameters that matter under `choices` `[B, H]`."""
+        return self.space.relevant(choices)
+
+    def discrete_active(self) -> Tensor:
+        """`[B, H]` bool: the heads that have a decision to make (two valid choices or more)."""
+        return self.action_mask.sum(-1) > 1
+
+    def discrete_log_prob(self, choices: Tensor) -> Tensor:
+        """`[B, H]`; exactly 0, with exactly zero gradient, for a head with one valid choice."""
+        if self.space.num_heads == 0:
+            return self.mean.new_zeros(choices.shape)
+        return self.log_probs.gather(-1, choices.unsqueeze(-1)).squeeze(-1)
+
+    def continuous_log_prob(self, parameters: Tensor, relevant: Tensor) -> Tensor:
+        """`[B, D]`: of the relevant parameters of each decision together; 0 where none is relevant."""
+        standardised = (parameters - self.mean) * (-self.log_std).exp()
+        each = -0.5 * standardised.square() - (self.log_std + _HALF_LOG_2PI)
+        return self.space.sum_by_decision(each * relevant)
+
+    def discrete_entropy(self) -> Tensor:
+        """`[B, H]` nats."""
+        if self.space.num_heads == 0:
+            return self._logits.new_zeros(self._logits.shape[:2])
+        return -(self.log_probs.exp() * self.log_probs).sum(-1)
+
+    def continuous_entropy(self) -> Tensor:
+        """`[B, P]` nats of each parameter in the normalised space: `log σ + ½ log 2πe`."""
+        return (self.log_std + (0.5 + _HALF_LOG_2PI)).expand_as(self.mean)

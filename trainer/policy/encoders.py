@@ -1,0 +1,87 @@
+"""Networks from observations to features: a multilayer perceptron, and one for sets of nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+}
+
+
+def linear(inputs: int, outputs: int, gain: float = math.sqrt(2.0), bias: bool = True) -> nn.Linear:
+    """A layer with orthogonal weights (Saxe et al., 2014) scaled by `gain`, and zero bias."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.orthogonal_(layer.weight, gain)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class MLP(nn.Module):
+    """`[B, O]` -> `[B, W]`."""
+
+    def __init__(self, width_in: int, hidden_sizes: Sequence[int], activation: str) -> None:
+        super().__init__()
+        sizes = [width_in, *hidden_sizes]
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(sizes):
+            layers += [linear(inputs, outputs), ACTIVATIONS[activation]()]
+        self.layers = nn.Sequential(*layers)
+        self.width = sizes[-1]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features: Tensor = self.layers(inputs)
+        return features
+
+
+class NodeSet(nn.Module):
+    """Features of each node of a set, `[B, M·F]` -> `[B, M, W]`, equivariant to the order of the nodes.
+
+    Every node goes through the same network; what the nodes have in common enters each of them as the
+    mean over the nodes that exist (Zaheer et al., "Deep sets", 2017, equation 4). Feature 0 of a node says
+    whether it exists; empty slots get features too, which nobody reads.
+    """
+
+    def __init__(self, nodes: int, features: int, hidden_sizes: Sequence[int], activation: str) -> None:
+        super().__init__()
+        self.nodes, self.width = nodes, hidden_sizes[-1]
+        self.node = MLP(features, hidden_sizes, activation)
+        self.own = linear(self.width, self.width)
+        self.context = linear(self.width, self.width, gain=1.0, bias=False)
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        nodes = inputs.view(*inputs.shape[:-1], self.nodes, inputs.shape[-1] // self.nodes)
+        hidden = self.node(nodes)
+        context = self.context(pool(hidden, nodes[..., :1]))
+        features: Tensor = self.activation(self.own(hidden) + context.unsqueeze(-2))
+        return features
+
+
+class NodeSetSummary(nn.Module):
+    """One feature vector of a whole set, `[B, M·F]` -> `[B, W]`, whatever the order of the nodes."""
+
+    def __init__(self, nodes: int, features: int, hidden_sizes: Sequence[int], activation: str) -> None:
+        super().__init__()
+        self.nodes, self.width = nodes, hidden_sizes[-1]
+        self.node = MLP(features, hidden_sizes, activation)
+        self.summary = MLP(self.width, [self.width], activation)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        nodes = inputs.view(*inputs.shape[:-1], self.nodes, inputs.shape[-1] // self.nodes)
+        summary: Tensor = self.summary(pool(self.node(nodes), nodes[..., :1]))
+        return summary
+
+
+def pool(hidden: Tensor, exists: Tensor) -> Tensor:
+    """Mean over the nodes that exist, `[B, M, W]`, `[B, M, 1]` -> `[B, W]`; 0 without any."""
+    share = exists / exists.sum(-2, keepdim=True).clamp(min=1.0)
+    return (hidden * share).sum(-2)

@@ -1,0 +1,85 @@
+"""The deterministic policy as one module from raw observations to native actions, ready for export."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import gymnasium
+import torch
+from torch import Tensor, nn
+
+from envs.protocol import NativeAction
+from trainer.policy.actor_critic import ActorCritic
+from trainer.spaces import Leaf
+
+
+class StandalonePolicy(nn.Module):
+    """Normalisation, network, likeliest choices and mean parameters, scaling and clamping to native units."""
+
+    def __init__(self, policy: ActorCritic, masked: bool) -> None:
+        super().__init__()
+        self.policy = policy
+        self.masked = masked
+        """Whether a second input, the action mask, is needed."""
+        self.names = tuple(_name(leaf) for leaf in policy.space.leaves)
+
+    def forward(self, observation: Tensor, action_mask: Tensor | None = None) -> dict[str, Tensor]:
+        """`[B, O]` float32, `[B, H, C]` bool -> the leaves of the action space by name, each `[B, ...]`."""
+        policy = self.policy
+        actions = policy.distribution(policy.normalize(observation), action_mask).mode()
+        return dict(zip(self.names, _leaves(policy.space.to_native(actions)), strict=True))
+
+    def examples(self) -> dict[str, Tensor]:
+        """Inputs of the right shape; the batch is 2, as tracing takes 1 for a constant."""
+        space = self.policy.space
+        inputs = {"observation": torch.zeros(2, self.policy.observation_width)}
+        if self.masked:
+            inputs["action_mask"] = space.valid_choices.repeat(2, 1, 1)
+        return inputs
+
+    def describe(self) -> dict[str, list[dict[str, Any]]]:
+        """Names, dtypes, shapes and ranges of what goes in and comes out."""
+        meaning = {
+            "observation": "as the environment gives it, flattened",
+            "action_mask": "true for a valid choice, of each head; at least one for each",
+        }
+        inputs = [
+            {
+                "name": name,
+                "dtype": str(example.dtype).removeprefix("torch."),
+                "shape": ["batch", *example.shape[1:]],
+                "meaning": meaning[name],
+            }
+            for name, example in self.examples().items()
+        ]
+        leaves = zip(self.names, self.policy.space.leaves, strict=True)
+        return {"inputs": inputs, "outputs": [_output(name, leaf) for name, leaf in leaves]}
+
+
+def _name(leaf: Leaf) -> str:
+    """`action['spawn']` as `action_spawn`."""
+    return re.sub(r"\W+", "_", leaf.path).strip("_")
+
+
+def _leaves(action: NativeAction) -> list[Tensor]:
+    if isinstance(action, Tensor):
+        return [action]
+    parts = action.values() if isinstance(action, dict) else action
+    return [leaf for part in parts for leaf in _leaves(part)]
+
+
+def _output(name: str, leaf: Leaf) -> dict[str, Any]:
+    space = leaf.space
+    described = {
+        "name": name,
+        "dtype": "int64" if leaf.discrete else "float32",
+        "shape": ["batch", *(space.shape or ())],
+        "meaning": f"{leaf.path}, {'likeliest choices' if leaf.discrete else 'means in native units'}",
+    }
+    if isinstance(space, gymnasium.spaces.Box):
+        return {**described, "low": space.low.tolist(), "high": space.high.tolist()}
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return {**described, "start": int(space.start), "choices": int(space.n)}
+    assert isinstance(space, gymnasium.spaces.MultiDiscrete)
+    return {**described, "start": space.start.tolist(), "choices": space.nvec.tolist()}

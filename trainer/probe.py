@@ -1,0 +1,63 @@
+"""Compares advantages by the policy gradients that they cause."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trainer import distributed
+from trainer.data import Actions, Rollout
+from trainer.policy.actor_critic import ActorCritic
+
+SAMPLES = 512
+"""Of each half: enough for a direction, little beside the update."""
+
+
+class PolicyProbe:
+    """Policy gradients `∇ mean(A · log π)` at the policy that acted, on samples of one rollout."""
+
+    def __init__(self, policy: ActorCritic, rollout: Rollout) -> None:
+        self.policy = policy
+        self.rollout = rollout
+
+    def cosines(self, reference: Tensor, candidates: Tensor) -> Tensor:
+        """`[K]` cosines of `reference` `[T, N]` with `candidates` `[T, N, K]`, from disjoint halves.
+
+        The halves are environments, since neighbouring steps share their noise; of a single environment
+        they are the first and the second half of the rollout.
+        """
+        steps, num_envs = reference.shape
+        if steps * num_envs < 2:
+            raise ValueError("the probe needs two samples or more, to compare one half with the other")
+        index = torch.arange(steps * num_envs, device=reference.device).view(steps, num_envs)
+        first, second = index.chunk(2, dim=1) if num_envs > 1 else index.chunk(2, dim=0)
+        columns = candidates.flatten(0, 1).unbind(-1)
+        ours = self._gradients(first.reshape(-1), [reference.flatten()])
+        theirs = self._gradients(second.reshape(-1), list(columns))
+        joined = distributed.mean(torch.cat([ours, theirs]))
+        return torch.cosine_similarity(joined[:1], joined[1:], dim=-1)
+
+    @torch.enable_grad()
+    def _gradients(self, samples: Tensor, advantages: list[Tensor]) -> Tensor:
+        """`[len(advantages), n]`: one policy gradient for each advantage, on the same samples."""
+        samples = samples[:: max(1, len(samples) // SAMPLES)]
+        policy, rollout = self.policy, self.rollout
+        observations, action_mask = rollout.observations.flatten(0, 1), rollout.action_mask.flatten(0, 1)
+        actions = Actions(*(part.flatten(0, 1).index_select(0, samples) for part in rollout.actions))
+        inputs = policy.normalize(observations.index_select(0, samples))
+        distribution = policy.distribution(inputs, action_mask.index_select(0, samples))
+        relevant = distribution.relevant(actions.choices)
+        log_prob = distribution.discrete_log_prob(actions.choices).sum(-1)
+        log_prob = log_prob + distribution.continuous_log_prob(actions.parameters, relevant).sum(-1)
+        parameters = list(
+            dict.fromkeys([*policy.side_parameters("discrete"), *policy.side_parameters("continuous")])
+        )
+        rows = []
+        for advantage in advantages:
+            chosen = advantage.index_select(0, samples)
+            objective = ((chosen - chosen.mean()) * log_prob).mean()
+            parts = torch.autograd.grad(
+                objective, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            rows.append(torch.cat([part.reshape(-1) for part in parts]))
+        return torch.stack(rows)

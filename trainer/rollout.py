@@ -1,0 +1,206 @@
+"""Collecting: the policy acts in all environments for T steps; nothing is read back to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.checked import CheckedEnv
+from envs.protocol import BatchedEnv, Timestep
+from trainer.data import Actions, Metric, Metrics, Rollout
+from trainer.policy.actor_critic import ActorCritic
+from trainer.policy.distributions import HybridDistribution
+from trainer.spaces import HybridSpace
+
+
+class NonFiniteError(ValueError):
+    """An environment gave NaN or an infinite number."""
+
+
+def allocate(env: BatchedEnv, space: HybridSpace, steps: int, width: int, num_values: int) -> Rollout:
+    """A rollout of `steps` × `env.num_envs`, whose buffers every iteration writes anew."""
+    size, components, device = (steps, env.num_envs), len(env.reward_names), env.device
+
+    def floats(*shape: int) -> Tensor:
+        return torch.zeros(*size, *shape, device=device)
+
+    return Rollout(
+        observations=floats(width),
+        actions=Actions(floats(space.num_heads).to(torch.int64), floats(space.num_parameters)),
+        action_mask=space.valid_choices.expand(*size, *space.valid_choices.shape),
+        discrete_log_prob=floats(space.num_heads),
+        continuous_log_prob=floats(space.num_decisions),
+        rewards=floats(components),
+        terminated=floats().to(torch.bool),
+        truncated=floats().to(torch.bool),
+        final_observations=floats(width),
+        last_observation=floats(width)[0],
+        reward_weights=torch.tensor(env.reward_weights, dtype=torch.float32, device=device),
+        values=floats(num_values),
+        advantages=floats(components),
+    )
+
+
+class Collector:
+    """Steps the environments and writes what happens into one rollout, over and over.
+
+    Args:
+        env: already built, not yet reset.
+        policy: acts; its normaliser must not change while a rollout is collected.
+        rollout: the buffers.
+        generator: of the exploration noise, on the environment's device.
+        seed: of the environments.
+    """
+
+    def __init__(
+        self, env: BatchedEnv, policy: ActorCritic, rollout: Rollout, generator: torch.Generator, seed: int
+    ) -> None:
+        self.env = env
+        self._checked = CheckedEnv(env)
+        self.policy = policy
+        self.rollout = rollout
+        self.generator = generator
+        self._observation, self._action_mask = self._checked.reset(seed)
+        if self._action_mask is not None:
+            steps = len(rollout.rewards)
+            rollout.action_mask = self._action_mask.new_zeros(steps, *self._action_mask.shape)
+        self._episode_return = torch.zeros(env.num_envs, device=env.device)
+        self._episode_length = torch.zeros(env.num_envs, device=env.device)
+
+    @torch.inference_mode()
+    def collect(self) -> tuple[Rollout, Metrics]:
+        """Fill the rollout with the next T steps; the figures are of the episodes that ended in it."""
+        rollout, policy, space = self.rollout, self.policy, self.policy.space
+        steps, num_envs = rollout.terminated.shape
+        gumbel, normal = self._noise(steps, num_envs)
+        ended: list[Metrics] = []
+        acted: list[tuple[Tensor, Tensor, Tensor]] = []
+        for step in range(steps):
+            heads = policy.actor(policy.normalize(self._observation))
+            acted.append(heads)
+            distribution = policy.as_distribution(*heads, action_mask=self._action_mask)
+            actions = distribution.sample(gumbel[step], normal[step])
+            rollout.observations[step] = self._observation
+            if self._action_mask is not None:
+                rollout.action_mask[step] = self._action_mask
+            rollout.actions.choices[step] = actions.choices
+            rollout.actions.parameters[step] = actions.parameters
+            timestep = self._checked.step(space.to_native(actions))
+            rollout.rewards[step] = timestep.rewards
+            rollout.terminated[step] = timestep.terminated
+            rollout.truncated[step] = timestep.truncated
+            rollout.final_observations[step] = timestep.final_observation
+            self._observation, self._action_mask = timestep.observation, timestep.action_mask
+            ended.append(self._count(timestep))
+        rollout.last_observation.copy_(self._observation)
+        self._remember_log_probs(acted)
+        return rollout, _average(ended)
+
+    def _remember_log_probs(self, acted: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Of all steps at once, from the heads that acted: many small operations less in the loop."""
+        rollout, space = self.rollout, self.policy.space
+        logits, mean, log_std = (torch.stack(parts).flatten(0, 1) for parts in zip(*acted, strict=True))
+        if acted[0][2].dim() == 1:  # one for all states: the same at every step
+            log_std = acted[0][2]
+        choices, parameters = (part.flatten(0, 1) for part in rollout.actions)
+        distribution = HybridDistribution(space, logits, mean, log_std, rollout.action_mask.flatten(0, 1))
+        discrete = distribution.discrete_log_prob(choices)
+        continuous = distribution.continuous_log_prob(parameters, space.relevant(choices))
+        rollout.discrete_log_prob.copy_(discrete.view_as(rollout.discrete_log_prob))
+        rollout.continuous_log_prob.copy_(continuous.view_as(rollout.continuous_log_prob))
+
+    def _noise(self, steps: int, num_envs: int) -> tuple[Tensor, Tensor]:
+        """Standard Gumbel `[T, N, H, C]` and normal `[T, N, P]` noise for a whole rollout."""
+        space, device = self.policy.space, self.env.device
+        shape = (steps, num_envs, space.num_heads, space.max_choices)
+        gumbel = -torch.empty(shape, device=device).exponential_(generator=self.generator).log_()
+        normal = torch.empty((steps, num_envs, space.num_parameters), device=device)
+        return gumbel, normal.normal_(generator=self.generator)
+
+    def _count(self, timestep: Timestep) -> Metrics:
+        """The returns and lengths of the episodes that ended in this step, NaN for the others."""
+        done = timestep.terminated | timestep.truncated
+        self._episode_return = self._episode_return + timestep.rewards @ self.rollout.reward_weights
+        self._episode_length = self._episode_length + 1.0
+        ended = {"return": self._episode_return, "length": self._episode_length}
+        figures = {name: figure.where(done, torch.nan) for name, figure in ended.items()} | dict(
+            timestep.metrics
+        )
+        self._episode_return = self._episode_return.masked_fill(done, 0.0)
+        self._episode_length = self._episode_length.masked_fill(done, 0.0)
+        return {f"episode/{name}": Metric(figure) for name, figure in figures.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "env": self.env.state_dict(),
+            "observation": self._observation.clone(),
+            "action_mask": None if self._action_mask is None else self._action_mask.clone(),
+            "episode_return": self._episode_return.clone(),
+            "episode_length": self._episode_length.clone(),
+            "generator": self.generator.get_state(),
+        }
+
+    @property
+    def notice(self) -> str | None:
+        """What is not as it was since `load_state_dict`: set where the environment cannot go on exactly."""
+        return getattr(self.env, "notice", None)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        device = self.env.device
+        self.generator.set_state(state["generator"].cpu())
+        self.env.load_state_dict(state["env"])
+        if self.notice is not None:
+            self._observation, self._action_mask = self._checked.reset()
+            self._episode_return.zero_()
+            self._episode_length.zero_()
+            return
+        self._observation = state["observation"].to(device)
+        self._action_mask = None if state["action_mask"] is None else state["action_mask"].to(device)
+        self._episode_return = state["episode_return"].to(device)
+        self._episode_length = state["episode_length"].to(device)
+
+
+def _average(steps: list[Metrics]) -> Metrics:
+    """The mean over all steps of what is not NaN; a step need not have every figure."""
+    tags = dict.fromkeys(tag for step in steps for tag in step)
+    return {
+        tag: Metric(torch.stack([step[tag].value for step in steps if tag in step]).nanmean()) for tag in tags
+    }
+
+
+_AFTER = "observation after the last step"
+
+
+def check_finite(rollout: Rollout, reward_names: tuple[str, ...], env_steps: int) -> None:
+    """Refuse a rollout with NaN or infinite rewards or observations before anything learns from it.
+
+    Raises:
+        NonFiniteError: names the earliest: the field, the component, the environment and the step.
+    """
+    ended = rollout.done.unsqueeze(-1)
+    fields = {  # in the order in which they come about within a step
+        "observation": rollout.observations,
+        "reward": rollout.rewards,
+        "final observation": torch.where(ended, rollout.final_observations, 0.0),
+        _AFTER: rollout.last_observation.unsqueeze(0),
+    }
+    # One number for the host while all is well: a sum is finite only if every entry is.
+    if bool(torch.stack([field.sum() for field in fields.values()]).isfinite().all()):
+        return
+    found = []
+    for name, field in fields.items():
+        bad = (~field.isfinite()).nonzero()
+        if len(bad):
+            step, env, column = (int(index) for index in bad[0])
+            what = f"{name} {reward_names[column]!r}" if name == "reward" else f"{name} [{column}]"
+            shift = len(rollout.rewards) if name == _AFTER else 0
+            found.append((step + shift, what, env, float(field[step, env, column])))
+    if found:
+        step, what, env, value = min(found, key=lambda entry: entry[0])
+        raise NonFiniteError(
+            f"{what} is {value} in environment {env}, step {step} of the rollout that began at {env_steps} "
+            "env steps; observations and rewards must be finite"
+        )

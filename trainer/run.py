@@ -1,0 +1,156 @@
+"""`python -m trainer.run [key=value ...]`: train. `--help` explains."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from trainer.compose import CONFIG_DIR, admit, from_hydra, readable_errors, resumed
+from trainer.config import Config
+from trainer.config_errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainer.loop import Trainer
+
+# torch takes seconds to import: only once there is something to build.
+
+
+def main() -> int:
+    """The exit status: 0, 1 for a failed run, 2 for a bad configuration, 128 + the signal that ended it."""
+    try:
+        status = _main(sys.argv[1:])
+        sys.stdout.flush()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupted:
+        return 128 + getattr(interrupted, "signal", signal.SIGINT)
+    except BrokenPipeError:  # `--cfg job | head`; what Python flushes once more at its end must not fail too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return status
+
+
+def _main(arguments: Sequence[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        from trainer.arguments import print_help
+        from trainer.help import help_text
+
+        print_help(help_text())
+        return 0
+    resume = [argument for argument in arguments if argument.lstrip("+").startswith("resume=")]
+    return _resume(arguments, resume) if resume else _compose_and_train(arguments)
+
+
+def _compose_and_train(arguments: Sequence[str]) -> int:
+    """Through Hydra: one run, or a sweep (`-m`); also Hydra's own flags, such as `--cfg job`."""
+    outcome: list[int | ConfigError] = []
+
+    @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
+    def job(composed: DictConfig) -> None:
+        run_dir = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            outcome.append(_train(_not_resumed(from_hydra(composed)), _unused(run_dir)))
+        except ConfigError as error:
+            _remove_if_empty(run_dir)
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise  # Hydra says which job of the sweep it was
+            outcome.append(error)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, to be worded here
+    admitted = admit(arguments)
+    if os.environ.get("RANK", "0") != "0":
+        admitted.append("hydra.run.dir=.")  # the run folder belongs to the first process
+    sys.argv[1:] = admitted
+    try:
+        with readable_errors():
+            job()
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # of Hydra, which makes the run folder
+        raise ConfigError(f"hydra.run.dir: cannot make the run folder: {error}") from None
+    for result in outcome:
+        if isinstance(result, ConfigError):
+            raise result
+    return max((result for result in outcome if isinstance(result, int)), default=0)
+
+
+def _resume(arguments: Sequence[str], resume: Sequence[str]) -> int:
+    """Continue a run in its own folder, with the configuration that its checkpoint holds."""
+    from trainer.checkpoint import CheckpointError, newest
+
+    others = [argument for argument in arguments if argument not in resume]
+    if len(resume) > 1 or any(argument.startswith("-") for argument in others):
+        raise ConfigError("resume=<run folder or checkpoint> continues one run: no flags, no second resume=")
+    try:
+        found = newest(Path(resume[0].partition("=")[2]))
+    except CheckpointError as error:
+        raise ConfigError(f"resume: {error}") from None
+    if found.notice:
+        print(f"resume: {found.notice}", file=sys.stderr)
+    config = resumed(found.state["config"], others, str(found.path))
+    folder = found.path.resolve().parent
+    return _train(config, folder.parent if folder.name == "checkpoints" else folder, found.state)
+
+
+def _train(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None) -> int:
+    from envs.guard import EnvError
+    from trainer.checkpoint import CheckpointError
+    from trainer.interruption import Interrupted
+    from trainer.loop import DivergenceError
+    from trainer.monitor.progress import closing_table
+    from trainer.rollout import NonFiniteError
+
+    try:
+        with closing(_build(config, run_dir, state)) as trainer:
+            summary = trainer.train()
+    except (EnvError, NonFiniteError, DivergenceError, CheckpointError, OSError) as error:
+        print(f"The run ended with an error. {error}", file=sys.stderr)
+        if run_dir.exists():
+            _remove_if_empty(run_dir)
+        return 1
+    closing_table(summary, run_dir)
+    if trainer.interrupted_by:
+        raise Interrupted(trainer.interrupted_by)  # through Hydra too: a sweep must not start its next job
+    return 0
+
+
+def _build(config: Config, run_dir: Path, state: Mapping[str, Any] | None) -> Trainer:
+    from trainer.build import build
+
+    try:
+        return build(config, run_dir, state)
+    except ValueError as error:  # what only the environment, once there, can tell is wrong
+        raise ConfigError(str(error)) from error
+
+
+def _not_resumed(config: Config) -> Config:
+    if config.resume is not None:
+        raise ConfigError("resume: give it on the command line, resume=<run folder or checkpoint>")
+    return config
+
+
+def _unused(run_dir: Path) -> Path:
+    if os.environ.get("RANK", "0") == "0" and any(run_dir.iterdir()):
+        raise ConfigError(f"hydra.run.dir: {run_dir} already holds a run; continue it with resume={run_dir}")
+    return run_dir
+
+
+def _remove_if_empty(run_dir: Path) -> None:
+    """Hydra makes the folder before the configuration is checked."""
+    if run_dir != Path.cwd() and not any(run_dir.iterdir()):
+        os.removedirs(os.path.relpath(run_dir))  # its parents too, where nothing else is in them
+
+
+if __name__ == "__main__":
+    sys.exit(main())

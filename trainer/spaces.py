@@ -1,0 +1,250 @@
+"""`HybridSpace`: a Gymnasium action space as categorical heads and continuous parameters.
+
+Accepted: `Discrete`, `MultiDiscrete` and bounded float `Box` leaves, alone or nested in any `Dict` or
+`Tuple`. That covers the parameterised spaces `Tuple(Discrete(k), Tuple(Box, …))` and
+`Tuple(Discrete(k), Box, Box, …)` (Masson, Ranchod, Konidaris, "Reinforcement learning with parameterized
+actions", AAAI 2016) as well as purely discrete and purely continuous ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from envs.protocol import NativeAction, Relevance
+from trainer.data import Actions
+
+ACCEPTED = "Discrete, MultiDiscrete and bounded float Box, alone or nested in Dict and Tuple"
+
+
+class UnsupportedSpaceError(ValueError):
+    """An action space, or a relevance table, that a hybrid policy cannot serve."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One leaf of the native space and where its numbers stand among the heads or the parameters."""
+
+    path: str
+    space: gymnasium.Space[Any]
+    first: int
+    count: int
+
+    @property
+    def discrete(self) -> bool:
+        return not isinstance(self.space, spaces.Box)
+
+
+class HybridSpace:
+    """H categorical heads, P continuous parameters and which parameter matters under which choice.
+
+    A parameter hangs on one head and is relevant under some of its choices, or it hangs on no head and is
+    always relevant. Parameters that hang together on one head form one of the D continuous *decisions*;
+    all that hang on no head form one more.
+
+    Args:
+        space: of one environment.
+        relevance: `relevance[head][choice]` lists parameters. None: with one head and as many Boxes as it
+            has choices, Box `i` belongs to choice `i`; in any other space everything is always relevant.
+        device: where the tables live.
+
+    Raises:
+        UnsupportedSpaceError: names the path of the leaf that does not fit and what is accepted.
+    """
+
+    def __init__(
+        self,
+        space: gymnasium.Space[Any],
+        relevance: Relevance | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.native = space
+        self.device = torch.device(device)
+        self.leaves: list[Leaf] = []
+        counts = {True: 0, False: 0}
+        for path, leaf in _walk("action", space):
+            count = _check_leaf(path, leaf)
+            discrete = not isinstance(leaf, spaces.Box)
+            self.leaves.append(Leaf(path, leaf, counts[discrete], count))
+            counts[discrete] += count
+        self.num_heads, self.num_parameters = counts[True], counts[False]
+        if not self.leaves:
+            raise UnsupportedSpaceError(f"action: {space} holds no action at all; accepted are {ACCEPTED}")
+        self.choices = tuple(n for leaf in self.leaves if leaf.discrete for n in _choice_counts(leaf.space))
+        self.max_choices = max(self.choices, default=0)
+        self.valid_choices = torch.tensor(
+            [[c < n for c in range(self.max_choices)] for n in self.choices], dtype=torch.bool, device=device
+        ).view(self.num_heads, self.max_choices)
+        bounds = [leaf.space for leaf in self.leaves if isinstance(leaf.space, spaces.Box)]
+        self.low = _concatenate([box.low for box in bounds], device)
+        self.high = _concatenate([box.high for box in bounds], device)
+        self._hang_parameters(self._default_relevance() if relevance is None else relevance)
+
+    def _default_relevance(self) -> Relevance:
+        boxes = [leaf for leaf in self.leaves if not leaf.discrete]
+        if self.num_heads != 1 or len(boxes) != self.choices[0]:
+            return ()
+        return [[list(range(box.first, box.first + box.count)) for box in boxes]]
+
+    def _hang_parameters(self, relevance: Relevance) -> None:
+        owner = [self.num_heads] * self.num_parameters
+        table = torch.zeros(self.num_parameters, max(self.max_choices, 1), dtype=torch.bool)
+        for head, choice, parameter in self._entries(relevance):
+            if owner[parameter] not in (self.num_heads, head):
+                raise UnsupportedSpaceError(
+                    f"relevance: parameter {parameter} is listed under head {owner[parameter]} and under "
+                    f"head {head}; a parameter hangs on one head"
+                )
+            owner[parameter] = head
+            table[parameter, choice] = True
+        free = torch.tensor([head == self.num_heads for head in owner], dtype=torch.bool)
+        table[free] = True
+        self.num_decisions = self.num_heads + int(free.any())
+        self.relevance = table.to(self.device)
+        """`[P, C]` bool: parameter `p` matters when the head it hangs on takes choice `c`."""
+        self.owner = torch.tensor(owner, dtype=torch.int64, device=self.device)
+        """`[P]`: the decision that each parameter belongs to; `H` for those that hang on no head."""
+        # Parameters that hang on no head look their (always true) relevance up under any head's choice.
+        self._lookup_head = torch.where(free, 0, torch.tensor(owner, dtype=torch.int64)).to(self.device)
+        self._lookup_row = torch.arange(self.num_parameters, device=self.device) * table.shape[1]
+        decisions = torch.arange(self.num_decisions, device=self.device)
+        self._membership = (self.owner[:, None] == decisions).to(torch.float32)
+
+    def _entries(self, relevance: Relevance) -> Iterator[tuple[int, int, int]]:
+        if relevance and len(relevance) != self.num_heads:
+            raise UnsupportedSpaceError(
+                f"relevance: lists {len(relevance)} heads, the action space has {self.num_heads}; "
+                "give relevance[head][choice] = parameters"
+            )
+        for head, by_choice in enumerate(relevance):
+            if len(by_choice) != self.choices[head]:
+                raise UnsupportedSpaceError(
+                    f"relevance[{head}]: lists {len(by_choice)} choices, the head has {self.choices[head]}"
+                )
+            for choice, parameters in enumerate(by_choice):
+                for parameter in parameters:
+                    if not 0 <= parameter < self.num_parameters:
+                        raise UnsupportedSpaceError(
+                            f"relevance[{head}][{choice}]: parameter {parameter} is not one of "
+                            f"0 … {self.num_parameters - 1}"
+                        )
+                    yield head, choice, parameter
+
+    def relevant(self, choices: Tensor) -> Tensor:
+        """`[B, P]` bool: the parameters that matter under `choices` `[B, H]`."""
+        if self.num_heads == 0:
+            return self.relevance[:, 0].expand(choices.shape[0], -1)
+        return self.relevance.view(-1).take(choices.index_select(-1, self._lookup_head) + self._lookup_row)
+
+    def sum_by_decision(self, values: Tensor) -> Tensor:
+        """Add the columns of `values` `[B, P]` that belong to one decision: `[B, D]`."""
+        return values @ self._membership.to(values.dtype)
+
+    def to_native(self, actions: Actions) -> NativeAction:
+        """Actions `[N, H]`, `[N, P]` in the units and the structure of the environment.
+
+        Parameters outside [-1, 1] are clamped: the environment has no such action, and the raw sample is
+        what the log-probability belongs to.
+        """
+        unit = (actions.parameters.clamp(-1.0, 1.0) + 1.0) * 0.5
+        scaled = torch.lerp(self.low, self.high, unit)  # exact at both bounds
+        leaves = iter(self.leaves)
+
+        def build(space: gymnasium.Space[Any]) -> NativeAction:
+            if isinstance(space, spaces.Dict):
+                return {key: build(part) for key, part in space.spaces.items()}
+            if isinstance(space, spaces.Tuple):
+                return tuple(build(part) for part in space.spaces)
+            leaf = next(leaves)
+            source = actions.choices if leaf.discrete else scaled
+            part = source[:, leaf.first : leaf.first + leaf.count]
+            if isinstance(space, spaces.Discrete):
+                return part[:, 0] + int(space.start)
+            if isinstance(space, spaces.MultiDiscrete) and space.start.any():
+                part = part + torch.as_tensor(space.start.reshape(-1), device=part.device)
+            return part.reshape(part.shape[0], *(space.shape or ()))
+
+        return build(self.native)
+
+    def describe(self) -> str:
+        """The heads, the parameters and the relevance table, for people."""
+        lines = []
+        for leaf in self.leaves:
+            kind = "heads" if leaf.discrete else "parameters"
+            last = leaf.first + leaf.count - 1
+            numbers = f"{leaf.first}" if leaf.count == 1 else f"{leaf.first}–{last}"
+            lines.append(f"{leaf.path}: {kind} {numbers} ({leaf.space})")
+        always = [p for p in range(self.num_parameters) if int(self.owner[p]) == self.num_heads]
+        if always:
+            lines.append(f"always relevant: parameters {_ranges(always)}")
+        table = self.relevance.tolist()
+        for head, count in enumerate(self.choices):
+            hanging = [p for p in range(self.num_parameters) if int(self.owner[p]) == head]
+            if hanging:
+                parts = [f"{c} → {_ranges([p for p in hanging if table[p][c]]) or '–'}" for c in range(count)]
+                lines.append(f"head {head}: choice → parameters: " + ", ".join(parts))
+        return "\n".join(lines)
+
+
+def _walk(path: str, space: gymnasium.Space[Any]) -> Iterator[tuple[str, gymnasium.Space[Any]]]:
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            yield from _walk(f"{path}[{key!r}]", part)
+    elif isinstance(space, spaces.Tuple):
+        for index, part in enumerate(space.spaces):
+            yield from _walk(f"{path}[{index}]", part)
+    else:
+        yield path, space
+
+
+def _check_leaf(path: str, space: gymnasium.Space[Any]) -> int:
+    """How many heads or parameters the leaf holds; refuses what a policy cannot act on."""
+    if isinstance(space, spaces.Discrete):
+        return 1
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(np.prod(space.shape))
+    if not isinstance(space, spaces.Box):
+        raise UnsupportedSpaceError(f"{path}: {space} is not supported; accepted are {ACCEPTED}")
+    if not np.issubdtype(space.dtype, np.floating):
+        raise UnsupportedSpaceError(f"{path}: {space} has dtype {space.dtype}; a Box must be of floats")
+    if not np.isfinite(space.low).all() or not np.isfinite(space.high).all():
+        raise UnsupportedSpaceError(
+            f"{path}: {space} is unbounded; accepted are {ACCEPTED}: give every parameter finite bounds "
+            "(gymnasium.wrappers.RescaleAction, or bounds in the environment)"
+        )
+    if not (space.low < space.high).all():
+        raise UnsupportedSpaceError(f"{path}: {space} has a bound with low >= high")
+    return int(np.prod(space.shape))
+
+
+def _choice_counts(space: gymnasium.Space[Any]) -> list[int]:
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    assert isinstance(space, spaces.MultiDiscrete)
+    return [int(n) for n in space.nvec.reshape(-1)]
+
+
+def _concatenate(parts: Sequence[np.ndarray[Any, Any]], device: torch.device | str) -> Tensor:
+    flat = [torch.as_tensor(part.reshape(-1), dtype=torch.float32) for part in parts]
+    return torch.cat([torch.zeros(0), *flat]).to(device)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`[0, 1, 2, 5]` as `0–2, 5`."""
+    parts: list[str] = []
+    start = previous = None
+    for number in [*numbers, None]:
+        if previous is not None and number == previous + 1:
+            previous = number
+            continue
+        if start is not None:
+            parts.append(f"{start}" if start == previous else f"{start}–{previous}")
+        start = previous = number
+    return ", ".join(parts)

@@ -1,0 +1,241 @@
+"""Adaptive gradient scaling: both sides of a hybrid action push in proportion to their importance.
+
+    norm_s   = ‖∇ loss_s‖₂                                of each side s, measured in the minibatch
+    ema_s    = m·ema_s + (1 − m)·norm_s                    started at the first usable norm
+    scale_s  = clamp(target · unit / ema_s, min, max)      unit: geometric mean of both EMAs (relative), or 1
+    weight_s = base_s·scale_s / Σ base·scale
+
+Then weight_s·norm_s / base_s is the same for both sides: per unit of the importance that was asked for,
+both push equally. The target cancels in the division by the sum unless a bound bites or
+`weight_normalization` is `none`.
+
+`GradientScaling` is a stage of the trainer, and stands on its own in any training loop:
+
+    scaling = GradientScaling(parameters=list(policy.parameters()), warmup_steps=0)
+    w_d, w_c = scaling.compute_adaptive_gradient_scaling(discrete_loss, continuous_loss)
+    (w_d * discrete_loss + w_c * continuous_loss + rest).backward()
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor
+
+from trainer.data import Metric, Metrics, Reduction
+from trainer.stages.checked import checked
+from trainer.stages.protocol import Sides, WeightResult
+
+Weight = Annotated[float, Ge(0.0)]
+_NOTHING = math.nan
+
+
+class GradientScaling:
+    """Weights for the two surrogate losses from the norms of their gradients.
+
+    Args:
+        enable_adaptive_scaling: False: the base weights for ever; norms are only watched.
+        gradient_norm_target: size that both gradients are scaled to before the weights are normalised.
+        scaling_momentum: of the EMA, for each update; with `measure_every` k it decays by momentum^k.
+        min_scaling_factor, max_scaling_factor: bounds of a side's scale.
+        warmup_steps: updates, measured or not, that use the base weights while the EMAs already run.
+        discrete_weight, continuous_weight: importance of each side; normalised to sum 1.
+        parameters: default for the methods that take gradients by themselves.
+        scaling_reference: `relative` bounds the correction, whatever the size of the gradients;
+            `absolute` bounds target / ema itself, and so does nothing once both scales sit at a bound.
+        weight_normalization: `sum` divides the weights by their sum; `none` lets the target act.
+        norm_parameters: `all` that a side's loss reaches, or only those `shared` by both sides.
+        measure_every: updates from one measurement to the next.
+        monitor_every: the same where scaling is disabled; 0: never.
+        audit_every: also measure every so many updates for `balance_ratio` alone, without touching the
+            EMAs, so that the evidence covers minibatches that `measure_every` leaves out; 0: never.
+        device: where the weights and the EMAs live; None: where the gradients turn out to be.
+
+    Raises:
+        ValueError: for a keyword out of range, both weights zero, or min > max.
+    """
+
+    @checked
+    def __init__(
+        self,
+        enable_adaptive_scaling: bool = True,
+        gradient_norm_target: Annotated[float, Gt(0.0)] = 1.0,
+        scaling_momentum: Annotated[float, Ge(0.0), Lt(1.0)] = 0.9,
+        min_scaling_factor: Annotated[float, Gt(0.0)] = 0.1,
+        max_scaling_factor: Annotated[float, Gt(0.0)] = 10.0,
+        warmup_steps: Annotated[int, Ge(0)] = 100,
+        discrete_weight: Weight = 0.7,
+        continuous_weight: Weight = 0.3,
+        parameters: Sequence[Tensor] | None = None,
+        scaling_reference: Literal["relative", "absolute"] = "relative",
+        weight_normalization: Literal["sum", "none"] = "sum",
+        norm_parameters: Literal["all", "shared"] = "all",
+        measure_every: Annotated[int, Ge(1)] = 1,
+        monitor_every: Annotated[int, Ge(0)] = 50,
+        audit_every: Annotated[int, Ge(0)] = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        total = discrete_weight + continuous_weight
+        if total == 0.0:
+            raise ValueError(
+                "discrete_weight and continuous_weight are both 0: at least one must be positive"
+            )
+        if min_scaling_factor > max_scaling_factor:
+            raise ValueError(
+                f"min_scaling_factor = {min_scaling_factor} is greater than "
+                f"max_scaling_factor = {max_scaling_factor}"
+            )
+        self.enabled = enable_adaptive_scaling
+        self.target = gradient_norm_target
+        self.momentum = scaling_momentum
+        self.bounds = (min_scaling_factor, max_scaling_factor)
+        self.warmup_steps = warmup_steps
+        self.parameters = parameters
+        self.relative = scaling_reference == "relative"
+        self.normalize = weight_normalization == "sum"
+        self.shared_only = norm_parameters == "shared"
+        self.interval = measure_every if enable_adaptive_scaling else monitor_every
+        self.audit_every = audit_every
+        self.monitoring: dict[str, Tensor] = {}
+        """Figures of the last update, device scalars; NaN where there is nothing to report."""
+        base = [discrete_weight / total, continuous_weight / total]
+        self._base = torch.tensor(base, dtype=torch.float64, device=device)
+        self._ema = torch.full((2,), _NOTHING, dtype=torch.float64, device=device)
+        self._updates = torch.zeros((), dtype=torch.int64, device=device)
+
+    def gradients(self, sides: Sides) -> WeightResult:
+        """The stage's moment: weights of this update, measuring the gradients if it is their turn."""
+        measured = self.interval > 0 and sides.update % self.interval == 0
+        audited = self.audit_every > 0 and sides.update % self.audit_every == 0
+        norms, cosine = None, None
+        if measured or audited:
+            discrete = sides.norm("discrete", shared=self.shared_only)
+            continuous = sides.norm("continuous", shared=self.shared_only)
+            norms = torch.stack([discrete, continuous]).to(torch.float64)
+            full = norms.prod() if not self.shared_only else sides.norm("discrete") * sides.norm("continuous")
+            cosine = sides.dot() / full
+        weights = self._weigh(norms, learn=measured, cosine=cosine, decay=self.momentum**self.interval)
+        return WeightResult(weights[0], weights[1], self._metrics())
+
+    def compute_adaptive_gradient_scaling(
+        self, discrete_loss: Tensor, continuous_loss: Tensor, parameters: Iterable[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Measure both losses' gradients and give `(discrete_weight, continuous_weight)`.
+
+        One call is one update and always measures. The losses are scalars; their graph survives.
+        """
+        # A list, because `module.parameters()` can be gone through only once.
+        given = None if parameters is None else list(parameters)
+        norms = [self.compute_gradient_norm(loss, given) for loss in (discrete_loss, continuous_loss)]
+        weights = self._weigh(torch.stack(norms).to(torch.float64), learn=True, decay=self.momentum)
+        weights = weights.to(discrete_loss.dtype)
+        return weights[0], weights[1]
+
+    def compute_gradient_norm(self, loss: Tensor, parameters: Iterable[Tensor] | None = None) -> Tensor:
+        """L2 norm of the gradient of a scalar `loss`, 0 where no parameter is reached; the graph survives."""
+        chosen = list(parameters if parameters is not None else self.parameters or ())
+        if not chosen:
+            raise ValueError("parameters: none given, neither here nor to GradientScaling(parameters=…)")
+        if not loss.requires_grad:
+            return loss.new_zeros(())
+        found = torch.autograd.grad(loss, chosen, retain_graph=True, allow_unused=True)
+        squares = [torch.linalg.vector_norm(g, dtype=torch.float64).square() for g in found if g is not None]
+        return torch.stack(squares).sum().sqrt() if squares else loss.new_zeros(())
+
+    def compute_normalized_weights(
+        self,
+        discrete_scale: Tensor,
+        continuous_scale: Tensor,
+        base_weights: tuple[float, float] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Base weight times scale for each side, divided by their sum unless told otherwise."""
+        discrete, continuous = self._base.unbind() if base_weights is None else base_weights
+        discrete, continuous = discrete * discrete_scale, continuous * continuous_scale
+        total = discrete + continuous if self.normalize else 1.0
+        return discrete / total, continuous / total
+
+    def _weigh(
+        self, norms: Tensor | None, *, learn: bool, decay: float, cosine: Tensor | None = None
+    ) -> Tensor:
+        """`[2]` weights of this update; `norms` `[2]` in float64, None where nothing was measured."""
+        if norms is not None and norms.device != self._ema.device:
+            self._base, self._ema, self._updates = (
+                state.to(norms.device) for state in (self._base, self._ema, self._updates)
+            )
+        if norms is not None and learn:
+            # A zero, NaN or infinite norm is a hole: it leaves this side's EMA alone, not the other's.
+            usable = norms.isfinite() & (norms > 0)
+            smoothed = torch.where(self._ema.isnan(), norms, decay * self._ema + (1.0 - decay) * norms)
+            self._ema = torch.where(usable, smoothed, self._ema)
+        product = self._ema.prod()
+        ready = ~product.isnan()
+        unit = torch.where(ready, product.sqrt(), 1.0) if self.relative else 1.0
+        wanted = (self.target * unit / self._ema).nan_to_num(nan=1.0)
+        scales = wanted.clamp(*self.bounds)
+        active = ready & (self._updates >= self.warmup_steps) & self.enabled
+        scaled = torch.stack(self.compute_normalized_weights(scales[0], scales[1]))
+        weights = torch.where(active, scaled, self._base)
+        self._monitor(norms, weights, scales, torch.where(active, (wanted != scales).double(), _NOTHING))
+        self.monitoring["gradient_scaling_active"] = active.to(torch.float64)
+        self.monitoring["gradient_cosine"] = cosine if cosine is not None else product * _NOTHING
+        self._updates = self._updates + 1
+        return weights
+
+    def _monitor(self, norms: Tensor | None, weights: Tensor, scales: Tensor, clamped: Tensor) -> None:
+        ema = self._ema
+        raw = norms if norms is not None else ema * _NOTHING
+        pairs = {
+            "weight_used": weights,
+            "grad_norm": ema,
+            "norm_raw": raw,
+            "scale": scales,
+            "clamped": clamped,
+            "effective_norm": weights * ema,
+            "unusable_norms": (~(raw.isfinite() & (raw > 0))).double() if norms is not None else raw,
+        }
+        self.monitoring = {
+            f"{side}_{name}": pair[i]
+            for name, pair in pairs.items()
+            for i, side in enumerate(("discrete", "continuous"))
+        }
+        progress = self._updates / self.warmup_steps if self.warmup_steps else torch.ones_like(ema[0])
+        self.monitoring |= {
+            "warmup_progress": progress.clamp(max=1.0),
+            "balance_ratio": self._ratio(weights * raw / self._base),
+            "balance_ratio_before": self._ratio(raw),
+            "balance_ratio_ema": self._ratio(weights * ema / self._base),
+        }
+
+    @staticmethod
+    def _ratio(pushes: Tensor) -> Tensor:
+        ratio = pushes[0] / pushes[1]
+        return torch.where(ratio.isfinite() & (ratio > 0), ratio, _NOTHING)
+
+    def _metrics(self) -> Metrics:
+        return {
+            f"gradient_scaling/{name}": Metric(value, _REDUCTIONS.get(name, "mean"))
+            for name, value in self.monitoring.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ema": self._ema.clone(), "updates": self._updates.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._ema = state["ema"].to(self._ema)
+        self._updates = state["updates"].to(self._updates)
+
+
+_REDUCTIONS: dict[str, Reduction] = {
+    "discrete_unusable_norms": "sum",
+    "continuous_unusable_norms": "sum",
+    "discrete_grad_norm": "last",
+    "continuous_grad_norm": "last",
+    "warmup_progress": "last",
+    "balance_ratio": "geometric_mean",
+    "balance_ratio_before": "geometric_mean",
+    "balance_ratio_ema": "geometric_mean",
+}

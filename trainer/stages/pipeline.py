@@ -1,0 +1,109 @@
+"""The stages of a run, in order, each at its moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.stages.protocol import (
+    MOMENTS,
+    AdvantageStage,
+    GradientStage,
+    LossStage,
+    LossState,
+    RewardStage,
+    Stage,
+)
+
+_ORDER = [name for name, _ in MOMENTS]
+
+
+class StageOrderError(ValueError):
+    """The list of stages cannot run as it stands."""
+
+
+def moment(name: str, kind: type) -> str:
+    """The moment at which a stage class acts: the one of the four methods that it has."""
+    found = [method for method in _ORDER if callable(getattr(kind, method, None))]
+    if len(found) != 1:
+        has = " and ".join(f"{method}()" for method in found) or "none"
+        raise StageOrderError(
+            f"trainer.stages: {name!r} ({kind.__qualname__}) has {has} of the methods {', '.join(_ORDER)}; "
+            "a stage has exactly one, which says when it runs"
+        )
+    return found[0]
+
+
+def check_order(kinds: Mapping[str, type], names: list[str]) -> None:
+    """Refuse a list that has a stage twice, two stages for an exclusive moment, or a wrong order.
+
+    Rewards come before advantages, these before losses, and gradients last of all; loss stages run in the
+    order given.
+
+    Raises:
+        StageOrderError: names both stages and an order that works.
+    """
+    if not names:
+        raise StageOrderError("trainer.stages: the list is empty; name at least one stage")
+    moments = {name: moment(name, kinds[name]) for name in names}
+    working = _working_order(moments)
+    for index, later in enumerate(names):
+        for earlier in names[:index]:
+            if earlier == later:
+                raise StageOrderError(
+                    f"trainer.stages: {later!r} stands there twice; an order that works: {working}"
+                )
+            if moments[earlier] == moments[later] and moments[later] != "losses":
+                raise StageOrderError(
+                    f"trainer.stages: {earlier!r} and {later!r} both act on the {moments[later]}, which only "
+                    f"one stage can; an order that works: {working}"
+                )
+            if _ORDER.index(moments[earlier]) > _ORDER.index(moments[later]):
+                raise StageOrderError(
+                    f"trainer.stages: {earlier!r} (acts on the {moments[earlier]}) stands before {later!r} "
+                    f"(acts on the {moments[later]}); an order that works: {working}"
+                )
+
+
+def _working_order(moments: Mapping[str, str]) -> list[str]:
+    """The same stages in an order that works; of those that compete for a moment only the first."""
+    kept: dict[str, str] = {}
+    for name, when in moments.items():
+        kept.setdefault(name if when == "losses" else when, name)
+    return sorted(kept.values(), key=lambda name: _ORDER.index(moments[name]))
+
+
+class Pipeline:
+    """The stages by name, in the order in which they run.
+
+    Raises:
+        StageOrderError: see `check_order`.
+    """
+
+    def __init__(self, stages: Mapping[str, Stage]) -> None:
+        check_order({name: type(stage) for name, stage in stages.items()}, list(stages))
+        self.stages = dict(stages)
+        for name, stage in stages.items():
+            if callable(getattr(stage, "advantages", None)) and not isinstance(stage, AdvantageStage):
+                raise StageOrderError(
+                    f"trainer.stages: {name!r} ({type(stage).__qualname__}) has advantages() and lacks the "
+                    "attribute needs_task_advantage, True or False"
+                )
+        self.rewards = next((s for s in stages.values() if isinstance(s, RewardStage)), None)
+        self.advantages = next((s for s in stages.values() if isinstance(s, AdvantageStage)), None)
+        self._losses = [s for s in stages.values() if isinstance(s, LossStage)]
+        self.gradients = next((s for s in stages.values() if isinstance(s, GradientStage)), None)
+
+    def losses(self, state: LossState) -> LossState:
+        for stage in self._losses:
+            state = stage.losses(state)
+        return state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of every stage that has one."""
+        return {name: s.state_dict() for name, s in self.stages.items() if hasattr(s, "state_dict")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, stage in self.stages.items():
+            if hasattr(stage, "load_state_dict") and name in state:
+                stage.load_state_dict(state[name])

@@ -1,0 +1,266 @@
+"""The update: from a collected rollout to new parameters.
+
+rollout → rewards stage → values → GAE per component → advantages stage → value statistics
+→ for each epoch and minibatch: forward → surrogates → loss stages → gradient stage → clip → step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer import config, distributed
+from trainer.advantage import compute_gae
+from trainer.data import Actions, Metric, Metrics, Minibatch, Rollout, Term
+from trainer.diagnosis import BadUpdates, check_targets
+from trainer.gradients import FlatParameters, SideGradients
+from trainer.monitor.metrics import MetricLog
+from trainer.policy.actor_critic import ActorCritic
+from trainer.probe import PolicyProbe
+from trainer.stages.pipeline import Pipeline
+from trainer.stages.protocol import LossState, WeightResult, reduce_term
+from trainer.surrogates import surrogates
+
+SIDES = ("discrete", "continuous")
+
+
+class Update:
+    """Learns from one rollout at a time.
+
+    Args:
+        optimizer: of `flat.vector`; fused, so that it heeds `found_inf`, with its learning rate a tensor.
+        flat: the policy's parameters.
+        base_weights: of the discrete and the continuous surrogate, summing to 1.
+        generator: shuffles the samples, on the policy's device.
+        reward_names: of the components, for messages.
+    """
+
+    def __init__(
+        self,
+        policy: ActorCritic,
+        pipeline: Pipeline,
+        optimizer: torch.optim.Optimizer,
+        flat: FlatParameters,
+        settings: config.Trainer,
+        base_weights: tuple[float, float],
+        generator: torch.Generator,
+        reward_names: Sequence[str] = (),
+    ) -> None:
+        self.policy, self.pipeline, self.optimizer, self.flat = policy, pipeline, optimizer, flat
+        self.settings = settings
+        self.generator = generator
+        self.reward_names = reward_names
+        self.bad = BadUpdates(policy, reward_names)
+        self.updates = 0
+        """Optimizer steps so far, skipped ones included."""
+        device = flat.vector.device
+        space = policy.space
+        both = space.num_heads > 0 and space.num_parameters > 0
+        if not both:
+            base_weights = (1.0, 1.0)  # there is nothing to weigh the only side against
+        self._base = torch.tensor(base_weights, dtype=torch.float64, device=device)
+        self._gradient_stage = pipeline.gradients if both else None
+        self._weights = WeightResult(self._base[0], self._base[1])
+        self._skipped_in_a_row = torch.zeros((), device=device)
+        shared = flat.mask(policy.side_parameters("discrete")) * flat.mask(
+            policy.side_parameters("continuous")
+        )
+        self._shared = shared if bool(shared.any()) else None
+
+    @property
+    def learning_rate(self) -> Tensor:
+        """Device scalar."""
+        rate: Tensor = self.optimizer.param_groups[0]["lr"]
+        return rate
+
+    def set_learning_rate(self, rate: float) -> None:
+        self.learning_rate.fill_(rate)
+
+    def run(self, rollout: Rollout, progress: float, log: MetricLog) -> None:
+        """One iteration's learning. `progress` is the fraction of the run that is done, 0 to 1."""
+        done = torch.tensor(progress, device=self.flat.vector.device)
+        samples = self.prepare(rollout, log)
+        batch = self.settings.batch
+        size = len(samples.advantages) // batch.num_minibatches
+        for _ in range(batch.update_epochs):
+            divergence = []
+            order = torch.randperm(len(samples.advantages), generator=self.generator, device=done.device)
+            for chosen in torch.split(order, size):
+                divergence.append(self._minibatch(_take(samples, chosen), done, log))
+            limit = self.settings.target_kl
+            if limit is not None and float(distributed.mean(torch.stack(divergence).mean())) > limit:
+                break
+        if self.policy.normalizer is not None:
+            self.policy.normalizer.update(rollout.observations)
+
+    @torch.no_grad()
+    def prepare(self, rollout: Rollout, log: MetricLog) -> Minibatch:
+        """All samples of a rollout, `B = T·N`, with advantages and value targets."""
+        policy, settings, pipeline = self.policy, self.settings, self.pipeline
+        rewards, factor = rollout.rewards, torch.ones_like(rollout.reward_weights)
+        if pipeline.rewards is not None:
+            rewards, factor, metrics = pipeline.rewards.rewards(rollout)
+            log.add(metrics)
+        components = rewards.shape[-1]
+        if rollout.values.shape[-1] > components:
+            rewards = torch.cat([rewards, rollout.task_reward.unsqueeze(-1)], dim=-1)
+        inputs = policy.normalize(rollout.observations.flatten(0, 1))
+        last_values = self._values(rollout.last_observation)
+        rollout.values = policy.value_normalizer.denormalize(policy.critic(inputs)).view_as(rollout.values)
+        advantages, returns = compute_gae(
+            rewards,
+            rollout.values,
+            last_values,
+            rollout.terminated,
+            rollout.truncated,
+            self._final_values(rollout),
+            settings.gamma,
+            settings.gae_lambda,
+        )
+        check_targets(advantages, returns, rewards, self.reward_names)
+        rollout.advantages = advantages[..., :components] / factor
+        rollout.task_advantages = advantages[..., -1] if advantages.shape[-1] > components else None
+        if pipeline.advantages is None:
+            combined = rollout.advantages @ rollout.reward_weights
+        else:
+            with torch.enable_grad():
+                combined, metrics = pipeline.advantages.advantages(rollout, PolicyProbe(policy, rollout))
+            log.add(metrics)
+        if settings.normalize_values:
+            policy.value_normalizer.update(returns, policy.value_head)
+        normalize = policy.value_normalizer.normalize
+        return Minibatch(
+            inputs=inputs,
+            actions=Actions(*(part.flatten(0, 1) for part in rollout.actions)),
+            action_mask=rollout.action_mask.flatten(0, 1),
+            discrete_log_prob=rollout.discrete_log_prob.flatten(0, 1),
+            continuous_log_prob=rollout.continuous_log_prob.flatten(0, 1),
+            advantages=_standardise(combined.flatten()),
+            values=normalize(rollout.values).flatten(0, 1),
+            returns=normalize(returns).flatten(0, 1),
+        )
+
+    def _values(self, observations: Tensor) -> Tensor:
+        policy = self.policy
+        return policy.value_normalizer.denormalize(policy.critic(policy.normalize(observations)))
+
+    def _final_values(self, rollout: Rollout) -> Tensor:
+        """`[T, N, V]`: values of final observations, needed only where an episode was truncated."""
+        final = rollout.final_observations
+        if final.device.type != "cpu":
+            return self._values(final.flatten(0, 1)).view_as(rollout.values)
+        # On the CPU looking is free, and most steps truncate nothing.
+        where = rollout.truncated.nonzero(as_tuple=True)
+        values = torch.zeros_like(rollout.values)
+        values[where] = self._values(final[where])
+        return values
+
+    def _minibatch(self, batch: Minibatch, progress: Tensor, log: MetricLog) -> Tensor:
+        """One optimizer step; returns the joint KL divergence."""
+        settings, policy = self.settings, self.policy
+        logits, mean, log_std, values = policy(batch.inputs)
+        distribution = policy.as_distribution(logits, mean, log_std, batch.action_mask)
+        sides = surrogates(batch, distribution, settings.clip_epsilon, settings.ratio, settings.reduction)
+        state = LossState(
+            batch=batch,
+            distribution=distribution,
+            values=values,
+            terms={
+                "discrete": sides.discrete,
+                "continuous": sides.continuous,
+                "value": Term((values - batch.returns).square()),
+            },
+            progress=progress,
+            side_scale=self._side_scale(),
+            metrics=sides.metrics,
+        )
+        state = self.pipeline.losses(state)
+        gradient, loss, metrics = self._gradient(state)
+        log.add(state.metrics)
+        log.add(metrics)
+        log.add(self._step(gradient, loss))
+        self.bad.note(self.updates, state, gradient, self._skipped_in_a_row)
+        return sides.kl
+
+    def _side_scale(self) -> tuple[Tensor, Tensor]:
+        """Each side's weight in the previous update over its base weight; 1 where that is 0."""
+        used = torch.stack([self._weights.discrete, self._weights.continuous])
+        scale = torch.where(self._base > 0, used / self._base, 1.0).to(self.flat.vector.dtype)
+        return scale[0], scale[1]
+
+    def _gradient(self, state: LossState) -> tuple[Tensor, Tensor, Metrics]:
+        """The gradient of the weighted loss, before clipping; the unweighted loss; the figures."""
+        losses = {name: reduce_term(term) for name, term in state.terms.items()}
+        metrics = {f"loss/{name}": Metric(loss.detach()) for name, loss in losses.items()}
+        losses["value"] = self.settings.value_coefficient * losses["value"]
+        rest = torch.stack([loss for name, loss in losses.items() if name not in SIDES]).sum()
+        sides = SideGradients(
+            self.flat, self._shared, losses["discrete"], losses["continuous"], rest, self.updates
+        )
+        if self._gradient_stage is not None:
+            self._weights = self._gradient_stage.gradients(sides)
+            metrics |= self._weights.metrics
+        loss = distributed.mean(rest.detach() + losses["discrete"].detach() + losses["continuous"].detach())
+        return sides.combine(self._weights), loss, metrics
+
+    def _step(self, gradient: Tensor, loss: Tensor) -> Metrics:
+        """Clip and step; where gradient or loss is not finite, that is counted and nothing changes."""
+        norm = torch.linalg.vector_norm(gradient)
+        # The loss too: a NaN among its samples need not be in the gradient.
+        skipped = 1.0 - (norm.isfinite() & loss.isfinite()).to(torch.float32)
+        assert self.flat.vector.grad is not None
+        torch.mul(
+            gradient, (self.settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0), out=self.flat.vector.grad
+        )
+        # Fused optimizers leave parameters and moments alone where this flag is set, without the host.
+        self.optimizer.found_inf, self.optimizer.grad_scale = skipped, None  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.updates += 1
+        self._skipped_in_a_row = (self._skipped_in_a_row + 1.0) * skipped
+        return {
+            "optimizer/gradient_norm": Metric(norm),
+            "optimizer/skipped": Metric(skipped, "sum"),
+            "optimizer/skipped_in_a_row": Metric(self._skipped_in_a_row, "max"),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "stages": self.pipeline.state_dict(),
+            "generator": self.generator.get_state(),
+            "updates": self.updates,
+            "skipped_in_a_row": self._skipped_in_a_row.clone(),
+            "weights": torch.stack([self._weights.discrete, self._weights.continuous]),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # torch moves the moments to the device, and not this
+            group["lr"] = group["lr"].to(self.flat.vector.device)
+        self.pipeline.load_state_dict(state["stages"])
+        self.generator.set_state(state["generator"].cpu())
+        self.updates = state["updates"]
+        self._skipped_in_a_row = state["skipped_in_a_row"].to(self._skipped_in_a_row)
+        self._weights = WeightResult(*state["weights"].to(self._base).unbind())
+
+
+def _take(samples: Minibatch, chosen: Tensor) -> Minibatch:
+    def rows(tensor: Tensor) -> Tensor:
+        return tensor.index_select(0, chosen)
+
+    actions = Actions(*map(rows, samples.actions))
+    others = {name: rows(field) for name, field in samples._asdict().items() if name != "actions"}
+    return Minibatch(actions=actions, **others)
+
+
+def _standardise(advantages: Tensor) -> Tensor:
+    """To mean 0 and std 1 over the samples of all processes, of whatever size; all 0 where all are equal."""
+    centred = advantages - distributed.mean(advantages.mean())
+    # Divided by the largest first: the squares of 1e-30 are 0, those of 1e30 infinite.
+    size = distributed.mean(centred.abs().mean())
+    unit = centred / torch.where(size > 0, size, 1.0)
+    std = distributed.mean(unit.square().mean()).sqrt()
+    return unit / torch.where(std > 0, std, 1.0)
