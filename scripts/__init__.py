@@ -1,0 +1,1 @@
+"""Command lines that measure, compare and report."""

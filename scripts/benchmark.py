@@ -1,0 +1,187 @@
+"""How fast the whole loop is, against the bare matrix products of its own sizes: the floor, 1.00.
+
+python -m scripts.benchmark              # everything, in about a quarter of an hour
+python -m scripts.benchmark --quick      # the same questions, under a minute
+python -m scripts.benchmark --memory 10  # peak memory, and whether it is flat over 10 minutes
+
+All arms of a comparison take turns in one process, and ratios are taken within a round. Writes
+benchmark.json and benchmark.png (--memory: memory.json and memory.png) into --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from scripts import benchmark_memory, benchmark_report
+from scripts.benchmark_floor import Floor
+from scripts.benchmark_timing import Loop, clock_for, interleave, phase_shares, ratios, spread
+
+SCALING = "trainer.gradient_scaling"
+ARMS: dict[str, tuple[str, ...]] = {
+    "off": (f"{SCALING}.enable_adaptive_scaling=false", f"{SCALING}.monitor_every=0"),
+    "exact": (f"{SCALING}.measure_every=1",),
+    "every 5th": (f"{SCALING}.measure_every=5",),
+    "naive": (
+        "trainer.naive_scaling._target_=scripts.benchmark_naive.NaiveScaling",
+        "trainer.stages=[reward_normalization,advantage_weighting,value_clipping,entropy_regularization,"
+        "naive_scaling]",
+    ),
+    "default": (),
+}
+"""The same run, but for how gradients are scaled; `default` is whatever conf/ says."""
+
+
+def flat(steps: int, num_envs: int) -> tuple[str, ...]:
+    """O = 32, one head of 6 choices, P = 4, K = 3; MLP 2×64, separate critic; 4 epochs × 4 minibatches."""
+    return ("env=synthetic", f"env.num_envs={num_envs}", f"trainer.batch.rollout_steps={steps}")
+
+
+def colony(nodes: int) -> tuple[str, ...]:
+    """TopologySpawn with another number of nodes."""
+    start = min(5, nodes - 1)
+    return (
+        "env=topology_spawn",
+        "env.num_envs=64",
+        f"env.max_nodes={nodes}",
+        f"env.crowded_nodes={nodes}",
+        f"env.start_nodes={start}",
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    overrides: tuple[str, ...]
+    arms: tuple[str, ...] = ("off", "exact", "every 5th", "naive")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how often."""
+
+    tasks: Mapping[str, Task]
+    growth: Mapping[str, Mapping[int, tuple[str, ...]]]
+    """Axis -> value -> overrides."""
+    rounds: int
+    growth_rounds: int
+    warmup: int
+
+
+TASKS = {f"{steps}×{envs}": Task(flat(steps, envs)) for steps, envs in ((128, 64), (16, 1024), (32, 4096))}
+TASKS["topology_spawn"] = Task(("env=topology_spawn",), tuple(ARMS))
+GROWTH: dict[str, dict[int, tuple[str, ...]]] = {
+    "environments": {n: flat(16, n) for n in (64, 256, 1024, 4096, 8192)},
+    "nodes": {n: colony(n) for n in (4, 8, 16, 32, 64)},
+    "K": {k: (*flat(16, 256), f"env.components={k}") for k in (1, 3, 6, 12, 24)},
+    "hidden width": {w: (*flat(16, 256), f"policy.hidden_sizes=[{w},{w}]") for w in (16, 64, 128, 256, 512)},
+}
+FULL = Plan(TASKS, GROWTH, rounds=15, growth_rounds=5, warmup=3)
+QUICK = Plan(
+    tasks={
+        "128×64": TASKS["128×64"],
+        "16×1024": Task(flat(16, 1024), ("off", "exact", "every 5th")),
+        "topology_spawn": Task(TASKS["topology_spawn"].overrides, ("off", "exact", "default")),
+    },
+    growth={axis: dict(list(points.items())[:2]) for axis, points in GROWTH.items()},
+    rounds=2,
+    growth_rounds=1,
+    warmup=1,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds, under a minute")
+    parser.add_argument("--memory", type=float, metavar="MINUTES", help="measure memory instead of time")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
+    options = parser.parse_args(arguments)
+    typed = sys.argv[1:] if arguments is None else arguments
+    command = {"command": " ".join(["python -m scripts.benchmark", *typed])}
+    if options.memory is not None:
+        result = command | measure_memory(options.memory)
+        Console().print(*benchmark_report.memory_tables(result))
+        write(result, options.out / "memory.json")
+        benchmark_report.plot_memory(result, options.out / "memory.png")
+        return
+    plan = QUICK if options.quick else FULL
+    run(plan, options.device, options.out, command)
+
+
+def run(plan: Plan, device: str, out: Path, note: Mapping[str, Any]) -> None:
+    """Measure, write and show."""
+    console = Console()
+    result = {**note, **measure(plan, device, console)}
+    write(result, out / "benchmark.json")
+    benchmark_report.plot(result, out / "benchmark.png")
+    console.print(*benchmark_report.tables(result))
+    console.print(f"written: {out / 'benchmark.json'} and benchmark.png")
+
+
+def measure(plan: Plan, device: str, console: Console) -> dict[str, Any]:
+    """Everything in `plan`, ready for JSON."""
+    result: dict[str, Any] = {"machine": benchmark_report.machine(device), "tasks": {}, "growth": {}}
+    on = f"device={device}"
+    for name, task in plan.tasks.items():
+        with console.status(f"{name} …"):
+            result["tasks"][name] = compare([*task.overrides, on], task.arms, plan.rounds, plan.warmup)
+    for axis, points in plan.growth.items():
+        result["growth"][axis] = {}
+        for value, overrides in points.items():
+            with console.status(f"{axis} = {value} …"):
+                measured = compare([*overrides, on], ["off", "exact"], plan.growth_rounds, plan.warmup, False)
+            result["growth"][axis][str(value)] = measured
+    return result
+
+
+def compare(
+    overrides: Sequence[str], arms: Sequence[str], rounds: int, warmup: int, phases: bool = True
+) -> dict[str, Any]:
+    """The floor and the named arms of one task, interleaved; and the phases of its arm `exact`, if wanted."""
+    with tempfile.TemporaryDirectory() as folder:
+        loops = {arm: Loop([*overrides, *ARMS[arm]], Path(folder) / arm) for arm in arms}
+        exact = loops["exact"]
+        clock = clock_for(exact.trainer.collector.env.device)
+        floors = {"floor": Floor(exact.trainer), "needed floor": Floor(exact.trainer, needed_only=True)}
+        seconds = interleave({**floors, **loops}, rounds, warmup, clock)
+        shares = phase_shares(exact, rounds, clock) if phases else {}
+        for loop in loops.values():
+            loop.close()
+    return {
+        "samples": exact.samples,
+        "seconds": seconds,
+        "needed_floor": ratios(seconds["needed floor"], seconds["floor"])._asdict(),
+        "fraction_of_floor": {arm: ratios(seconds["floor"], seconds[arm])._asdict() for arm in arms},
+        "against_off": {arm: ratios(seconds[arm], seconds["off"])._asdict() for arm in arms},
+        "steps_per_second": {arm: exact.samples / spread(seconds[arm]).median for arm in arms},
+        "phases": shares,
+    }
+
+
+def measure_memory(minutes: float) -> dict[str, Any]:
+    """Peak memory against T×N, and over `minutes` of the default run."""
+    sizes = [[*flat(32, n), "device=cpu"] for n in (256, 512, 1024, 2048, 4096)]
+    return {
+        "machine": benchmark_report.machine("cpu"),
+        "growth": benchmark_memory.growth(sizes),
+        "flatness": benchmark_memory.flatness(["device=cpu"], minutes) if minutes else None,
+    }
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

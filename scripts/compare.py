@@ -1,0 +1,138 @@
+"""Compares presets, or any sets of overrides, over seeds and environments; writes a report folder.
+
+    python -m scripts.compare presets
+    python -m scripts.compare --arm fixed=preset=debug --arm adaptive=preset=balanced --env topology_spawn
+
+`presets` is adaptive weights (balanced) against fixed ones (debug), 5 seeds each, with a smaller budget than
+a full run has: about 10 minutes on two idle cores. The first arm is the one that the others are compared
+with. What is finished is not trained again: the same command goes on where it was stopped, and more seeds
+or arms can be added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts import plots
+from scripts.experiments import Arm, Failure, add_arguments, integers, plan
+from scripts.parallel import run
+from scripts.report import LEGEND, failed, markdown_table, provenance
+from scripts.results import THRESHOLD, Result, load, write_csv
+from trainer.config_errors import ConfigError
+from trainer.monitor.ranking import ranking
+
+PRESETS = (
+    Arm("debug", ("preset=debug",), "fixed weights 0.7 / 0.3"),
+    Arm("balanced", ("preset=balanced",), "adaptive weights"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.study == "presets" and options.arm:
+        parser.error("presets names the arms itself: leave --arm out, or leave presets out")
+    arms: Sequence[Arm] = PRESETS if options.study == "presets" else options.arm
+    if not arms:
+        parser.error("nothing to compare: presets, or one --arm name=override,… for each variant")
+    if len({arm.name for arm in arms}) < len(arms):
+        parser.error(f"two arms have the same name: {', '.join(arm.name for arm in arms)}")
+    command = shlex.join(["python", "-m", "scripts.compare", *(arguments or sys.argv[1:])])
+    out: Path = options.out or Path("runs") / (options.study or "comparison")
+    failures: list[Failure] = []
+    try:
+        if not options.report_only:
+            failures = run(plan(arms, options.env, options.seeds, options.steps, out), options.jobs)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    folders = [
+        (env, arm, out / env / arm.name / f"s{s}")
+        for env in options.env
+        for arm in arms
+        for s in options.seeds
+    ]
+    results = [r for env, arm, folder in folders if (r := load(folder, arm.name, env)) is not None]
+    if not results:
+        print(f"{out}: no finished runs to report", file=sys.stderr)
+        return 1
+    folder = options.report or out / "report"
+    report(folder, results, arms, failures, command, options.threshold)
+    ranking([run_dir for *_, run_dir in folders], names=[arm.name for _, arm, _ in folders])
+    print(f"report: {folder / 'report.md'}")
+    return 1 if failures else 0
+
+
+def report(
+    folder: Path,
+    results: Sequence[Result],
+    arms: Sequence[Arm],
+    failures: Sequence[Failure],
+    command: str,
+    threshold: float = THRESHOLD,
+) -> None:
+    """`report.md`, `runs.csv` and the pictures in `folder`. Compared with the first arm."""
+    baseline, changes = arms[0].name, {arm.name: arm.change for arm in arms}
+    envs = list(dict.fromkeys(result.env for result in results))
+    normalised = all(result.summary["normalized_score"] is not None for result in results)
+    score = "normalised score" if normalised else "score"
+    text = f"# {' against '.join(arm.name for arm in arms)}\n\n{provenance(command, results)}\n{LEGEND}"
+    for env in envs:
+        part = [result for result in results if result.env == env]
+        text += f"\n## {env}\n\n{markdown_table(part, baseline, changes, threshold)}"
+    if len(envs) > 1:
+        text += "\n## All environments\n\nEach environment is a stratum of the bootstrap.\n\n"
+        text += markdown_table(results, baseline, changes, threshold)
+    pictures = {
+        "learning_curves": plots.curves(results, envs, score),
+        "sample_efficiency": plots.efficiency(results, envs, score),
+        "balance_ratio": plots.balance(results, envs),
+        **{f"scores_{env}": plots.intervals(results, [env], baseline, score) for env in envs},
+    }
+    for name, figure in pictures.items():
+        plots.save(figure, folder / name)
+        text += f"\n![{name.replace('_', ' ')}]({name}.png)\n"
+    write_csv(folder / "runs.csv", results, threshold)
+    text += f"\nEvery run: [runs.csv](runs.csv)\n{failed(failures)}"
+    (folder / "report.md").write_text(text)
+
+
+def parse_arm(text: str) -> Arm:
+    """`name=key=value,key=[a,b]`; commas inside brackets, braces and quotes belong to the value."""
+    name, equals, rest = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: an arm is name=override,… (name= is the default)")
+    overrides = re.findall(r"""(?:[^,\[\]{}"']|\[[^\]]*\]|\{[^}]*\}|"[^"]*"|'[^']*')+""", rest)
+    change = " ".join(f"`{override}`" for override in overrides) or "the default"
+    try:
+        return Arm(name, tuple(overrides), change)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", nargs="?", choices=["presets"], help="arms that are named already")
+    parser.add_argument("--arm", type=parse_arm, action="append", default=[], metavar="NAME=OVERRIDE,…")
+    add_arguments(parser)
+    parser.add_argument("--seeds", type=integers, default=integers("1-5"), help="as 1-5,7")
+    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="score of `steps to`")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the runs (default: runs/presets or runs/comparison)"
+    )
+    parser.add_argument("--report", type=Path, help="folder of the report (default: <out>/report)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

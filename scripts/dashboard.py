@@ -1,0 +1,89 @@
+"""Opens TensorBoard over the runs: `python -m scripts.dashboard [--runs runs] [--port 0]`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+HOST = "127.0.0.1"  # never beyond this machine: TensorBoard asks nobody for a password
+_START_SECONDS = 60.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Open TensorBoard over the runs, on this machine only.")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    parser.add_argument("--port", type=int, default=0, help="port on localhost (default: 0, any free one)")
+    options = parser.parse_args(arguments)
+    runs = find_runs(options.runs)
+    if not runs:
+        print(
+            f"no runs in {options.runs}: train one first (make train), or name another folder: --runs FOLDER"
+        )
+        return 1
+    try:
+        port = free_port(options.port)
+    except (OSError, OverflowError) as error:
+        print(f"port {options.port} cannot be used: {error}; leave --port out for a free one")
+        return 1
+    # A plain `kill` ends TensorBoard too, by the same way out as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryFile("w+") as log:
+        return serve(options.runs, len(runs), port, log)
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The folders below `folder` in which there is an event file."""
+    return sorted({file.parent for file in folder.rglob("events.out.tfevents.*")})
+
+
+def free_port(port: int) -> int:
+    """`port` if it can be bound on localhost, any free one for 0; raises `OSError`."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((HOST, port))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+def serve(folder: Path, count: int, port: int, log: IO[str]) -> int:
+    """Run TensorBoard until Ctrl-C; its own output goes to `log` and is shown if it fails."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)]
+    command += ["--host", HOST, "--port", str(port)]
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        if wait_until_open(process, port):
+            runs = "1 run" if count == 1 else f"{count} runs"
+            print(f"TensorBoard over {runs}: http://{HOST}:{port}/  (Ctrl-C ends it)", flush=True)
+            process.wait()
+    except KeyboardInterrupt:
+        print("\nTensorBoard ended")
+        return 0
+    finally:
+        process.terminate()
+        process.wait()
+    log.seek(0)
+    print(f"TensorBoard failed (exit code {process.returncode}):\n{log.read()}")
+    return 1
+
+
+def wait_until_open(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether TensorBoard came to answer on `port` before it ended or a minute went by."""
+    deadline = time.monotonic() + _START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) == 0:
+                return True
+        time.sleep(0.1)
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Studies: named variants (arms) of a configuration over environments and seeds, one folder for each run.
+
+A run is in `<out>/<env>/<arm>/s<seed>`, its output beside it in `s<seed>.log`; `scripts.parallel` trains
+what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from trainer.compose import compose
+from trainer.config import Config
+
+EVALUATIONS = 18
+"""Of a run: enough for a learning curve, a twentieth of the run's time."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A variant: its name (a folder's), its `key=value` overrides, and what it changes, in words."""
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    change: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise ValueError(f"the arm {self.name!r} names a folder: use letters, digits, '_', '.' and '-'")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    env: str
+    arm: Arm
+    seed: int
+    folder: Path
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    """What the run's config.yaml has to hold."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.env} {self.arm.name} s{self.seed}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+
+State = Literal["new", "unfinished", "finished", "different"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    job: Job
+    reason: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every study has."""
+    parser.add_argument("--env", type=names, default=["topology_spawn"], help="environments, as a,b")
+    parser.add_argument("--steps", type=int, default=150_000, help="of the environment, for each run")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
+
+
+def names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def integers(text: str) -> list[int]:
+    """`1-3,7` as 1, 2, 3, 7."""
+    found: list[int] = []
+    for part in names(text):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def plan(arms: Sequence[Arm], envs: Sequence[str], seeds: Sequence[int], steps: int, out: Path) -> list[Job]:
+    """All runs, seed by seed, so that those of a study that is stopped early compare all arms.
+
+    Raises `trainer.config_errors.ConfigError` for overrides that make no configuration.
+    """
+    configs = {(env, arm): _configured(env, arm, steps) for env in envs for arm in arms}
+    jobs = []
+    for seed in seeds:
+        for (env, arm), (overrides, config) in configs.items():
+            folder = (out / env / arm.name / f"s{seed}").resolve()
+            plain = config.plain() | {"seed": seed}
+            jobs.append(Job(env, arm, seed, folder, (*overrides, f"seed={seed}"), plain))
+    return jobs
+
+
+@cache
+def _configured(env: str, arm: Arm, steps: int) -> tuple[tuple[str, ...], Config]:
+    """The overrides of an arm with those of the study before them, and what they compose to."""
+    overrides = [f"env={env}", "threads=1", f"trainer.total_env_steps={steps}", *arm.overrides]
+    config = compose(overrides)
+    if not any(override.startswith("trainer.eval_every=") for override in arm.overrides):
+        iterations = steps // (config.trainer.batch.rollout_steps * config.env.num_envs)
+        every = max(iterations // EVALUATIONS, 1)
+        overrides.append(f"trainer.eval_every={every}")
+        config = config.model_copy(
+            update={"trainer": config.trainer.model_copy(update={"eval_every": every})}
+        )
+    return tuple(overrides), config
+
+
+def without_repetition(arms: Sequence[Arm], env: str, steps: int) -> tuple[list[Arm], dict[str, str]]:
+    """The arms that differ, and for each arm that is another one in other words: that one's name."""
+    seen: dict[str, str] = {}
+    kept, same = [], {}
+    for arm in arms:
+        key = json.dumps(_configured(env, arm, steps)[1].plain(), sort_keys=True)
+        if key in seen:
+            same[arm.name] = seen[key]
+        else:
+            seen[key] = arm.name
+            kept.append(arm)
+    return kept, same
+
+
+def state_of(job: Job) -> State:
+    """`different`: the folder holds a run of another configuration, or something else: it is left alone."""
+    path = job.folder / "config.yaml"
+    if not path.exists():
+        return "different" if job.folder.exists() and any(job.folder.iterdir()) else "new"
+    found = yaml.safe_load(path.read_text())
+    # A run that went on names its checkpoint there.
+    if {**found, "resume": None} != yaml.safe_load(yaml.safe_dump({**job.config, "resume": None})):
+        return "different"
+    summary = job.folder / "summary.json"
+    done = summary.exists() and json.loads(summary.read_text())["status"] == "finished"
+    return "finished" if done else "unfinished"
