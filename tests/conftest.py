@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import settings
+
+from trainer.compose import compose
+from trainer.config import Config
+
+# No deadline: the machine may be busy. The same examples in every run: a failure can be run again.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
+
+# A shell that starts the tests in the background has them ignore SIGINT, and so would every process that
+# they start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+TINY = (
+    "env.num_envs=8",
+    "policy.hidden_sizes=[16,16]",
+    "trainer.batch.rollout_steps=16",
+    "trainer.batch.update_epochs=2",
+    "trainer.batch.num_minibatches=2",
+    "trainer.total_env_steps=256",
+    "trainer.eval_every=1",
+    "trainer.eval_episodes=4",
+    "trainer.final_eval_episodes=4",
+    "device=cpu",
+)
+TINY_TOPOLOGY = (*TINY, "env.max_steps=12")
+TOY = (
+    *TINY,
+    "policy=mlp",
+    "optimizer=adam",
+    "env._target_=tests.toy_env.ToyEnv",
+    "env.name=toy",
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny_topology() -> Callable[..., Config]:
+    """`tiny_topology("seed=2", …)`: a TopologySpawn run of two short iterations, with all stages."""
+    return lambda *overrides: compose([*TINY_TOPOLOGY, *overrides])
+
+
+@pytest.fixture
+def toy() -> Callable[..., Config]:
+    """`toy("seed=2", …)`: a run of two short iterations on `tests.toy_env.ToyEnv`, with all stages."""
+    return lambda *overrides: compose([*TOY, *overrides])

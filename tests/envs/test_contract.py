@@ -1,0 +1,202 @@
+"""What every batched environment must keep to, whatever it is about. One line per environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from torch import Tensor
+
+from envs.catch_point import CatchPoint
+from envs.goal import Goal
+from envs.hard_move import HardMove
+from envs.moving import Moving, Sliding
+from envs.platform import Platform
+from envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction, ScriptedEnv, Timestep
+from envs.random import StreamPerEnv
+from envs.references import random_action, reference_returns
+from envs.registration import ENVIRONMENTS, register
+from envs.synthetic import Synthetic
+from envs.topology_spawn import TopologySpawn
+
+STEPS = 60
+
+FACTORIES: dict[str, Callable[[int], BatchedEnv]] = {
+    "topology_spawn": lambda n: TopologySpawn(n),
+    "topology_spawn, short": lambda n: TopologySpawn(n, max_steps=3, crowded_nodes=11),
+    "topology_spawn, exponential": lambda n: TopologySpawn(n, substrate="exponential"),
+    "topology_spawn, random": lambda n: TopologySpawn(n, substrate="random", max_nodes=7, crowded_nodes=7),
+    "moving": lambda n: Moving(n, max_steps=50),
+    "sliding": lambda n: Sliding(n, max_steps=50),
+    "hard_move": lambda n: HardMove(n),
+    "hard_move, per actuator": lambda n: HardMove(n, form="actuator"),
+    "catch_point": lambda n: CatchPoint(n),
+    "platform": lambda n: Platform(n),
+    "goal": lambda n: Goal(n, max_substeps=50),
+    "synthetic": lambda n: Synthetic(n),
+}
+make_env = pytest.mark.parametrize("make", FACTORIES.values(), ids=FACTORIES.keys())
+
+
+def play(env: BatchedEnv, steps: int, stream: StreamPerEnv, mask: Tensor | None) -> list[Timestep]:
+    """Random actions, under inference mode as the trainer has it."""
+    taken = []
+    with torch.inference_mode():
+        for _ in range(steps):
+            taken.append(env.step(random_action(env, mask, stream)))
+            mask = taken[-1].action_mask
+    return taken
+
+
+def started(make: Callable[[int], BatchedEnv], num_envs: int, seed: int = 5) -> tuple[Any, list[Timestep]]:
+    env = make(num_envs)
+    observation, mask = env.reset(seed)
+    return observation, play(env, STEPS, StreamPerEnv(num_envs, env.device, 1), mask)
+
+
+def rows(step: Timestep, count: int) -> dict[str, Tensor]:
+    done = step.terminated | step.truncated
+    tensors = {**step._asdict(), **step.metrics, "final": step.final_observation * done[:, None]}
+    del tensors["metrics"], tensors["final_observation"]
+    return {name: tensor[:count] for name, tensor in tensors.items() if tensor is not None}
+
+
+def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+@make_env
+def test_shapes_and_dtypes_are_those_of_the_spaces(make: Callable[[int], BatchedEnv]) -> None:
+    env = make(4)
+    observation, mask = env.reset(0)
+    width, components = int(np.prod(env.observation_space.shape)), len(env.reward_names)
+    step = play(env, 1, StreamPerEnv(4, env.device), mask)[0]
+    for tensor in (observation, step.observation, step.final_observation):
+        assert tensor.shape == (4, width)
+        assert tensor.dtype == torch.float32
+    assert step.rewards.shape == (4, components)
+    assert step.terminated.dtype == step.truncated.dtype == torch.bool
+    assert step.terminated.shape == step.truncated.shape == (4,)
+    assert len(env.reward_weights) == components
+    assert all(weight >= 0 for weight in env.reward_weights)
+    assert (mask is None) == (step.action_mask is None)
+    if mask is not None:
+        assert mask.dtype == torch.bool
+        assert mask.any(2).all(), "every head needs a valid choice"
+    assert env.render(3).dtype == np.uint8
+    assert env.render(3).shape[2] == 3
+
+
+@make_env
+def test_neighbours_make_no_difference(make: Callable[[int], BatchedEnv]) -> None:
+    (few_start, few), (many_start, many) = started(make, 3), started(make, 8)
+    assert torch.equal(few_start, many_start[:3])
+    assert any((step.terminated | step.truncated)[:3].any() for step in few), "no restart was seen"
+    for step, other in zip(few, many, strict=True):
+        assert_same(rows(step, 3), rows(other, 3))
+
+
+@make_env
+def test_a_seed_repeats_everything_and_another_one_does_not(make: Callable[[int], BatchedEnv]) -> None:
+    (_, first), (_, again), (_, other) = started(make, 4), started(make, 4), started(make, 4, seed=6)
+    for step, repeated in zip(first, again, strict=True):
+        assert_same(rows(step, 4), rows(repeated, 4))
+    assert any(not torch.equal(a.observation, b.observation) for a, b in zip(first, other, strict=True))
+
+
+@make_env
+def test_a_saved_state_continues_bit_for_bit(make: Callable[[int], BatchedEnv]) -> None:
+    env, other = make(4), make(4)
+    stream, again = StreamPerEnv(4, env.device, 3), StreamPerEnv(4, env.device, 3)
+    mask = play(env, 7, stream, env.reset(2)[1])[-1].action_mask
+    state = env.state_dict()
+    again.load_state_dict(stream.state_dict())
+    rest = play(env, STEPS, stream, mask)
+    other.load_state_dict(state)  # the state is what it was, although `env` has gone on
+    for step, continued in zip(rest, play(other, STEPS, again, mask), strict=True):
+        assert_same(rows(step, 4), rows(continued, 4))
+
+
+@make_env
+def test_steps_leave_earlier_results_alone(make: Callable[[int], BatchedEnv]) -> None:
+    env = make(4)
+    observation, mask = env.reset(0)
+    stream = StreamPerEnv(4, env.device)
+    first = play(env, 1, stream, mask)[0]
+    kept = observation.clone(), first.observation.clone(), first.rewards.clone()
+    play(env, 5, stream, first.action_mask)
+    for now, before in zip((observation, first.observation, first.rewards), kept, strict=True):
+        assert torch.equal(now, before)
+
+
+@make_env
+def test_relevance_names_existing_parameters_once(make: Callable[[int], BatchedEnv]) -> None:
+    env = make(1)
+    if env.relevance is None:
+        pytest.skip("derived from the action space")
+    owners = [parameter for head in env.relevance for parameter in {p for choice in head for p in choice}]
+    assert len(owners) == len(set(owners))
+    boxes = [leaf for leaf in leaves(env.action_space) if isinstance(leaf, gymnasium.spaces.Box)]
+    assert max(owners) < sum(int(np.prod(box.shape)) for box in boxes)
+
+
+def leaves(space: gymnasium.Space[Any]) -> list[gymnasium.Space[Any]]:
+    if isinstance(space, gymnasium.spaces.Dict):
+        return [leaf for part in space.spaces.values() for leaf in leaves(part)]
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return [leaf for part in space.spaces for leaf in leaves(part)]
+    return [space]
+
+
+@make_env
+def test_the_expert_beats_random_actions(make: Callable[[int], BatchedEnv]) -> None:
+    if not isinstance(make(1), ScriptedEnv):
+        pytest.skip("no scripted expert")
+    references = reference_returns(make, episodes=64)
+    assert references == reference_returns(make, episodes=64)
+    assert references.expert is not None
+    assert references.expert > references.random
+
+
+@make_env
+def test_a_diagnosis_is_repeatable_and_leaves_the_episodes_alone(make: Callable[[int], BatchedEnv]) -> None:
+    env, undisturbed = make(3), make(3)
+    if not isinstance(env, DiagnosticEnv):
+        pytest.skip("no diagnosis")
+
+    def act(observation: Tensor, action_mask: Tensor | None) -> NativeAction:
+        space = make(len(observation))
+        return random_action(space, action_mask, StreamPerEnv(len(observation), env.device, 4))
+
+    masks = env.reset(1)[1], undisturbed.reset(1)[1]
+    assert env.diagnose(act) == env.diagnose(act)
+    streams = StreamPerEnv(3, env.device), StreamPerEnv(3, env.device)
+    both = (play(e, 5, s, m)[-1] for e, s, m in zip((env, undisturbed), streams, masks, strict=True))
+    assert_same(rows(next(both), 3), rows(next(both), 3))
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.filterwarnings("ignore:.*A Box observation space (min|max)imum value is")
+def test_gymnasium_accepts_it(name: str) -> None:
+    register()
+    register()
+    env = gymnasium.make(name, render_mode="rgb_array")
+    check_env(env.unwrapped)
+    observation, _ = env.reset(seed=3)
+    repeated, _ = env.reset(seed=3)
+    assert np.array_equal(observation, repeated)
+    _, reward, *_, info = env.step(env.action_space.sample())
+    batched = env.unwrapped.batched  # type: ignore[attr-defined]
+    components = [info[part] for part in batched.reward_names]
+    assert reward == pytest.approx(np.dot(components, batched.reward_weights))
+    picture = env.render()
+    assert isinstance(picture, np.ndarray)
+    assert picture.dtype == np.uint8
+    env.close()

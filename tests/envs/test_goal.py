@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from envs.goal import KICK_TO, SHOOT_LEFT, SHOOT_RIGHT, Goal
+from envs.goal_physics import UNIFORMS, GoalState, goal_distance, in_net, kick_off, substep
+from tests.envs.rollout import first_episodes, random_policy
+
+CALM = torch.full((1, UNIFORMS), 0.5)
+"""The middle of every range: no noise."""
+
+
+def scene(
+    player: tuple[float, float] = (0.0, 0.0),
+    ball: tuple[float, float] = (1.5, 0.0),
+    goalie: tuple[float, float] = (14.5, 0.0),
+    angle: float = 0.0,
+    ball_velocity: tuple[float, float] = (0.0, 0.0),
+) -> GoalState:
+    rest = torch.zeros(1, 2)
+    return GoalState(
+        torch.tensor([player]),
+        rest,
+        torch.tensor([angle]),
+        torch.tensor([goalie]),
+        rest,
+        torch.zeros(1),
+        torch.tensor([ball]),
+        torch.tensor([ball_velocity]),
+        torch.zeros(1, dtype=torch.long),
+    )
+
+
+def act(
+    choice: int, x: float = 0.0, y: float = 0.0, height: float = 0.0
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The height goes to the chosen shot, and a wild one to the other."""
+    heights = [torch.tensor([[height if choice == shot else 5.0]]) for shot in (SHOOT_LEFT, SHOOT_RIGHT)]
+    return torch.tensor([choice]), (torch.tensor([[x, y]]), *heights)
+
+
+def test_kick_off() -> None:
+    """From (0, 7.5) to (20, 0) is a 8 : −3 direction; the keeper stands at x = 14.5 on ball to (20, 0)."""
+    state = kick_off(torch.tensor([0.75]))
+    way = math.hypot(20.0, 7.5)
+    ball = (1.6 * 20 / way, 7.5 - 1.6 * 7.5 / way)
+    assert state.player[0].tolist() == [0.0, 7.5]
+    assert state.player_angle.item() == pytest.approx(math.atan2(-7.5, 20.0))
+    assert state.ball[0].tolist() == pytest.approx(ball)
+    assert state.goalie[0].tolist() == pytest.approx([14.5, ball[1] * 5.5 / (20 - ball[0])], rel=1e-5)
+
+
+def test_a_kick_is_made_for_friction_to_stop_it_at_the_target() -> None:
+    """(1 − 0.94)·10 = 0.6; after one substep the ball has moved that far and keeps 94 % of it."""
+    state = substep(scene(), torch.tensor([[10.0, 0.0]]), CALM)
+    assert state.ball[0].tolist() == pytest.approx([2.1, 0.0])
+    assert state.ball_velocity[0].tolist() == pytest.approx([0.564, 0.0])
+
+
+def test_a_kick_is_no_harder_than_full_power() -> None:
+    """100·0.027·ease, with ease 1 − 0.25·1.5/1.6 for the ball straight ahead 1.5 away."""
+    state = substep(scene(), torch.tensor([[200.0, 0.0]]), CALM)
+    assert state.ball[0, 0].item() == pytest.approx(1.5 + 2.7 * (1 - 0.25 * 1.5 / 1.6))
+
+
+def test_out_of_reach_the_player_turns_to_the_ball_and_then_dashes() -> None:
+    target = torch.tensor([[10.0, 0.0]])
+    state = substep(scene(ball=(0.0, 3.0)), target, CALM)
+    assert state.player_angle.item() == pytest.approx(math.pi / 2)
+    assert state.player[0].tolist() == [0.0, 0.0]
+    state = substep(state, target, CALM)
+    assert state.player[0].tolist() == pytest.approx([0.0, 0.06], abs=1e-6)
+    assert state.player_velocity[0].tolist() == pytest.approx([0.0, 0.024], abs=1e-6)
+
+
+def test_the_keeper_saves_across_the_balls_way() -> None:
+    """A ball on a 45° course that would end in the goal: the nearest point of it is up and to the left."""
+    state = scene(player=(0.0, -14.0), ball=(10.0, -8.0), goalie=(18.0, -4.0), ball_velocity=(1.0, 1.0))
+    after = substep(state, torch.tensor([[0.0, 0.0]]), CALM)
+    # From (18, −4) to the line y = x − 18 at (16, −2): full save power, 20·0.006 = 0.12.
+    assert after.goalie[0].tolist() == pytest.approx(
+        [18 - 0.12 / math.sqrt(2), -4 + 0.12 / math.sqrt(2)], abs=1e-5
+    )
+
+
+def test_otherwise_the_keeper_goes_where_the_ball_will_stop() -> None:
+    state = scene(player=(0.0, -14.0), ball=(10.0, 0.0), goalie=(14.5, 3.0), ball_velocity=(0.06, 0.0))
+    after = substep(state, torch.tensor([[0.0, 0.0]]), CALM)
+    way = math.hypot(3.5, 3.0)  # to (11, 0), at 8·0.006 = 0.048
+    assert after.goalie[0].tolist() == pytest.approx(
+        [14.5 - 0.048 * 3.5 / way, 3 - 0.048 * 3 / way], abs=1e-5
+    )
+
+
+def test_who_overlaps_is_parted_and_turns_round() -> None:
+    state = scene(player=(0.0, 0.0), ball=(1.0, 0.0), ball_velocity=(0.06, 0.0))
+    after = substep(state, torch.tensor([[1.0, 0.0]]), CALM)  # wanted: 0.06 − 0.06 = nothing
+    # The ball rolls to 1.06; 1.3 − 1.06 = 0.24 is shared, and its speed of 0.06·0.94 turns round.
+    assert after.player[0, 0].item() == pytest.approx(-0.12, abs=1e-5)
+    assert after.ball[0, 0].item() == pytest.approx(1.18, abs=1e-5)
+    assert after.ball_velocity[0, 0].item() == pytest.approx(-0.0564, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ball", "inside"),
+    [
+        ((20.0, 7.0), True),
+        ((22.4, -7.0), True),
+        ((19.9, 0.0), False),
+        ((22.5, 0.0), False),
+        ((21.0, 7.1), False),
+    ],
+)
+def test_the_net(ball: tuple[float, float], inside: bool) -> None:
+    assert in_net(torch.tensor([ball])).item() is inside
+
+
+@pytest.mark.parametrize(
+    ("ball", "faithful", "distance"),
+    [
+        ((17.0, 3.0), True, 3.0),
+        ((17.0, 11.01), True, 5.0),
+        ((17.0, -11.01), True, 5.0),
+        ((21.0, 8.01), True, 1.0),
+        ((21.0, -8.01), True, 15.02),  # the original's slip
+        ((21.0, -8.01), False, 1.0),
+    ],
+)
+def test_distance_from_the_goal(ball: tuple[float, float], faithful: bool, distance: float) -> None:
+    assert goal_distance(torch.tensor([ball]), faithful).item() == pytest.approx(distance, abs=1e-5)
+
+
+@pytest.mark.parametrize(("faithful", "bound"), [(True, (1.0, 14.0)), (False, (-14.0, -1.0))])
+def test_a_faithful_kick_ignores_y(faithful: bool, bound: tuple[float, float]) -> None:
+    env = Goal(1, faithful=faithful)
+    env.reset(0)
+    env.state = scene(goalie=(19.0, 9.0))
+    env.step(act(KICK_TO, x=6.0, y=-6.0))
+    assert bound[0] < env.state.ball[0, 1].item() < bound[1]
+    assert env.state.steps.item() == 1
+
+
+@pytest.mark.parametrize("choice", [SHOOT_LEFT, SHOOT_RIGHT])
+def test_a_shot_at_an_empty_goal_scores(choice: int) -> None:
+    env = Goal(64)
+    env.reset(0)
+    empty = scene(goalie=(1.0, -14.0))
+    env.state = GoalState(*(field.expand(64, *field.shape[1:]) for field in empty))
+    actions = act(choice, height=1.0)
+    step = env.step((actions[0].expand(64), tuple(box.expand(64, -1) for box in actions[1])))
+    assert step.terminated.all()
+    assert (step.rewards == torch.tensor([1.0, 0.0])).all()
+    assert step.metrics["success"].mean().item() == 1.0
+
+
+def test_a_shot_straight_at_the_keeper_is_caught() -> None:
+    env = Goal(1)
+    env.reset(0)
+    env.state = scene()
+    step = env.step(act(SHOOT_LEFT, height=0.0))
+    assert step.terminated.item()
+    assert step.rewards[0, 0].item() == 0.0
+    assert -20.0 < step.rewards[0, 1].item() < -4.0
+    assert step.metrics["success"].item() == 0.0
+
+
+@pytest.mark.parametrize("faithful", [True, False])
+def test_the_last_step_moves_nothing(faithful: bool) -> None:
+    env = Goal(1, faithful=faithful)
+    env.reset(0)
+    env.state = scene()._replace(steps=torch.tensor([99]))
+    before = env.observe(env.state)
+    step = env.step(act(SHOOT_LEFT))
+    assert torch.equal(step.final_observation, before)
+    assert (step.terminated.item(), step.truncated.item()) == (faithful, not faithful)
+    assert step.rewards[0].tolist() == ([0.0, -18.5] if faithful else [0.0, 0.0])
+
+
+def test_an_action_of_another_structure_is_refused() -> None:
+    env = Goal(1)
+    env.reset(0)
+    with pytest.raises(TypeError, match="kick_to, shoot, shoot"):
+        env.step((torch.zeros(1).long(), torch.zeros(1, 4)))
+
+
+def test_random_actions_hardly_ever_score() -> None:
+    env = Goal(256)
+    result = first_episodes(env, random_policy(env), 100)
+    assert result.successes.mean().item() < 0.03
+    assert -10.0 < result.returns.mean().item() < -6.0
+
+
+def test_the_controller_beats_the_keeper_more_often_than_not() -> None:
+    env = Goal(64)
+    result = first_episodes(env, env.expert_action, 30)
+    assert result.successes.mean().item() > 0.5
+    assert result.returns.mean().item() > 20.0

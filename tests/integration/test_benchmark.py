@@ -1,0 +1,111 @@
+"""The benchmark: it runs and writes, its floor counts the right products, its phases the right time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from scripts.benchmark import ARMS, Plan, Task, flat, run
+from scripts.benchmark_floor import Layer, recorded
+from scripts.benchmark_memory import addresses
+from scripts.benchmark_timing import Loop, Phases, interleave, ratios, spread
+from trainer.policy.encoders import MLP
+
+SMALL = (*flat(8, 8), "policy.hidden_sizes=[8,8]", "device=cpu")
+
+
+def test_a_tiny_plan_writes_numbers_and_a_picture(tmp_path: Path) -> None:
+    arms = ("off", "exact", "every 5th", "naive", "default")
+    tasks = {"tiny": Task(SMALL, arms), "tinier": Task(SMALL, ("off", "exact"))}
+    plan = Plan(tasks, {"K": {2: SMALL, 5: (*SMALL, "env.components=5")}}, 2, 1, 1)
+    run(plan, "cpu", tmp_path, {"command": "a test"})
+    result = json.loads((tmp_path / "benchmark.json").read_text())
+    task = result["tasks"]["tiny"]
+    assert set(task["seconds"]) == {*arms, "floor", "needed floor"}
+    assert all(len(seconds) == 2 for seconds in task["seconds"].values())
+    assert task["against_off"]["off"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert sum(task["phases"].values()) == pytest.approx(1.0)
+    assert {"environment", "rollout", "GAE", "prepare", "update", "logging"} <= set(task["phases"])
+    assert set(result["growth"]["K"]) == {"2", "5"}
+    assert result["machine"]["versions"]["torch"] == torch.__version__
+    assert (tmp_path / "benchmark.png").stat().st_size > 0
+
+
+def test_the_floor_knows_which_layers_need_a_gradient_of_their_input() -> None:
+    network = MLP(5, [7, 3], "tanh")
+    with recorded(network) as layers:
+        network(torch.zeros(2, 4, 5))
+    assert layers == [Layer(8, 5, 7, False), Layer(8, 7, 3, True)]
+    network(torch.zeros(1, 5))
+    assert len(layers) == 2, "nothing is recorded afterwards"
+
+
+def test_the_naive_way_takes_the_same_steps_as_the_trainer_s_own(tmp_path: Path) -> None:
+    # The entropy bonus follows the trainer's own weights, of which the naive stage knows nothing.
+    common = (*SMALL, "trainer.entropy_regularization.scale_with_side=false")
+    own = Loop([*common, *ARMS["exact"]], tmp_path / "own")
+    naive = Loop([*common, *ARMS["naive"]], tmp_path / "naive")
+    start = own.trainer.update.flat.vector.detach().clone()
+    for _ in range(8):  # 128 updates: the warm-up of 100 is over
+        own()
+        naive()
+    ours, theirs = (loop.trainer.update.flat.vector.detach() for loop in (own, naive))
+    assert (ours - start).abs().max() > 1e-3
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_buffers_stay_where_they_are(tmp_path: Path) -> None:
+    loop = Loop(SMALL, tmp_path)
+    places = addresses(loop.trainer.collector.rollout)
+    loop()
+    loop()
+    assert addresses(loop.trainer.collector.rollout) == places
+
+
+def test_arms_take_turns_and_the_warm_up_does_not_count() -> None:
+    time, calls = 0.0, []
+
+    def arm(name: str, seconds: float) -> Callable[[], None]:
+        def work() -> None:
+            nonlocal time
+            time += seconds
+            calls.append(name)
+
+        return work
+
+    seconds = interleave({"a": arm("a", 1.0), "b": arm("b", 2.0)}, 2, 1, lambda: time)
+    assert calls == ["a", "b", "b", "a", "a", "b"]
+    assert seconds == {"a": [1.0, 1.0], "b": [2.0, 2.0]}
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    assert ratios([1.0, 10.0], [2.0, 20.0]) == (0.5, 0.5, 0.5)
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == (3.0, 2.0, 4.0)
+
+
+def test_a_phase_does_not_count_the_phases_inside_it() -> None:
+    class Work:
+        time = 0.0
+
+        def outer(self) -> None:
+            self.time += 1.0
+            self.inner()
+            self.time += 2.0
+
+        def inner(self) -> None:
+            self.time += 10.0
+
+    work = Work()
+    phases = Phases(lambda: work.time)
+    phases.watch(work, "outer", "outer")
+    phases.watch(work, "inner", "inner")
+    work.outer()
+    assert phases.seconds == {"outer": 3.0, "inner": 10.0}
+    phases.release()
+    work.outer()
+    assert phases.seconds == {"outer": 3.0, "inner": 10.0}
+    assert "outer" not in vars(work)

@@ -1,0 +1,65 @@
+"""`python -m trainer.evaluate` as a user types it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer.build import build
+from trainer.config import Config
+from trainer.restore import restore
+
+
+@pytest.fixture
+def checkpoint(tiny_topology: Callable[..., Config], tmp_path: Path) -> Path:
+    build(tiny_topology(), tmp_path / "run").train()
+    return tmp_path / "run" / "checkpoints" / "last.pt"
+
+
+def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trainer.evaluate", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_checkpoint_alone_is_evaluated_and_filmed(checkpoint: Path) -> None:
+    alone = checkpoint.parents[2] / "moved.pt"
+    checkpoint.rename(alone)
+    result = evaluate(f"checkpoint={alone}", "episodes=5", "render=gif")
+    assert result.returncode == 0, result.stderr
+    for figure in ("return mean", "normalized score", "success rate", "decision accuracy"):
+        assert figure in result.stdout
+    assert alone.with_suffix(".gif").read_bytes().startswith(b"GIF89a")
+
+
+def test_the_restored_policy_is_the_one_that_was_saved(
+    tiny_topology: Callable[..., Config], tmp_path: Path
+) -> None:
+    trainer = build(tiny_topology(), tmp_path / "run")
+    trainer.train()
+    restored = restore(tmp_path / "run")
+    env = restored.make_env(3)
+    observation, mask = env.reset(7)
+    theirs, ours = (policy.act(observation, mask) for policy in (trainer.policy, restored.policy))
+    assert theirs.choices.equal(ours.choices)
+    assert theirs.parameters.equal(ours.parameters)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["checkpoint=nowhere.pt"], "nowhere.pt"),
+        (["checkpoint=pyproject.toml"], "not a checkpoint"),
+        (["checkpoint=x", "episodes=0"], "episodes"),
+        (["checkpoint=x", "epsodes=3"], "episodes"),
+        ([], "checkpoint"),
+    ],
+)
+def test_bad_arguments_end_with_one_message(arguments: list[str], complaint: str) -> None:
+    result = evaluate(*arguments)
+    assert result.returncode == 2
+    assert complaint in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,48 @@
+"""Every file of `conf/` composes and runs one update. They are found, not listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.build import build
+from trainer.compose import CONFIG_DIR, GROUPS, compose
+
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIG_DIR / group).glob("*.yaml"))]
+SMALL = (
+    "env.num_envs=4",
+    "trainer.batch.rollout_steps=6",
+    "trainer.batch.num_minibatches=1",
+    "trainer.total_env_steps=24",
+    "trainer.eval_every=0",
+    "device=cpu",
+)
+NEEDED = {("env", "gymnasium"): ("env.id=CartPole-v1",)}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=[f"{g}={o}" for g, o in OPTIONS])
+def test_every_option_runs_an_update(group: str, option: str, tmp_path: Path) -> None:
+    config = compose([f"{group}={option}", *SMALL, *NEEDED.get((group, option), ())])
+    trainer = build(config, tmp_path)
+    before = trainer.update.flat.vector.detach().clone()
+    figures = trainer.iterate()
+    trainer.collector.env.close()
+    after = trainer.update.flat.vector.detach()
+    assert after.isfinite().all()
+    assert not torch.equal(before, after)
+    assert figures["optimizer/skipped"] == 0
+
+
+def test_there_are_options_to_be_found() -> None:
+    presets = {option for group, option in OPTIONS if group == "preset"}
+    assert presets == {
+        "balanced",
+        "conservative",
+        "aggressive",
+        "debug",
+        "new_project",
+        "converting",
+        "maximum_performance",
+    }

@@ -1,0 +1,183 @@
+"""Studies of tiny real runs: what they train, skip, resume, refuse and report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from scripts import ablate, compare
+from scripts.experiments import Arm, integers, plan, state_of, without_repetition
+from scripts.parallel import run
+from scripts.results import load
+from trainer.config_errors import ConfigError
+from trainer.monitor.ranking import labels, ranking
+
+SMALL = (
+    "env.num_envs=8",
+    "env.max_steps=12",
+    "policy.hidden_sizes=[8]",
+    "trainer.batch.update_epochs=1",
+    "trainer.batch.num_minibatches=1",
+    "trainer.gradient_scaling.measure_every=1",
+    "trainer.eval_every=1",
+    "trainer.eval_episodes=4",
+    "trainer.final_eval_episodes=4",
+)
+ITERATION = 8 * 16  # environment steps
+DIVERGES = ("optimizer.learning_rate=1e30", "trainer.max_bad_updates=1")
+
+
+def arm_option(name: str, *overrides: str) -> str:
+    return f"--arm={name}={','.join([*SMALL, *overrides])}"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], int]:
+    """Two arms that train and one that cannot: (folder of the runs, command, exit status)."""
+    out = tmp_path_factory.mktemp("study")
+    command = [
+        arm_option("adaptive"),
+        arm_option("fixed", "preset=debug"),
+        arm_option("broken", *DIVERGES),
+        "--seeds=1",
+        f"--steps={3 * ITERATION}",
+        f"--out={out}",
+    ]
+    return out, command, compare.main(command)
+
+
+def test_a_failed_run_is_listed_with_its_reason_and_stops_nothing(study: tuple[Path, list[str], int]) -> None:
+    out, _, status = study
+    assert status == 1
+    report = (out / "report" / "report.md").read_text()
+    failed = report.partition("## Failed")[2]
+    assert "topology_spawn broken s1" in failed
+    assert "The run ended with an error" in failed
+    for arm in ("adaptive", "fixed"):
+        assert json.loads((out / "topology_spawn" / arm / "s1" / "summary.json").read_text())["status"] == (
+            "finished"
+        )
+
+
+def test_the_report_holds_table_pictures_and_raw_numbers(study: tuple[Path, list[str], int]) -> None:
+    out, _, _ = study
+    folder = out / "report"
+    report = (folder / "report.md").read_text()
+    for name in ("learning_curves", "sample_efficiency", "balance_ratio", "scores_topology_spawn"):
+        assert f"({name}.png)" in report
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (folder / f"{name}.svg").read_text()
+    rows = {row["arm"]: row for row in csv.DictReader((folder / "runs.csv").open())}
+    assert rows.keys() == {"adaptive", "fixed"}
+    summary = json.loads((out / "topology_spawn" / "adaptive" / "s1" / "summary.json").read_text())
+    assert float(rows["adaptive"]["final_score"]) == pytest.approx(summary["normalized_score"], rel=1e-4)
+    table_line = next(line for line in report.splitlines() if line.startswith("| **adaptive** |"))
+    assert f"{summary['normalized_score']:.3f} [" in table_line
+
+
+def test_finished_runs_are_not_trained_again(study: tuple[Path, list[str], int]) -> None:
+    out, _, _ = study
+    jobs = plan([Arm("adaptive", SMALL)], ["topology_spawn"], [1], 3 * ITERATION, out)
+    assert [state_of(job) for job in jobs] == ["finished"]
+    before = (jobs[0].folder / "summary.json").stat().st_mtime_ns
+    assert run(jobs, console=Console(quiet=True)) == []
+    assert (jobs[0].folder / "summary.json").stat().st_mtime_ns == before
+
+
+def test_a_run_of_another_configuration_is_left_alone_and_named(study: tuple[Path, list[str], int]) -> None:
+    out, _, _ = study
+    jobs = plan([Arm("adaptive", (*SMALL, "trainer.gamma=0.9"))], ["topology_spawn"], [1], 3 * ITERATION, out)
+    failures = run(jobs, console=Console(quiet=True))
+    assert [state_of(job) for job in jobs] == ["different"]
+    assert "another configuration" in failures[0].reason
+    assert (jobs[0].folder / "summary.json").exists()
+
+
+def test_the_learning_curve_is_the_runs_own(
+    study: tuple[Path, list[str], int],
+) -> None:
+    result = load(study[0] / "topology_spawn" / "adaptive" / "s1", "adaptive")
+    assert result is not None
+    np.testing.assert_array_equal(result.steps, [ITERATION, 2 * ITERATION, 3 * ITERATION])
+    assert len(result.balance) == 3
+    assert result.skipped == 0
+
+
+def test_ranking_names_what_differs_and_lists_what_failed(study: tuple[Path, list[str], int]) -> None:
+    folders = [study[0] / "topology_spawn" / arm / "s1" for arm in ("adaptive", "fixed", "broken")]
+    console = Console(record=True, width=100, file=io.StringIO())
+    ranking(folders, console)
+    text = console.export_text()
+    assert "preset=balanced" in text
+    assert "preset=debug" in text
+    assert "enable_adaptive_scaling" not in text  # the preset says it
+    assert f"failed: {folders[2]}" in text.replace("\n", "")
+
+
+def test_labels_leave_the_seed_and_what_follows_from_the_preset_out() -> None:
+    configs = [
+        {"seed": seed, "preset": preset, "trainer": {"bound": bound, "gamma": gamma}}
+        for seed, preset, bound, gamma in ((1, "a", 5, 0.9), (2, "b", 9, 0.9), (3, "b", 9, 0.8))
+    ]
+    assert labels(configs) == [
+        "preset=a trainer.gamma=0.9",
+        "preset=b trainer.gamma=0.9",
+        "preset=b trainer.gamma=0.8",
+    ]
+
+
+def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
+    iterations = 40
+    arm = arm_option("long", "trainer.eval_every=20")
+    command = [arm, "--seeds=1", f"--steps={iterations * ITERATION}", f"--out={tmp_path}"]
+    process = subprocess.Popen([sys.executable, "-m", "scripts.compare", *command])
+    folder = tmp_path / "topology_spawn" / "long" / "s1"
+    metrics = folder / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+    first = metrics.read_text().splitlines()
+    assert 2 < len(first) < iterations
+
+    assert compare.main(command) == 0
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+    lines = metrics.read_text().splitlines()
+    assert lines[: len(first)] == first  # not trained again
+    assert [json.loads(line)["iteration"] for line in lines] == list(range(1, iterations + 1))
+
+
+def test_seeds_and_arms_are_read_as_typed() -> None:
+    assert integers("1-3,7,10-11") == [1, 2, 3, 7, 10, 11]
+    arm = compare.parse_arm("a.b=trainer.stages=[x,y],seed=2,env.kwargs={a: 1, b: 2}")
+    assert arm.name == "a.b"
+    assert arm.overrides == ("trainer.stages=[x,y]", "seed=2", "env.kwargs={a: 1, b: 2}")
+    assert compare.parse_arm("default=").overrides == ()
+    for wrong in ("../up=seed=1", "nothing"):
+        with pytest.raises(Exception, match=r"\.\./up|nothing"):
+            compare.parse_arm(wrong)
+
+
+def test_a_misspelt_override_ends_the_study_before_it_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="gamma"):
+        plan([Arm("wrong", ("trainer.gama=0.9",))], ["topology_spawn"], [1], 4096, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_arm_of_the_ablation_is_a_configuration_and_each_choice_has_its_default_in_it() -> None:
+    kept, same = without_repetition(ablate.ARMS, "topology_spawn_hard", 150_000)
+    assert {arm.name for arm in ablate.SYSTEMS} < {arm.name for arm in kept}
+    assert set(same.values()) == {ablate.BASELINE}
+    assert {"ratio_per_decision", "objective_alignment"} & same.keys()
+    assert "document" not in same

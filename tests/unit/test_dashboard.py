@@ -1,0 +1,68 @@
+"""The dashboard command: finds the runs, stays on this machine, ends cleanly."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from scripts import dashboard
+
+
+def make_run(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "events.out.tfevents.1.host.2.0").touch()
+    return folder
+
+
+def test_runs_are_found_at_any_depth(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "env-debug" / "s1"), make_run(tmp_path / "sweep" / "env" / "s2")]
+    (tmp_path / "empty").mkdir()
+    assert dashboard.find_runs(tmp_path) == runs
+
+
+@pytest.mark.parametrize("name", [".", "missing"])
+def test_without_runs_it_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert dashboard.main(["--runs", str(tmp_path / name)]) == 1
+    assert "train one first" in capsys.readouterr().out
+
+
+def test_a_port_in_use_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "run")
+    with socket.socket() as taken:
+        taken.bind((dashboard.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert dashboard.main(["--runs", str(tmp_path), "--port", str(port)]) == 1
+    assert f"port {port} cannot be used" in capsys.readouterr().out
+
+
+def test_it_serves_on_localhost_until_ctrl_c(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    command = [sys.executable, "-m", "scripts.dashboard", "--runs", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=Path(dashboard.__file__).parents[1]
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        match = re.search(r"1 run: http://127\.0\.0\.1:(\d+)/", line)
+        assert match, line
+        with urllib.request.urlopen(f"http://127.0.0.1:{match[1]}/", timeout=30) as page:
+            assert b"TensorBoard" in page.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", int(match[1]))) != 0
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait()

@@ -1,0 +1,98 @@
+"""Deterministic episodes: how many, of whom, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from envs.protocol import Act, Timestep
+from envs.references import References
+from tests.toy_env import ToyEnv
+from trainer.evaluation import evaluate, normalized_score
+from trainer.policy.actor_critic import ActorCritic
+from trainer.spaces import HybridSpace
+
+CPU = torch.device("cpu")
+
+
+def wages(num_envs: int = 3) -> ToyEnv:
+    """Environment i ends after 3 + i steps with a return of (i + 1)·(3 + i): 3, 8, 15."""
+    return ToyEnv(num_envs, CPU, reward_weights=(1.0, 0.0))
+
+
+def policy() -> ActorCritic:
+    torch.manual_seed(0)
+    return ActorCritic(HybridSpace(ToyEnv.action_space), (2,), 2, hidden_sizes=(8,))
+
+
+def test_every_environment_contributes_equally_many_episodes() -> None:
+    result = evaluate(policy(), wages(), episodes=6, seed=0)
+    # Environment 0 could have finished three while environment 2 was at its second.
+    assert sorted(result.returns) == [3, 3, 8, 8, 15, 15]
+    assert sorted(result.lengths) == [3, 3, 4, 4, 5, 5]
+    assert result.return_mean == pytest.approx(52 / 6)
+    assert result.return_std == pytest.approx((((3**2 + 8**2 + 15**2) / 3) - (26 / 3) ** 2) ** 0.5)
+
+
+@pytest.mark.parametrize("episodes", [1, 2, 4, 5])
+def test_no_more_episodes_than_asked_for(episodes: int) -> None:
+    result = evaluate(policy(), wages(), episodes, seed=0)
+    assert len(result.returns) == len(result.lengths) == episodes
+    assert set(result.returns) <= {3, 8, 15}
+
+
+def test_metrics_are_means_over_the_counted_episodes_only() -> None:
+    result = evaluate(policy(), wages(), episodes=3, seed=0)
+    # Clocks 1–3, 1–4 and 1–5; the second episode that environment 0 begins meanwhile does not count.
+    assert result.figures == {"clock": pytest.approx((6 + 10 + 15) / 12)}
+    assert result.success_rate == pytest.approx(2 / 3)  # environments 0 and 2 terminate
+
+
+def test_what_an_environment_does_not_report_is_absent() -> None:
+    class Silent(ToyEnv):
+        def step(self, action: Any) -> Timestep:
+            nothing = torch.full((self.num_envs,), torch.nan)
+            return super().step(action)._replace(metrics={"success": nothing, "error": nothing})
+
+    result = evaluate(policy(), Silent(3, CPU), episodes=3, seed=0)
+    assert result.success_rate is None
+    assert result.figures == {}
+    assert result.score is None
+
+
+def test_the_policy_acts_deterministically() -> None:
+    acting = policy()
+    first, again = (evaluate(acting, ToyEnv(3, CPU), episodes=3, seed=seed) for seed in (0, 1))
+    assert first.returns == again.returns  # the environment has no luck either
+
+
+def test_the_score_puts_the_mean_return_between_random_and_expert() -> None:
+    result = evaluate(
+        policy(), wages(), episodes=3, seed=0, references=References(random=26 / 3 - 4, expert=26 / 3 + 4)
+    )
+    assert result.score == pytest.approx(0.5)
+    assert normalized_score(12.0, References(random=2.0, expert=7.0)) == pytest.approx(2.0)
+    assert normalized_score(-3.0, References(random=2.0, expert=7.0)) == pytest.approx(-1.0)
+    assert normalized_score(1.0, None) is None
+    assert normalized_score(1.0, References(random=0.0, expert=None)) is None
+    assert normalized_score(1.0, References(random=2.0, expert=2.0)) is None
+
+
+def test_frames_are_of_the_first_episode_of_the_first_environment() -> None:
+    result = evaluate(policy(), wages(), episodes=6, seed=0, render=True)
+    assert [int(frame[0, 0, 0]) for frame in result.frames] == [0, 1, 2]
+    assert evaluate(policy(), wages(), episodes=3, seed=0).frames == []
+
+
+def test_an_environments_diagnosis_is_among_the_figures_and_sees_the_policy() -> None:
+    class Diagnosed(ToyEnv):
+        def diagnose(self, act: Act) -> Mapping[str, float]:
+            choice, parameters = act(self._observe(), None)
+            assert isinstance(choice, torch.Tensor)
+            return {"shape": float(choice.shape[0] + len(parameters))}
+
+    result = evaluate(policy(), Diagnosed(3, CPU), episodes=3, seed=0)
+    assert result.figures["shape"] == 3 + 2

@@ -1,0 +1,266 @@
+"""Gymnasium action spaces as heads, parameters and relevance, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import Space, spaces
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.data import Actions
+from trainer.spaces import HybridSpace, UnsupportedSpaceError
+
+UNIT = spaces.Box(-1, 1, (1,))
+
+
+def relevant(space: HybridSpace, *choices: int) -> list[int]:
+    """The parameters that matter under one action's choices."""
+    return space.relevant(torch.tensor([choices], dtype=torch.int64))[0].nonzero()[:, 0].tolist()
+
+
+def native(space: HybridSpace, choices: list[int], parameters: list[float]) -> Any:
+    return space.to_native(Actions(torch.tensor([choices], dtype=torch.int64), torch.tensor([parameters])))
+
+
+# --- what is accepted -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("space", "choices", "num_parameters"),
+    [
+        (spaces.Discrete(5), (5,), 0),
+        (spaces.Discrete(3, start=-1), (3,), 0),
+        (spaces.MultiDiscrete([2, 4]), (2, 4), 0),
+        (spaces.MultiDiscrete(np.array([[2, 3], [4, 5]])), (2, 3, 4, 5), 0),
+        (spaces.Box(-2, 2, (3,)), (), 3),
+        (spaces.Box(0, 1, ()), (), 1),
+        (spaces.Box(0, 1, (2, 3)), (), 6),
+        (spaces.Dict({"a": spaces.Discrete(2), "b": UNIT}), (2,), 1),
+        (spaces.Tuple((spaces.Discrete(2), spaces.Tuple((UNIT, UNIT)))), (2,), 2),
+        (spaces.Tuple((spaces.Discrete(3), UNIT, spaces.Box(0, 1, (2,)), UNIT)), (3,), 4),
+        (
+            spaces.Tuple((spaces.Dict({"x": spaces.Tuple((UNIT, spaces.MultiDiscrete([2, 3])))}), UNIT)),
+            (2, 3),
+            2,
+        ),
+    ],
+)
+def test_accepted_forms(space: Space[Any], choices: tuple[int, ...], num_parameters: int) -> None:
+    hybrid = HybridSpace(space)
+    assert hybrid.choices == choices
+    assert (hybrid.num_heads, hybrid.num_parameters) == (len(choices), num_parameters)
+    assert hybrid.valid_choices.sum(-1).tolist() == list(choices)
+    assert hybrid.max_choices == max(choices, default=0)
+
+
+LEAVES = st.one_of(
+    st.builds(spaces.Discrete, st.integers(1, 5), start=st.integers(-3, 3)),
+    st.builds(
+        lambda nvec, shift: spaces.MultiDiscrete(nvec, start=np.full_like(nvec, shift)),
+        st.sampled_from([np.array([2, 3]), np.array([[1, 4], [2, 2]])]),
+        st.integers(-2, 2),
+    ),
+    st.builds(
+        lambda low, width, shape: spaces.Box(low, low + width, shape),
+        st.floats(-100, 100, width=32),
+        st.floats(0.125, 100, width=32),
+        st.sampled_from([(), (1,), (3,), (2, 2)]),
+    ),
+)
+SPACES = st.recursive(
+    LEAVES,
+    lambda part: st.one_of(
+        st.lists(part, min_size=1, max_size=3).map(spaces.Tuple),
+        st.dictionaries(st.sampled_from("cab"), part, min_size=1, max_size=3).map(spaces.Dict),
+    ),
+    max_leaves=6,
+)
+
+
+def row(action: Any, index: int) -> Any:
+    if isinstance(action, dict):
+        return {key: row(part, index) for key, part in action.items()}
+    if isinstance(action, tuple):
+        return tuple(row(part, index) for part in action)
+    return action[index].numpy()
+
+
+def structure(action: Any) -> Any:
+    if isinstance(action, dict):
+        return {key: structure(part) for key, part in action.items()}
+    if isinstance(action, tuple):
+        return tuple(structure(part) for part in action)
+    return np.shape(action)
+
+
+@given(SPACES, st.integers(0, 2**20))
+def test_native_actions_are_members_of_the_space(space: Space[Any], seed: int) -> None:
+    hybrid, draw = HybridSpace(space), torch.Generator().manual_seed(seed)
+    choices = [torch.randint(n, (20,), generator=draw) for n in hybrid.choices]
+    actions = Actions(
+        torch.stack(choices, -1) if choices else torch.zeros(20, 0, dtype=torch.int64),
+        2.0 * torch.randn(20, hybrid.num_parameters, generator=draw),  # some beyond [-1, 1], to be clamped
+    )
+    batch = hybrid.to_native(actions)
+    for index in range(20):
+        action = row(batch, index)
+        assert space.contains(action)
+        assert structure(action) == structure(space.sample())
+
+
+def test_rounding_never_leaves_the_bounds() -> None:
+    draw = np.random.default_rng(0)
+    low, high = -3 * draw.random(500, dtype=np.float32), 3 * draw.random(500, dtype=np.float32) + 0.01
+    space = HybridSpace(spaces.Box(low, high))
+    # The naive low + 1·(high − low) lies above a fifth of these upper bounds.
+    for parameter in (-1.0, -1.0 + 2**-24, 0.3, 1.0 - 2**-24, 1.0):
+        assert space.native.contains(native(space, [], [parameter] * 500)[0].numpy())
+    assert native(space, [], [-1.0] * 500)[0].tolist() == low.tolist()
+    assert native(space, [], [1.0] * 500)[0].tolist() == high.tolist()
+
+
+# --- the native mapping by hand -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameter", "expected"), [(-1.0, 2.0), (0.0, 7.0), (1.0, 12.0), (0.5, 9.5), (3.0, 12.0), (-7.0, 2.0)]
+)
+def test_parameters_are_scaled_and_clamped_to_the_bounds(parameter: float, expected: float) -> None:
+    assert native(HybridSpace(spaces.Box(2, 12, (1,))), [], [parameter]).tolist() == [[expected]]
+
+
+def test_every_part_goes_where_it_belongs() -> None:
+    space = spaces.Dict(
+        {
+            "go": spaces.Discrete(3, start=10),
+            "grid": spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [2, 3]]),
+            "push": spaces.Tuple((spaces.Box(np.array([0, -4]), np.array([2, 4])), spaces.Box(0, 100, ()))),
+        }
+    )
+    action = native(HybridSpace(space), [2, 1, 2, 3, 4], [0.5, -0.5, 0.0])
+    assert isinstance(action, dict)
+    assert action["go"].tolist() == [12]
+    assert action["grid"].tolist() == [[[1, 3], [5, 7]]]
+    assert isinstance(action["push"], tuple)
+    assert action["push"][0].tolist() == [[1.5, -2.0]]
+    assert action["push"][1].tolist() == [50.0]
+
+
+def test_raw_parameters_are_left_alone() -> None:
+    actions = Actions(torch.zeros(1, 0, dtype=torch.int64), torch.tensor([[5.0]]))
+    HybridSpace(UNIT).to_native(actions)
+    assert actions.parameters.tolist() == [[5.0]]
+
+
+# --- relevance ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_as_many_boxes_as_choices_belong_to_one_choice_each(nested: bool) -> None:
+    boxes = (UNIT, spaces.Box(0, 1, (2,)), UNIT)
+    parts = (spaces.Discrete(3), spaces.Tuple(boxes)) if nested else (spaces.Discrete(3), *boxes)
+    space = HybridSpace(spaces.Tuple(parts))
+    assert [relevant(space, choice) for choice in range(3)] == [[0], [1, 2], [3]]
+    assert space.num_decisions == 1
+
+
+@pytest.mark.parametrize(
+    ("space", "choices"),
+    [
+        (spaces.Tuple((spaces.Discrete(3), spaces.Box(-1, 1, (2,)))), (1,)),  # one Box, three choices
+        (spaces.Tuple((spaces.Discrete(2), spaces.Discrete(2), UNIT, UNIT)), (0, 1)),  # two heads
+        (spaces.Box(-1, 1, (2,)), ()),  # no head
+    ],
+)
+def test_else_everything_is_always_relevant(space: Space[Any], choices: tuple[int, ...]) -> None:
+    hybrid = HybridSpace(space)
+    assert relevant(hybrid, *choices) == [0, 1]
+    assert hybrid.num_decisions == hybrid.num_heads + 1
+
+
+def test_the_environment_may_say_what_is_relevant() -> None:
+    # gym-hybrid: accelerate uses parameter 0, turn parameter 1, brake none; a third hangs on no head.
+    space = HybridSpace(
+        spaces.Tuple((spaces.Discrete(3), spaces.Discrete(2), spaces.Box(-1, 1, (4,)))),
+        [[[0], [1], []], [[], [3]]],
+    )
+    assert relevant(space, 0, 0) == [0, 2]
+    assert relevant(space, 1, 1) == [1, 2, 3]
+    assert relevant(space, 2, 0) == [2]
+    assert space.owner.tolist() == [0, 0, 2, 1]
+    assert space.num_decisions == 3
+    values = torch.tensor([[1.0, 10.0, 100.0, 1000.0]])
+    assert space.sum_by_decision(values).tolist() == [[11.0, 1000.0, 100.0]]
+
+
+def test_a_parameter_may_matter_under_several_choices_of_its_head() -> None:
+    space = HybridSpace(spaces.Tuple((spaces.Discrete(3), UNIT)), [[[0], [], [0]]])
+    assert [relevant(space, choice) for choice in range(3)] == [[0], [], [0]]
+    assert space.num_decisions == 1
+
+
+def test_the_table_for_people() -> None:
+    space = HybridSpace(
+        spaces.Dict({"do": spaces.Discrete(3), "how": spaces.Box(-1, 1, (5,))}), [[[0, 1, 2], [3], []]]
+    )
+    lines = space.describe().splitlines()
+    assert lines[0] == "action['do']: heads 0 (Discrete(3))"
+    assert lines[1].startswith("action['how']: parameters 0–4 (Box(")
+    assert lines[2:] == [
+        "always relevant: parameters 4",
+        "head 0: choice → parameters: 0 → 0–2, 1 → 3, 2 → –",
+    ]
+
+
+# --- what is refused ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("leaf", "reason"),
+    [
+        (spaces.Box(-np.inf, 1, (2,)), "unbounded"),
+        (spaces.Box(0, np.inf, (2,)), "unbounded"),
+        (spaces.Box(0, 255, (2,), dtype=np.uint8), "dtype uint8"),
+        (spaces.Text(5), "not supported"),
+        (spaces.MultiBinary(3), "not supported"),
+        (spaces.Sequence(spaces.Discrete(2)), "not supported"),
+        (spaces.Box(np.array([0.0, 1.0]), np.array([1.0, 1.0])), "low >= high"),
+    ],
+)
+def test_a_leaf_that_does_not_fit_is_named(leaf: Space[Any], reason: str) -> None:
+    space = spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Tuple((UNIT, leaf))})
+    with pytest.raises(UnsupportedSpaceError) as error:
+        HybridSpace(space)
+    assert str(error.value).startswith("action['b'][1]: ")
+    assert reason in str(error.value)
+
+
+@pytest.mark.parametrize("leaf", [spaces.Text(5), spaces.Box(-np.inf, 1, (2,))])
+def test_what_is_accepted_is_named(leaf: Space[Any]) -> None:
+    with pytest.raises(UnsupportedSpaceError, match="Discrete, MultiDiscrete and bounded float Box"):
+        HybridSpace(leaf)
+
+
+def test_an_empty_space_is_refused() -> None:
+    with pytest.raises(UnsupportedSpaceError, match="no action at all"):
+        HybridSpace(spaces.Tuple(()))
+
+
+@pytest.mark.parametrize(
+    ("relevance", "message"),
+    [
+        ([[[0], []]], "lists 1 heads, the action space has 2"),
+        ([[[0], []], [[], []]], r"relevance\[1\]: lists 2 choices, the head has 3"),
+        ([[[0], [2]], [[], [], []]], r"relevance\[0\]\[1\]: parameter 2 is not one of 0 … 1"),
+        ([[[-1], []], [[], [], []]], r"relevance\[0\]\[0\]: parameter -1 is not one of 0 … 1"),
+        ([[[0], []], [[], [], [0]]], "parameter 0 is listed under head 0 and under head 1"),
+    ],
+)
+def test_a_relevance_that_does_not_fit_is_refused(relevance: list[list[list[int]]], message: str) -> None:
+    space = spaces.Tuple((spaces.Discrete(2), spaces.Discrete(3), spaces.Box(-1, 1, (2,))))
+    with pytest.raises(UnsupportedSpaceError, match=message):
+        HybridSpace(space, relevance)

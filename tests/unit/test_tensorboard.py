@@ -1,0 +1,203 @@
+"""The event file, read back by TensorBoard's own reader."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.api_pb2 import Status
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from trainer.monitor import layout
+from trainer.monitor.tensorboard import RANKED_BY, TensorBoardLog, encode_gif
+
+
+def read(folder: Path) -> Any:
+    return EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0, "scalars": 0}).Reload()
+
+
+def points(accumulator: Any, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in accumulator.Scalars(tag)]
+
+
+def test_scalars_references_and_no_point_for_what_is_not_finite(tmp_path: Path) -> None:
+    log = TensorBoardLog(tmp_path, references={layout.BALANCED: 1.0})
+    log.scalars({"episode/return": 1.5, "a": math.nan, "b": math.inf}, 100)
+    log.scalars({"episode/return": 2.5, "a": 3.0}, 200)
+    log.flush()
+    accumulator = read(tmp_path)
+    assert points(accumulator, "episode/return") == [(100, 1.5), (200, 2.5)]
+    assert points(accumulator, "a") == [(200, 3.0)]
+    assert points(accumulator, layout.BALANCED) == [(100, 1.0), (200, 1.0)]
+    assert "b" not in accumulator.Tags()["scalars"]
+    log.close()
+
+
+def test_a_resumed_run_continues_without_doubled_steps(tmp_path: Path) -> None:
+    first = TensorBoardLog(tmp_path)
+    for step in (100, 200, 300, 400):
+        first.scalars({"a": 1.0}, step)
+    first.close()
+    second = TensorBoardLog(tmp_path, purge_step=201)  # the checkpoint was at 200
+    second.scalars({"a": 2.0}, 300)
+    second.close()
+    assert points(read(tmp_path), "a") == [(100, 1.0), (200, 1.0), (300, 2.0)]
+
+
+def test_config_and_revision_are_text(tmp_path: Path) -> None:
+    log = TensorBoardLog(tmp_path)
+    log.config("trainer:\n  gamma: 0.99\n", None)
+    log.close()
+    accumulator = read(tmp_path)
+
+    def text(tag: str) -> str:
+        content: bytes = accumulator.Tensors(tag)[0].tensor_proto.string_val[0]
+        assert accumulator.SummaryMetadata(tag).plugin_data.plugin_name == "text"
+        return content.decode()
+
+    assert text("run/config") == "```yaml\ntrainer:\n  gamma: 0.99\n```"
+    assert text("run/git_revision") == "not a git checkout"
+
+
+def hparams(accumulator: Any, tag: str) -> Any:
+    return HParamsPluginData.FromString(accumulator.SummaryMetadata(tag).plugin_data.content)
+
+
+def test_hyperparameters_and_final_figures_are_in_the_same_run(tmp_path: Path) -> None:
+    log = TensorBoardLog(tmp_path)
+    log.start({"preset": "balanced", "seed": 3, "enable_adaptive_scaling": True, "target_kl": None})
+    log.finish({"normalized_score": 0.9375, "success_rate": None, "status": "completed"}, 1000)
+    log.close()
+    accumulator = read(tmp_path)
+    session = hparams(accumulator, "_hparams_/session_start_info").session_start_info.hparams
+    assert session["preset"].string_value == "balanced"
+    assert session["seed"].number_value == 3
+    assert session["enable_adaptive_scaling"].bool_value is True
+    assert session["target_kl"].string_value == "null"
+    experiment = hparams(accumulator, "_hparams_/experiment").experiment
+    assert [info.name for info in experiment.hparam_infos] == list(session.keys()) or {
+        info.name for info in experiment.hparam_infos
+    } == set(session.keys())
+    assert [info.name.tag for info in experiment.metric_infos] == list(RANKED_BY)
+    end = hparams(accumulator, "_hparams_/session_end_info").session_end_info
+    assert end.status == Status.Value("STATUS_SUCCESS")
+    assert points(accumulator, "final/normalized_score") == [(1000, 0.9375)]
+    assert "final/success_rate" not in accumulator.Tags()["scalars"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def moving_square(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    frames = np.zeros((count, 24, 32, 3), np.uint8)
+    for index in range(count):
+        frames[index, 4:12, index : index + 8] = (200, 40, 0)
+    return frames
+
+
+def test_a_gif_moves_and_repeats(tmp_path: Path) -> None:
+    frames = moving_square(5)
+    log = TensorBoardLog(tmp_path)
+    log.gif("episode/rollout", frames, fps=10, step=64)
+    log.close()
+    (event,) = read(tmp_path).Images("episode/rollout")
+    assert (event.step, event.width, event.height) == (64, 32, 24)
+    with Image.open(io.BytesIO(event.encoded_image_string)) as picture:
+        assert picture.format == "GIF"
+        assert getattr(picture, "n_frames", 1) == 5
+        assert picture.info["duration"] == 100
+        assert picture.info["loop"] == 0
+        for index, frame in enumerate(frames):
+            picture.seek(index)
+            np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), frame)
+
+
+def test_bad_frames_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"frames are float64 of shape \(2, 4, 4, 3\)"):
+        encode_gif(np.zeros((2, 4, 4, 3)), 10)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"shape \(0, 4, 4, 3\)"):
+        encode_gif(np.zeros((0, 4, 4, 3), np.uint8), 10)
+    with pytest.raises(ValueError, match="fps is 0"):
+        encode_gif(moving_square(2), 0)
+
+
+TAGS = {
+    "Is it learning?": [
+        "evaluation/score",
+        "episode/return",
+        "evaluation/return",
+        "episode/success",
+        "episode/length",
+    ],
+    "Are both sides balanced?": [
+        "gradient_scaling/balance_ratio",
+        "gradient_scaling/balance_ratio_before",
+        "gradient_scaling/balance_ratio_ema",
+        "reference/balanced",
+        "gradient_scaling/discrete_weight_used",
+        "gradient_scaling/continuous_scale",
+        "gradient_scaling/discrete_clamped",
+        "gradient_scaling/gradient_cosine",
+    ],
+    "Is the critic healthy?": [
+        "value/explained_variance/spawn",
+        "value/clipped_fraction/spawn",
+        "loss/value",
+    ],
+    "Is exploration collapsing?": [
+        "entropy/discrete",
+        "entropy/continuous",
+        "entropy/discrete_guard",
+        "reference/min_entropy_threshold",
+        "reference/min_continuous_entropy",
+        "entropy/coefficient",
+    ],
+    "Which component drives?": ["advantage_weighting/weight/spawn", "reward_normalization/factor/spawn"],
+    "Are the updates sound?": ["loss/kl", "loss/clip_fraction_discrete", "optimizer/gradient_norm"],
+    "How fast?": ["time/steps_per_second", "time/collect", "time/update"],
+}
+
+
+def test_every_question_has_the_tags_that_answer_it(tmp_path: Path) -> None:
+    TensorBoardLog(tmp_path).close()
+    written = read(tmp_path).Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    categories = {category.title: category.chart for category in Layout.FromString(written).category}
+    assert list(categories) == list(TAGS)
+    for question, tags in TAGS.items():
+        patterns = [pattern for chart in categories[question] for pattern in chart.multiline.tag]
+        unused = [pattern for pattern in patterns if not any(re.match(pattern, tag) for tag in tags)]
+        assert all(any(re.match(pattern, tag) for pattern in patterns) for tag in tags)
+        assert len(unused) <= 2, unused
+
+
+def test_a_chart_shows_no_tag_of_another() -> None:
+    """TensorBoard matches from the start only: an open end would draw the guard into the entropy."""
+
+    def charts(tag: str) -> list[str]:
+        return [
+            chart.title
+            for group in layout.LAYOUT.values()
+            for chart in group
+            if isinstance(chart, layout.Lines) and any(re.match(pattern, tag) for pattern in chart.patterns)
+        ]
+
+    assert charts("entropy/discrete_guard") == ["Collapse guards"]
+    assert charts("time/steps_per_second") == ["Environment steps per second"]
+    assert charts("gradient_scaling/discrete_norm_raw") == []
+
+
+def test_raw_norms_have_a_band_and_the_ema_lies_on_the_same_chart() -> None:
+    (chart,) = (
+        chart for group in layout.LAYOUT.values() for chart in group if isinstance(chart, layout.Bands)
+    )
+    by_value = {band.value: band for band in chart.bands}
+    assert set(layout.SPREAD) < set(by_value)
+    for tag in layout.SPREAD:
+        assert by_value[tag] == (tag, f"{tag}_min", f"{tag}_max")
+    assert "gradient_scaling/discrete_grad_norm" in by_value

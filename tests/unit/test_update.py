@@ -1,0 +1,457 @@
+"""Learning from real rollouts of a small environment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from envs.protocol import Timestep
+from tests.toy_env import ToyEnv
+from trainer.advantage import compute_gae
+from trainer.config import Config
+from trainer.config import Trainer as Settings
+from trainer.data import Minibatch, Rollout, Term
+from trainer.gradients import FlatParameters
+from trainer.monitor.metrics import MetricLog
+from trainer.policy.actor_critic import ActorCritic
+from trainer.rollout import Collector, allocate
+from trainer.spaces import HybridSpace
+from trainer.stages.pipeline import Pipeline
+from trainer.stages.protocol import (
+    AdvantageResult,
+    LossState,
+    Probe,
+    RewardResult,
+    Sides,
+    Stage,
+    WeightResult,
+)
+from trainer.update import Update
+
+CPU = torch.device("cpu")
+N, T = 6, 8
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture(scope="module")
+def settings() -> MakeSettings:
+    """`settings(update_epochs=2, target_kl=0.1, …)`: keys of `trainer` and of `trainer.batch`."""
+    from tests.conftest import TOY
+    from trainer.compose import compose
+
+    config: Config = compose([*TOY, f"env.num_envs={N}", f"trainer.batch.rollout_steps={T}"])
+
+    def make(update_epochs: int = 1, num_minibatches: int = 1, **keys: Any) -> Settings:
+        counts = {"update_epochs": update_epochs, "num_minibatches": num_minibatches}
+        batch = config.trainer.batch.model_copy(update=counts)
+        # No clipping, and no PopArt moving the value head: a step is what the gradient says.
+        plain = {"batch": batch, "max_grad_norm": 1e9, "normalize_values": False}
+        return config.trainer.model_copy(update={**plain, **keys})
+
+    return make
+
+
+class Recorder:
+    """A loss stage that changes nothing and keeps every state that it is shown."""
+
+    def __init__(self) -> None:
+        self.states: list[LossState] = []
+
+    def losses(self, state: LossState) -> LossState:
+        self.states.append(state)
+        return state
+
+
+class Learner:
+    """An environment, a policy and its update; by SGD with rate 1, so that a step is the gradient."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        stages: Mapping[str, Stage] | None = None,
+        base_weights: tuple[float, float] = (0.7, 0.3),
+        env: ToyEnv | None = None,
+        adam: bool = False,
+        task_head: bool = False,
+    ) -> None:
+        torch.manual_seed(0)
+        self.env = env or ToyEnv(N, CPU, reward_weights=(0.5, 2.0))
+        self.policy = ActorCritic(
+            HybridSpace(self.env.action_space), (2,), 2 + task_head, hidden_sizes=(16,), activation="tanh"
+        )
+        self.recorder = Recorder()
+        self.flat = FlatParameters(self.policy)
+        rate = torch.tensor(0.01 if adam else 1.0)
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.Adam([self.flat.vector], lr=rate, fused=True)
+            if adam
+            else torch.optim.SGD([self.flat.vector], lr=rate, fused=True)
+        )
+        self.update = Update(
+            self.policy,
+            Pipeline(stages or {"recorder": self.recorder}),
+            self.optimizer,
+            self.flat,
+            settings,
+            base_weights,
+            torch.Generator().manual_seed(1),
+        )
+        rollout = allocate(self.env, self.policy.space, T, 2, 2 + task_head)
+        self.collector = Collector(self.env, self.policy, rollout, torch.Generator().manual_seed(2), 0)
+        self.log = MetricLog()
+
+    def iterate(self) -> Rollout:
+        rollout, _ = self.collector.collect()
+        self.update.run(rollout, 0.25, self.log)
+        return rollout
+
+    def step(self) -> Tensor:
+        """`[n]`: what one iteration does to the parameters."""
+        rollout, _ = self.collector.collect()
+        before = self.flat.vector.detach().clone()
+        self.update.run(rollout, 0.25, self.log)
+        return self.flat.vector.detach() - before
+
+    def prepare(self, rollout: Rollout) -> Minibatch:
+        return self.update.prepare(rollout, MetricLog())
+
+
+def changes(state: LossState) -> tuple[Tensor, Tensor]:
+    """Log-ratios of both sides."""
+    batch, distribution = state.batch, state.distribution
+    relevant = distribution.relevant(batch.actions.choices)
+    discrete = distribution.discrete_log_prob(batch.actions.choices) - batch.discrete_log_prob
+    continuous = distribution.continuous_log_prob(batch.actions.parameters, relevant)
+    return discrete.detach(), (continuous - batch.continuous_log_prob).detach()
+
+
+# --- nothing moves between collection and update ---------------------------------------------------------
+
+
+def test_the_first_minibatch_of_every_iteration_has_ratio_1_and_the_old_values(
+    settings: MakeSettings,
+) -> None:
+    learner = Learner(settings(update_epochs=2, num_minibatches=2, normalize_values=True), adam=True)
+    normalizer, values = learner.policy.normalizer, learner.policy.value_normalizer
+    assert normalizer is not None
+    for _ in range(3):
+        learner.recorder.states.clear()
+        before = normalizer.mean.clone(), values.mean.clone(), values.std.clone()
+        learner.iterate()
+        first, *_, last = learner.recorder.states
+        for change in changes(first):
+            assert float(change.abs().max()) < 1e-6
+        torch.testing.assert_close(first.values.detach(), first.batch.values, rtol=0.0, atol=1e-5)
+        assert max(float(change.abs().max()) for change in changes(last)) > 1e-4  # the check can fail
+        assert float((last.values - last.batch.values).detach().abs().max()) > 1e-3
+        after = normalizer.mean, values.mean, values.std
+        assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_the_old_values_are_those_of_the_critic_that_acted_in_reward_units(settings: MakeSettings) -> None:
+    learner = Learner(settings(normalize_values=True), adam=True)
+    learner.iterate()  # statistics that are not 0 and 1
+    rollout, _ = learner.collector.collect()
+    policy = learner.policy
+    critic = policy.critic(policy.normalize(rollout.observations.flatten(0, 1)))
+    expected = policy.value_normalizer.denormalize(critic).detach().view(T, N, 2)
+    batch = learner.prepare(rollout)
+    torch.testing.assert_close(rollout.values, expected, rtol=1e-5, atol=1e-5)
+    restored = policy.value_normalizer.denormalize(batch.values).view(T, N, 2)
+    torch.testing.assert_close(restored, expected, rtol=1e-5, atol=1e-5)
+
+
+# --- epochs and minibatches -----------------------------------------------------------------------------
+
+
+def test_each_sample_is_used_exactly_once_an_epoch_in_a_new_order(settings: MakeSettings) -> None:
+    learner = Learner(settings(update_epochs=3, num_minibatches=4))
+    rollout = learner.iterate()
+    keys = [state.batch.actions.parameters[:, 0] for state in learner.recorder.states]  # noise: all different
+    assert [len(key) for key in keys] == [T * N // 4] * 12
+    epochs = [torch.cat(keys[start : start + 4]) for start in (0, 4, 8)]
+    everything = rollout.actions.parameters[..., 0].flatten().sort().values
+    for epoch in epochs:
+        assert torch.equal(epoch.sort().values, everything)
+    assert not torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[1], epochs[2])
+
+
+def test_a_sample_stays_in_one_piece_when_shuffled(settings: MakeSettings) -> None:
+    learner = Learner(settings(num_minibatches=4))
+    rollout, _ = learner.collector.collect()
+    whole = learner.prepare(rollout)
+    learner.update.run(rollout, 0.0, learner.log)
+    row = {float(key): index for index, key in enumerate(whole.actions.parameters[:, 0])}
+    for state in learner.recorder.states:
+        where = torch.tensor([row[float(key)] for key in state.batch.actions.parameters[:, 0]])
+        assert torch.equal(state.batch.actions.choices, whole.actions.choices[where])
+        assert torch.equal(state.batch.inputs, whole.inputs[where])
+        assert torch.equal(state.batch.discrete_log_prob, whole.discrete_log_prob[where])
+        torch.testing.assert_close(state.batch.advantages, whole.advantages[where], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("target_kl", "num_minibatches", "updates"),
+    [
+        (None, 2, 6),
+        (1e9, 2, 6),
+        (1e-12, 2, 2),  # the second minibatch has moved: stop after the first epoch
+        (1e-12, 1, 2),  # the only minibatch of the first epoch has ratio 1: stop after the second
+    ],
+)
+def test_target_kl_ends_the_epochs(
+    settings: MakeSettings, target_kl: float | None, num_minibatches: int, updates: int
+) -> None:
+    chosen = settings(update_epochs=3, num_minibatches=num_minibatches, target_kl=target_kl)
+    learner = Learner(chosen, adam=True)
+    learner.iterate()
+    assert learner.update.updates == len(learner.recorder.states) == updates
+
+
+# --- the step -------------------------------------------------------------------------------------------
+
+
+def test_the_step_is_linear_in_the_base_weights(settings: MakeSettings) -> None:
+    mixed, discrete, continuous = (
+        Learner(settings(), base_weights=weights).step() for weights in ((0.7, 0.3), (1.0, 0.0), (0.0, 1.0))
+    )
+    torch.testing.assert_close(mixed, 0.7 * discrete + 0.3 * continuous, rtol=1e-5, atol=1e-7)
+    assert float((discrete - continuous).norm()) > 1e-3
+
+
+def test_a_gradient_stage_replaces_the_base_weights_and_tells_the_next_update(settings: MakeSettings) -> None:
+    recorder = Recorder()
+
+    class Fixed:
+        def gradients(self, sides: Sides) -> WeightResult:
+            return WeightResult(torch.tensor(1.4), torch.tensor(0.15))
+
+    stages: dict[str, Stage] = {"recorder": recorder, "fixed": Fixed()}
+    learner = Learner(settings(num_minibatches=3), stages)
+    learner.iterate()
+    scales = [tuple(float(scale) for scale in state.side_scale) for state in recorder.states]
+    assert scales == [(1.0, 1.0), pytest.approx((2.0, 0.5)), pytest.approx((2.0, 0.5))]
+    one = Learner(settings(), stages).step()
+    plain = Learner(settings(), base_weights=(1.4, 0.15)).step()
+    torch.testing.assert_close(one, plain, rtol=1e-5, atol=1e-7)
+
+
+def test_the_gradient_is_clipped_to_its_norm_and_keeps_its_direction(settings: MakeSettings) -> None:
+    free = Learner(settings())
+    step = free.step()
+    norm = free.log.read()["optimizer/gradient_norm"]
+    assert float(step.norm()) == pytest.approx(norm, rel=1e-4)
+    clipped = Learner(settings(max_grad_norm=norm / 4))
+    torch.testing.assert_close(clipped.step(), step / 4, rtol=1e-3, atol=1e-6)
+    assert clipped.log.read()["optimizer/gradient_norm"] == pytest.approx(norm, rel=1e-5)  # before clipping
+    loose = Learner(settings(max_grad_norm=norm * 1.01))
+    torch.testing.assert_close(loose.step(), step)
+
+
+def test_the_value_coefficient_scales_the_critics_gradient_alone(settings: MakeSettings) -> None:
+    one, four = (Learner(settings(value_coefficient=c)) for c in (0.25, 1.0))
+    steps = one.step(), four.step()
+    critic = one.flat.mask([*one.policy.value_head.parameters(), *one.policy.value_trunk.parameters()]) > 0  # type: ignore[union-attr]
+    torch.testing.assert_close(steps[1][critic], 4.0 * steps[0][critic], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(steps[1][~critic], steps[0][~critic])
+    losses = one.log.read()["loss/value"], four.log.read()["loss/value"]
+    assert losses[0] == pytest.approx(losses[1])
+
+
+def test_the_learning_rate_scales_the_step(settings: MakeSettings) -> None:
+    full, tenth, none = (Learner(settings()) for _ in range(3))
+    tenth.update.set_learning_rate(0.1)
+    none.update.set_learning_rate(0.0)
+    assert float(tenth.update.learning_rate) == pytest.approx(0.1)
+    step = full.step()
+    torch.testing.assert_close(tenth.step(), 0.1 * step, rtol=1e-4, atol=1e-6)
+    assert not none.step().any()
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("adam", [True, False])
+def test_a_gradient_that_is_not_finite_is_counted_and_changes_nothing(
+    settings: MakeSettings, poison: float, adam: bool
+) -> None:
+    class Poison:
+        active = False
+
+        def losses(self, state: LossState) -> LossState:
+            return state.with_term("bad", Term(state.values * poison)) if self.active else state
+
+    stage = Poison()
+    learner = Learner(settings(num_minibatches=2), {"poison": stage}, adam=adam)
+    learner.step()
+    assert learner.log.read()["optimizer/skipped"] == 0.0
+    before = [tensor.clone() for tensor in learner.optimizer.state[learner.flat.vector].values()]
+    stage.active = True
+    assert not learner.step().any()
+    assert learner.log.read()["optimizer/skipped"] == 2.0
+    after = list(learner.optimizer.state[learner.flat.vector].values())
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    assert len(before) == (3 if adam else 0)
+    stage.active = False
+    assert float(learner.step().norm()) > 0.0
+    assert bool(learner.flat.vector.isfinite().all())
+    assert learner.update.updates == 6
+
+
+# --- advantages and targets -----------------------------------------------------------------------------
+
+
+def plain_gae(learner: Learner, rollout: Rollout, rewards: Tensor) -> Tensor:
+    """Advantages with a critic that says 0 everywhere."""
+    nothing = torch.zeros_like(rewards)
+    chosen = learner.update.settings
+    return compute_gae(
+        rewards,
+        nothing,
+        nothing[0],
+        rollout.terminated,
+        rollout.truncated,
+        nothing,
+        chosen.gamma,
+        chosen.gae_lambda,
+    )[0]
+
+
+def mute_critic(learner: Learner) -> None:
+    with torch.no_grad():
+        learner.policy.value_head.weight.zero_()
+        learner.policy.value_head.bias.zero_()
+
+
+def test_absent_stages_mean_raw_rewards_and_the_environments_weights(settings: MakeSettings) -> None:
+    learner = Learner(settings(normalize_values=True))
+    mute_critic(learner)
+    rollout, _ = learner.collector.collect()
+    batch = learner.prepare(rollout)
+    by_component = plain_gae(learner, rollout, rollout.rewards)
+    torch.testing.assert_close(rollout.advantages, by_component)
+    combined = (0.5 * by_component[..., 0] + 2.0 * by_component[..., 1]).flatten()
+    expected = (combined - combined.mean()) / combined.std(unbiased=False)
+    torch.testing.assert_close(batch.advantages, expected, rtol=1e-4, atol=1e-4)
+    assert float(batch.advantages.mean()) == pytest.approx(0.0, abs=1e-6)
+    assert float(batch.advantages.std(unbiased=False)) == pytest.approx(1.0, rel=1e-5)
+    targets = learner.policy.value_normalizer.denormalize(batch.returns).view(T, N, 2)
+    torch.testing.assert_close(targets, by_component, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("preserve_task", [True, False])
+def test_a_constant_factor_on_rewards_is_divided_out_of_the_advantages(
+    settings: MakeSettings, preserve_task: bool
+) -> None:
+    factor = torch.tensor([4.0, 0.25])
+
+    class Scaled:
+        def rewards(self, rollout: Rollout) -> RewardResult:
+            return RewardResult(rollout.rewards * factor, factor if preserve_task else torch.ones(2))
+
+    learner = Learner(settings(normalize_values=True), {"scaled": Scaled()})
+    mute_critic(learner)
+    rollout, _ = learner.collector.collect()
+    batch = learner.prepare(rollout)
+    raw = plain_gae(learner, rollout, rollout.rewards)
+    torch.testing.assert_close(rollout.advantages, raw if preserve_task else raw * factor)
+    targets = learner.policy.value_normalizer.denormalize(batch.returns).view(T, N, 2)
+    torch.testing.assert_close(targets, raw * factor, rtol=1e-4, atol=1e-4)  # the critic sees them scaled
+
+
+def test_an_advantage_stage_decides_and_gets_the_advantage_of_the_task(settings: MakeSettings) -> None:
+    seen: list[Tensor] = []
+
+    class SecondOnly:
+        needs_task_advantage = True
+
+        def advantages(self, rollout: Rollout, probe: Probe) -> AdvantageResult:
+            assert rollout.task_advantages is not None
+            seen.append(rollout.task_advantages.clone())
+            assert probe.cosines(rollout.task_advantages, rollout.advantages).shape == (2,)
+            return AdvantageResult(rollout.advantages[..., 1])
+
+    learner = Learner(settings(), {"second": SecondOnly()}, task_head=True)
+    mute_critic(learner)
+    rollout, _ = learner.collector.collect()
+    batch = learner.prepare(rollout)
+    raw = plain_gae(learner, rollout, rollout.rewards)
+    torch.testing.assert_close(seen[0], raw @ torch.tensor([0.5, 2.0]), rtol=1e-4, atol=1e-5)
+    second = raw[..., 1].flatten()
+    expected = (second - second.mean()) / second.std(unbiased=False)
+    torch.testing.assert_close(batch.advantages, expected, rtol=1e-4, atol=1e-4)
+    assert batch.values.shape == batch.returns.shape == (T * N, 3)
+
+
+def test_a_truncated_episode_bootstraps_from_its_final_observation_and_no_other(
+    settings: MakeSettings,
+) -> None:
+    learner = Learner(settings())
+    rollout, _ = learner.collector.collect()
+    learner.prepare(rollout)
+    before = rollout.advantages.clone()
+    unused = ~rollout.truncated
+    rollout.final_observations[unused] = 1e6
+    learner.prepare(rollout)
+    assert torch.equal(rollout.advantages, before)
+    step, env = rollout.truncated.nonzero()[0].tolist()
+    policy, old = learner.policy, rollout.final_observations[step, env].clone()
+    rollout.final_observations[step, env] = -old
+    learner.prepare(rollout)
+    values = policy.critic(policy.normalize(torch.stack([old, -old]))).detach()
+    moved = rollout.advantages[step, env] - before[step, env]
+    torch.testing.assert_close(moved, 0.99 * (values[1] - values[0]), rtol=1e-4, atol=1e-5)
+    others = torch.ones(N, dtype=torch.bool)
+    others[env] = False
+    assert torch.equal(rollout.advantages[:, others], before[:, others])
+
+
+def test_equal_advantages_teach_nothing_and_stay_finite(settings: MakeSettings) -> None:
+    class Same:
+        needs_task_advantage = False
+
+        def advantages(self, rollout: Rollout, probe: Probe) -> AdvantageResult:
+            return AdvantageResult(torch.full((T, N), 3.0))
+
+    learner = Learner(settings(), {"same": Same()})
+    rollout, _ = learner.collector.collect()
+    assert not learner.prepare(rollout).advantages.any()
+
+
+# --- spaces with one side -------------------------------------------------------------------------------
+
+
+class Choosing(ToyEnv):
+    action_space = spaces.Discrete(2)  # type: ignore[assignment]
+
+    def step(self, action: Any) -> Timestep:
+        still = torch.zeros(self.num_envs, 1)
+        return super().step((action, (still, still)))
+
+
+class Aiming(ToyEnv):
+    action_space = spaces.Box(-1, 1, (1,))  # type: ignore[assignment]
+
+    def step(self, action: Any) -> Timestep:
+        return super().step((torch.zeros(self.num_envs, dtype=torch.int64), (action, action)))
+
+
+@pytest.mark.parametrize("kind", [Choosing, Aiming])
+def test_with_one_side_its_weight_is_1_and_the_gradient_stage_is_not_asked(
+    settings: MakeSettings, kind: type[ToyEnv]
+) -> None:
+    class Forbidden:
+        def gradients(self, sides: Sides) -> WeightResult:
+            raise AssertionError("there is nothing to balance")
+
+    steps = [
+        Learner(settings(), {"forbidden": Forbidden()}, weights, kind(N, CPU, (0.5, 2.0))).step()
+        for weights in ((0.7, 0.3), (0.1, 0.9))
+    ]
+    assert torch.equal(steps[0], steps[1])
+    assert float(steps[0].norm()) > 0.0
