@@ -6,10 +6,13 @@ that acted: ratio 1, and v = v_old.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from trainer import distributed
+from trainer.data import Metric, Metrics
 from trainer.statistics import RunningMoments
 
 _CLIP = 10.0
@@ -98,3 +101,22 @@ class ValueNormalizer(nn.Module):
         head.bias.copy_((head.bias * self.std + self.mean - new_mean) / new_std)
         self.mean.copy_(new_mean)
         self.std.copy_(new_std)
+
+
+def value_metrics(values: Tensor, applied: Tensor | None, reward_names: Sequence[str]) -> Metrics:
+    """The mean value of each head: in units of the reward that the critic is trained on, and in raw units.
+
+    Args:
+        values: `[T, N, V]`, not normalised.
+        applied: `[K]` what the raw rewards were multiplied with; None where no one number undoes it. The
+            head of the task reward, which nothing multiplies, is in raw units as it is.
+    """
+    mean = values.mean((0, 1))
+    figures = {"mean": mean}
+    if applied is not None:
+        figures["raw_mean"] = torch.cat([mean[: len(applied)] / applied, mean[len(applied) :]])
+    return {
+        f"value/{figure}/{name}": Metric(number)
+        for figure, numbers in figures.items()
+        for name, number in zip((*reward_names, "task"), numbers.unbind(), strict=False)
+    }

@@ -18,6 +18,7 @@ from trainer.data import Actions, Metric, Metrics, Minibatch, Rollout, Term
 from trainer.diagnosis import BadUpdates, check_targets
 from trainer.gradients import FlatParameters, SideGradients
 from trainer.monitor.metrics import MetricLog
+from trainer.normalization import value_metrics
 from trainer.policy.actor_critic import ActorCritic
 from trainer.probe import PolicyProbe
 from trainer.stages.pipeline import Pipeline
@@ -35,7 +36,7 @@ class Update:
         flat: the policy's parameters.
         base_weights: of the discrete and the continuous surrogate, summing to 1.
         generator: shuffles the samples, on the policy's device.
-        reward_names: of the components, for messages.
+        reward_names: of the components, for messages and figures.
     """
 
     def __init__(
@@ -100,9 +101,10 @@ class Update:
     def prepare(self, rollout: Rollout, log: MetricLog) -> Minibatch:
         """All samples of a rollout, `B = T·N`, with advantages and value targets."""
         policy, settings, pipeline = self.policy, self.settings, self.pipeline
-        rewards, factor = rollout.rewards, torch.ones_like(rollout.reward_weights)
+        rewards = rollout.rewards
+        factor = applied = torch.ones_like(rollout.reward_weights)
         if pipeline.rewards is not None:
-            rewards, factor, metrics = pipeline.rewards.rewards(rollout)
+            rewards, factor, metrics, applied = pipeline.rewards.rewards(rollout)
             log.add(metrics)
         components = rewards.shape[-1]
         if rollout.values.shape[-1] > components:
@@ -110,6 +112,7 @@ class Update:
         inputs = policy.normalize(rollout.observations.flatten(0, 1))
         last_values = self._values(rollout.last_observation)
         rollout.values = policy.value_normalizer.denormalize(policy.critic(inputs)).view_as(rollout.values)
+        log.add(value_metrics(rollout.values, applied, self.reward_names))
         advantages, returns = compute_gae(
             rewards,
             rollout.values,

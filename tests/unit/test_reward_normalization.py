@@ -140,6 +140,20 @@ def test_a_constant_stretch_becomes_zeros(method: Any, value: float, length: int
     assert not result.rewards.any()
 
 
+@pytest.mark.parametrize("method", ["zscore", "minmax", "adaptive"])
+def test_a_spread_within_rounding_is_constant_and_a_small_one_is_not(method: Any) -> None:
+    """The limit is relative: 1000 and its neighbour in float32 are one number, 1e-9 and 2e-9 are two."""
+    stage = stage_of(normalization_method=method)
+    assert not stage.rewards(one_episode([1000.0, 1000.0001] * 4)).rewards.any()
+    tiny = stage.rewards(one_episode([1e-9, 2e-9] * 4)).rewards
+    assert tiny.flatten().tolist() == pytest.approx([-1.0 if method == "zscore" else 0.0, 1.0] * 4)
+
+
+def test_adaptive_takes_the_z_score_above_a_std_of_a_thousandth() -> None:
+    result = stage_of(normalization_method="adaptive").rewards(one_episode([0.5, 0.504] * 4))  # std 0.002
+    assert result.rewards.flatten().tolist() == pytest.approx([-1.0, 1.0] * 4, rel=1e-3)
+
+
 def test_the_plain_formula_blows_rounding_up() -> None:
     """Why constancy is a test of its own: in float32 a mean of equal numbers is not always that number."""
     largest = 0.0
@@ -285,20 +299,44 @@ def test_tier_2_alone_scales_with_its_input() -> None:
 
 
 def test_a_factor_at_its_bound_is_reported() -> None:
-    stage = stage_of(3, enable_per_episode_norm=False, scaling_warmup_episodes=0, gamma=0.0)
-    rewards = torch.tensor([[[500.0, 1.0, 0.5]], [[-500.0, -1.0, -0.5]]])
+    stage = stage_of(4, enable_per_episode_norm=False, scaling_warmup_episodes=0, gamma=0.0)
+    row = torch.tensor([500.0, 1.0, 0.5, 0.02])  # median 0.75
+    rewards = torch.stack([row, -row]).unsqueeze(1)
     for _ in range(2):
         metrics = stage.rewards(rollout_of(rewards, torch.tensor([[False], [True]]))).metrics
     figures = {
         tag.removeprefix("reward_normalization/"): metric.value.item() for tag, metric in metrics.items()
     }
-    assert (figures["factor/a"], figures["factor/b"], figures["factor/c"]) == pytest.approx((0.1, 1, 2))
-    assert (figures["at_bound/a"], figures["at_bound/b"], figures["at_bound/c"]) == (1, 0, 0)
+    assert [figures[f"factor/{name}"] for name in "abcd"] == pytest.approx([0.1, 0.75, 1.5, 10])
+    assert [figures[f"at_bound/{name}"] for name in "abcd"] == [1, 0, 0, 1]
     assert figures["return_std/a"] == pytest.approx(500)
     assert figures["episodes"] == 1
 
 
 # -- both -----------------------------------------------------------------------------------------
+
+
+def test_tier_2_switched_off_leaves_tier_1_alone() -> None:
+    alone = stage_of(3, 6, enable_cross_episode_scaling=False, scaling_warmup_episodes=0)
+    for seed in range(3):
+        result = alone.rewards(random_rollout(seed))
+    for name in "abc":
+        assert result.metrics[f"reward_normalization/factor/{name}"].value == 1
+    assert not (result.factor == 1).any()
+
+
+@pytest.mark.parametrize("preserve_task", [True, False])
+def test_what_was_applied_is_told_where_it_is_one_number(preserve_task: bool) -> None:
+    keywords: dict[str, Any] = {"scaling_warmup_episodes": 1, "preserve_task": preserve_task}
+    scale, tier_2 = stage_of(3, 6, **keywords), stage_of(3, 6, enable_per_episode_norm=False, **keywords)
+    stretchwise = stage_of(3, 6, normalization_method="zscore", **keywords)
+    for seed in range(3):
+        rollout = random_rollout(seed)
+        for stage in (scale, tier_2):
+            result = stage.rewards(rollout)
+            assert result.applied is not None
+            torch.testing.assert_close(result.rewards / result.applied, rollout.rewards)
+        assert stretchwise.rewards(rollout).applied is None
 
 
 def test_the_factor_undoes_what_scale_did() -> None:

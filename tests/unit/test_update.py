@@ -364,8 +364,44 @@ def test_a_constant_factor_on_rewards_is_divided_out_of_the_advantages(
     torch.testing.assert_close(targets, raw * factor, rtol=1e-4, atol=1e-4)  # the critic sees them scaled
 
 
+@pytest.mark.parametrize("applied", [[4.0, 0.25], None])
+def test_values_are_logged_in_the_critics_units_and_raw_where_a_factor_undoes_it(
+    settings: MakeSettings, applied: list[float] | None
+) -> None:
+    class Scaled:
+        def rewards(self, rollout: Rollout) -> RewardResult:
+            known = None if applied is None else torch.tensor(applied)
+            return RewardResult(rollout.rewards, torch.ones(2), {}, known)
+
+    class Weighting:
+        needs_task_advantage = True
+
+        def advantages(self, rollout: Rollout, probe: Probe) -> AdvantageResult:
+            return AdvantageResult(rollout.advantages[..., 1])
+
+    learner = Learner(settings(), {"scaled": Scaled(), "weighting": Weighting()}, task_head=True)
+    learner.update.reward_names = ("near", "far")
+    mute_critic(learner)
+    with torch.no_grad():
+        learner.policy.value_head.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        learner.policy.value_normalizer.mean.fill_(10.0)  # values are logged as rewards count, not normalised
+    learner.iterate()
+    figures = {tag: v for tag, v in learner.log.read().items() if tag.startswith("value/")}
+    expected = {"value/mean/near": 11.0, "value/mean/far": 12.0, "value/mean/task": 13.0}
+    if applied is not None:
+        expected |= {"value/raw_mean/near": 2.75, "value/raw_mean/far": 48.0, "value/raw_mean/task": 13.0}
+    assert figures == pytest.approx(expected)
+
+
 def test_an_advantage_stage_decides_and_gets_the_advantage_of_the_task(settings: MakeSettings) -> None:
     seen: list[Tensor] = []
+
+    class Scaled:
+        """What is done to the components must not reach the task."""
+
+        def rewards(self, rollout: Rollout) -> RewardResult:
+            factor = torch.tensor([4.0, 0.25])
+            return RewardResult(rollout.rewards * factor, factor)
 
     class SecondOnly:
         needs_task_advantage = True
@@ -376,7 +412,7 @@ def test_an_advantage_stage_decides_and_gets_the_advantage_of_the_task(settings:
             assert probe.cosines(rollout.task_advantages, rollout.advantages).shape == (2,)
             return AdvantageResult(rollout.advantages[..., 1])
 
-    learner = Learner(settings(), {"second": SecondOnly()}, task_head=True)
+    learner = Learner(settings(), {"scaled": Scaled(), "second": SecondOnly()}, task_head=True)
     mute_critic(learner)
     rollout, _ = learner.collector.collect()
     batch = learner.prepare(rollout)

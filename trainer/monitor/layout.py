@@ -66,6 +66,8 @@ LAYOUT: dict[str, tuple[Chart, ...]] = {
         Lines("Explained variance per component", ("^value/explained_variance",)),
         Lines("Clipped fraction per component", ("^value/clipped_fraction",)),
         Lines("Value loss", ("^loss/value$",)),
+        Lines("Mean value per component, in the critic's units", ("^value/mean/",)),
+        Lines("Mean value per component, in raw units", ("^value/raw_mean/",)),
     ),
     "Is exploration collapsing?": (
         Lines(

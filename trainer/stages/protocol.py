@@ -36,6 +36,9 @@ class RewardResult(NamedTuple):
     """`[K]`: what every reward of a component was multiplied with, where that is one number for the whole
     rollout and the task is to be preserved; 1 otherwise. The loop divides the advantages by it."""
     metrics: Metrics = {}
+    applied: Tensor | None = None
+    """`[K]`: what every reward was multiplied with, the task preserved or not; None where that is not one
+    number for the whole rollout. Values are logged in raw units by it."""
 
 
 class AdvantageResult(NamedTuple):

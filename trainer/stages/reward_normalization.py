@@ -95,9 +95,11 @@ class RewardNormalization:
                 constant = balance / unit
         dtype = rollout.rewards.dtype
         factor = constant if self.preserve_task else torch.ones_like(constant)
+        undoable = not self.enable_per_episode_norm or self.normalization_method == "scale"
         metrics = self._metrics(balance, unit)
         self._observe(raw, tier1, rollout.done)
-        return RewardResult((tier1 * balance).to(dtype), factor.to(dtype), metrics)
+        applied = constant.to(dtype) if undoable else None
+        return RewardResult((tier1 * balance).to(dtype), factor.to(dtype), metrics, applied)
 
     @staticmethod
     def _moments_of(rewards: Tensor) -> RunningMoments:
