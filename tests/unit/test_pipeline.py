@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.toy_env import ToyEnv
 from trainer.build import build
 from trainer.config import Config
 from trainer.data import Rollout
@@ -91,6 +92,17 @@ def test_a_wrong_order_names_both_stages_and_an_order_that_works() -> None:
     text = message(["gradient_scaling", "value_clipping"])
     assert "'gradient_scaling' (acts on the gradients) stands before 'value_clipping'" in text
     assert suggestion(text) == ["value_clipping", "gradient_scaling"]
+
+
+def test_a_wrong_order_is_refused_before_an_environment_is_made(
+    toy: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("no environment should have been made")
+
+    monkeypatch.setattr(ToyEnv, "__init__", forbidden)
+    with pytest.raises(StageOrderError, match="'gradient_scaling' .* stands before 'value_clipping'"):
+        build(toy("trainer.stages=[gradient_scaling,value_clipping]"), tmp_path)
 
 
 def test_a_stage_twice() -> None:

@@ -20,8 +20,12 @@ ENTROPIES = {"spread": ([0.01], [0.17] * 3), "collapsed": ([0.01], [0.05] * 3), 
 """Of the active decisions of either process. Means 0.13 and 0.04: the threshold of 0.1 lies between."""
 
 
+WARM_UP = 15
+"""Episodes: 10 end in the first rollout of each process, so that they are warm together and neither alone."""
+
+
 def normalised(rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    stage = normalization.stage_of(3, 3, scaling_warmup_episodes=10)
+    stage = normalization.stage_of(3, 3, scaling_warmup_episodes=WARM_UP)
     half = slice(3 * rank, 3 * rank + 3)
     results = []
     for seed in range(4):
@@ -75,7 +79,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 
 def test_reward_normalization_merges_its_statistics(both: list[Any]) -> None:
-    stage = normalization.stage_of(3, 6, scaling_warmup_episodes=10)
+    stage = normalization.stage_of(3, 6, scaling_warmup_episodes=WARM_UP)
     for seed in range(4):
         alone = stage.rewards(normalization.random_rollout(seed))
         rewards = torch.cat([process[0][seed][0] for process in both], 1)
