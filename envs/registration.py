@@ -1,4 +1,4 @@
-"""Batched environments as ordinary Gymnasium environments: `gymnasium.make("TopologySpawn-v0")`."""
+"""Batched environments as ordinary Gymnasium environments; `envs` says under which names."""
 
 from __future__ import annotations
 
@@ -13,18 +13,6 @@ from gymnasium.envs.registration import load_env_creator
 from torch import Tensor
 
 from envs.protocol import BatchedEnv, NativeAction
-
-ENVIRONMENTS = {
-    "TopologySpawn-v0": "envs.topology_spawn:TopologySpawn",
-    "equipoise/Moving-v0": "envs.moving:Moving",
-    "equipoise/Sliding-v0": "envs.moving:Sliding",
-    "equipoise/HardMove-v0": "envs.hard_move:HardMove",
-    "equipoise/HardMovePerActuator-v0": "envs.hard_move:HardMovePerActuator",
-    "equipoise/CatchPoint-v0": "envs.catch_point:CatchPoint",
-    "equipoise/Platform-v0": "envs.platform:Platform",
-    "equipoise/Goal-v0": "envs.goal:Goal",
-}
-"""Gymnasium's name -> where the batched environment is."""
 
 
 class SingleEnv(gymnasium.Env[np.ndarray[Any, Any], Any]):
@@ -99,10 +87,3 @@ def _batched(space: gymnasium.Space[Any], action: Any, device: torch.device) -> 
             return torch.as_tensor(np.asarray(action), dtype=torch.float32, device=device)[None]
         case _:
             return torch.as_tensor(np.asarray(action), dtype=torch.int64, device=device)[None]
-
-
-def register() -> None:
-    """Make the environments known to Gymnasium; calling it again changes nothing."""
-    for name, place in ENVIRONMENTS.items():
-        if name not in gymnasium.registry:
-            gymnasium.register(name, entry_point="envs.registration:SingleEnv", kwargs={"make": place})

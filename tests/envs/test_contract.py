@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -12,6 +15,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
+from envs import ENVIRONMENTS
 from envs.catch_point import CatchPoint
 from envs.goal import Goal
 from envs.hard_move import HardMove
@@ -20,7 +24,6 @@ from envs.platform import Platform
 from envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction, ScriptedEnv, Timestep
 from envs.random import StreamPerEnv
 from envs.references import random_action, reference_returns
-from envs.registration import ENVIRONMENTS, register
 from envs.synthetic import Synthetic
 from envs.topology_spawn import TopologySpawn
 
@@ -182,11 +185,17 @@ def test_a_diagnosis_is_repeatable_and_leaves_the_episodes_alone(make: Callable[
     assert_same(rows(next(both), 3), rows(next(both), 3))
 
 
+@pytest.mark.parametrize("code", ["import envs; make('TopologySpawn-v0')", "make('envs:TopologySpawn-v0')"])
+def test_gymnasium_knows_it_by_name(code: str) -> None:
+    """In a process of its own: here something else may have made it known."""
+    command = [sys.executable, "-c", f"from gymnasium import make; {code}.reset(seed=0)"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 @pytest.mark.filterwarnings("ignore:.*A Box observation space (min|max)imum value is")
 def test_gymnasium_accepts_it(name: str) -> None:
-    register()
-    register()
     env = gymnasium.make(name, render_mode="rgb_array")
     check_env(env.unwrapped)
     observation, _ = env.reset(seed=3)

@@ -17,7 +17,6 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
-from envs import registration
 from envs.topology_spawn import TopologySpawn
 from tests.conftest import TINY
 from trainer import play
@@ -104,7 +103,6 @@ def gymnasium_run(name: str) -> Config:
 def test_a_gymnasium_environment_is_made_with_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registration.register()
     config = gymnasium_run("equipoise/Platform-v0")
     assert config.env.keywords["render_mode"] is None
     checkpoint = train(config, tmp_path)
