@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,18 @@ from trainer.stages.protocol import Stage
 from trainer.update import Update
 
 
-def build(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None) -> Trainer:
+def build(
+    config: Config, run_dir: str | Path | None = None, state: Mapping[str, Any] | None = None
+) -> Trainer:
     """Everything that `config` names, ready to train in `run_dir`; from `state`, a checkpoint's, if given.
+
+    `run_dir`: made if it is not there; None: `runs/<env>-<preset>/<date_time>-s<seed>`, as the command does.
 
     Raises:
         ValueError: for what only the environment can tell is wrong: an action space that is not
             supported, a policy that does not fit it, a norm over parameters that are not there.
     """
+    run_dir = _new_run_dir(config) if run_dir is None else Path(run_dir)
     check_order(
         {name: find_class(section.target) for name, section in config.stages.items()},
         list(config.trainer.stages),
@@ -71,6 +77,11 @@ def build(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True))
     return trainer
+
+
+def _new_run_dir(config: Config) -> Path:
+    now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    return Path("runs", f"{config.env.label}-{config.preset}", f"{now}-s{config.seed}")
 
 
 def environment_maker(config: Config, device: torch.device) -> Callable[[int], BatchedEnv]:

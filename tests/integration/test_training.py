@@ -208,3 +208,16 @@ def test_it_learns(toy: MakeConfig, tmp_path: Path, stages: str | None) -> None:
     after = trainer.evaluate(16, seed=1)
     assert before.return_mean < 0.5 * best
     assert after.return_mean > 0.8 * best
+
+
+def test_from_python_the_run_folder_may_be_text_or_left_out(
+    toy: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    build(toy("seed=3"))
+    build(toy(), "of my own")
+    (run_dir,) = tmp_path.glob("runs/*/*")
+    assert run_dir.parent.name == "toy-balanced"
+    assert run_dir.name.endswith("-s3")
+    assert (run_dir / "config.yaml").exists()
+    assert (tmp_path / "of my own" / "config.yaml").exists()
