@@ -225,6 +225,13 @@ def test_the_closing_table(tmp_path: Path) -> None:
     assert f"results: {tmp_path}" in output.splitlines()
 
 
+def test_the_closing_table_keeps_its_values_on_a_narrow_terminal(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), force_terminal=False, width=40)
+    closing_table(SUMMARY, tmp_path, console)
+    for value in ("0.973", "41.20 ± 3.14", "6.50 → 1.01", "0.264 / 0.736"):
+        assert value in written(console)
+
+
 def test_the_closing_table_of_nothing(tmp_path: Path) -> None:
     output = table({"status": "interrupted"}, tmp_path)
     assert output.count("n/a") == 11 + 2  # the rows; environment and preset in the title

@@ -190,8 +190,8 @@ def closing_table(summary: Mapping[str, Any], run_dir: str | Path, console: Cons
     run_dir = Path(run_dir)
     title = " · ".join(str(summary.get(key) or "n/a") for key in ("env", "preset", "status"))
     table = Table(title=title)
-    table.add_column("figure", no_wrap=True)
-    table.add_column("value", justify="right")
+    table.add_column("figure")
+    table.add_column("value", justify="right", no_wrap=True)  # on a narrow terminal the names are broken
     for name, value in _closing_rows(summary):
         table.add_row(name, value)
     console.print(table)
