@@ -74,14 +74,24 @@ def from_hydra(composed: DictConfig) -> Config:
 
 
 def admit(arguments: Sequence[str]) -> list[str]:
-    """Prefix `++` to each `key=value` that is no choice of a group and not Hydra's own."""
+    """Prefix `++` to each `key=value` that is no choice of a group and not Hydra's own; flags come first.
+
+    Raises `ConfigError` for a value without a key, over which Hydra itself falls.
+    """
 
     def admitted(argument: str) -> str:
-        key = re.match(r"([A-Za-z_][\w.-]*)=", argument)
-        ours = key and key[1] not in GROUPS and not key[1].startswith("hydra.")
+        if re.match(r"[+~@]*=", argument):
+            raise ConfigError(f"cannot read the argument {argument!r} (arguments are key=value)")
+        key = re.match(r"([A-Za-z_][\w./-]*)=", argument)
+        if key and (key[1] in GROUPS or "/" in key[1]):
+            # Over a number Hydra falls, too; a text is merely no option that there is.
+            return re.sub(r"(?<=[=,])([+-]?[\d.][\w.+-]*|true|false|nan|inf)(?=,|$)", r"'\1'", argument)
+        ours = key and not key[1].startswith("hydra.")
         return f"++{argument}" if ours else argument
 
-    return [admitted(argument) for argument in arguments]
+    # Hydra's parser takes the overrides in one piece only: `preset=a,b -m seed=1,2` would be an error.
+    flags_first = sorted(arguments, key=lambda argument: "=" in argument or argument.startswith("~"))
+    return [admitted(argument) for argument in flags_first]
 
 
 def resumed(plain: Mapping[str, Any], overrides: Sequence[str], checkpoint: str) -> Config:
@@ -115,8 +125,10 @@ def _explain(error: Exception) -> str:
         if isinstance(cause, MissingConfigException) and cause.options is not None:
             return _no_such_option(cause)
         if isinstance(cause, OverrideParseException):
-            argument = cause.override.removeprefix("++")
-            return f"cannot read the argument {argument!r} (arguments are key=value): {_first_line(cause)}"
+            argument, reason = cause.override.removeprefix("++"), _first_line(cause)
+            if reason.startswith("LexerNoViableAlt"):
+                reason = "a value with such characters stands in quotes, key=\"'value'\" in a shell"
+            return f"cannot read the argument {argument!r} (arguments are key=value): {reason}"
         cause = cause.__cause__
     text = _first_line(error) if not isinstance(error, ConfigCompositionException) else str(error)
     return text.replace("++", "")
@@ -126,7 +138,7 @@ def _no_such_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = sorted(error.options or ())
     hint = f"; did you mean {match}?" if (match := nearest(option, options)) else ""
-    return f"{group}={option}: there is no such option{hint} ({group} has {', '.join(options)})"
+    return f"{group}={option}: there is no such option{hint} ({group} has {', '.join(options) or 'none yet'})"
 
 
 def _first_line(error: BaseException) -> str:

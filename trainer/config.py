@@ -22,6 +22,9 @@ Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 LogStd = Annotated[float, Field(ge=-20, le=20)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, le=10**15)]
+"""A thousand streams are made from each, and PyTorch takes 64 bits."""
 
 SUPPLIED_TO_ENV = frozenset({"num_envs", "device"})
 SUPPLIED_TO_STAGES = frozenset(
@@ -57,7 +60,7 @@ class Component(Section):
 
 class Environment(Component):
     name: str | None = Field(None, description="label of the run folder; null: env.id, or the class's name")
-    num_envs: Count = Field(description="environments that step together")
+    num_envs: Size = Field(description="environments that step together")
 
     @property
     def label(self) -> str:
@@ -68,9 +71,7 @@ class Policy(Section):
     kind: Literal["mlp", "node_set"] = Field(
         description="mlp for flat observations, node_set for sets of nodes"
     )
-    hidden_sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = Field(
-        description="widths of the layers"
-    )
+    hidden_sizes: Annotated[tuple[Size, ...], Field(min_length=1)] = Field(description="widths of the layers")
     activation: Literal["tanh", "relu", "silu", "elu"]
     log_std_init: LogStd = Field(
         description="initial log of σ, in the space where [-1, 1] is the whole range"
@@ -103,9 +104,9 @@ class PolicyLossWeights(Section):
 
 
 class Batch(Section):
-    rollout_steps: Count = Field(description="steps of each environment in one iteration")
-    update_epochs: Count = Field(description="passes over each rollout")
-    num_minibatches: Count = Field(description="optimizer steps in a pass; divides rollout_steps * num_envs")
+    rollout_steps: Size = Field(description="steps of each environment in one iteration")
+    update_epochs: Size = Field(description="passes over each rollout")
+    num_minibatches: Size = Field(description="optimizer steps in a pass; divides rollout_steps * num_envs")
 
 
 class Trainer(Section):
@@ -142,9 +143,9 @@ class Trainer(Section):
 class Config(Section):
     """A checked configuration. `sections` and `keywords` are the only names that differ from the YAML."""
 
-    seed: CountOrZero
+    seed: Seed
     device: Literal["auto", "cpu", "cuda"]
-    threads: Count = Field(description="of the CPU, for each process")
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(description="of the CPU, for each process")
     preset: str = Field(description="set by the group preset")
     experiment: str | None = Field(None, description="set by the group experiment")
     resume: str | None = Field(None, description="run folder or checkpoint to continue; needs nothing else")

@@ -128,7 +128,8 @@ def problems_of(error: ValidationError, model: type[BaseModel], raw: Mapping[str
         else:
             problem = bad_value(key, value, allowed(field.annotation, field.metadata))
         found.setdefault(problem.key, problem)
-    return list(found.values())
+    # A list whose only entry is wrong counts as too short on top of that.
+    return [problem for key, problem in found.items() if f"{key}.0" not in found]
 
 
 def _path(location: Sequence[int | str], raw: Any, last_is_missing: bool) -> tuple[list[int | str], Any]:

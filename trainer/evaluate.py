@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.arguments import Arguments
+from trainer.config import Seed
 from trainer.config_errors import ConfigError
 
 
@@ -23,7 +24,7 @@ class EvaluateArguments(Arguments):
 
     checkpoint: Path = Field(description="a checkpoint, or a run folder, whose newest one is taken")
     episodes: Annotated[int, Field(ge=1)] = 100
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the episodes; training never uses them")
+    seed: Seed = Field(0, description="of the episodes; training never uses them")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     render: Literal["none", "gif"] = Field("none", description="gif: a film of the first episode")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from trainer.arguments import Arguments
+from trainer.config import Seed
 from trainer.config_errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class PlayArguments(Arguments):
 
     checkpoint: Path = Field(description="a checkpoint, or a run folder, whose newest one is taken")
     episodes: Annotated[int, Field(ge=1)] = Field(1, description="one after the other in one film")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the first episode, as trainer.evaluate's")
+    seed: Seed = Field(0, description="of the first episode, as trainer.evaluate's")
     output: Path | None = Field(None, description="the GIF; null: beside the checkpoint")
     deterministic: bool = Field(True, description="likeliest choices and means; false: samples")
     compare: Literal["none", "untrained"] = Field(

@@ -77,6 +77,10 @@ def _compose_and_train(arguments: Sequence[str]) -> int:
             job()
     except BrokenPipeError:
         raise
+    except ValueError as error:
+        if not str(error).startswith("Only one of --run"):  # Hydra, of its flags
+            raise
+        raise ConfigError(str(error)) from None
     except OSError as error:  # of Hydra, which makes the run folder
         raise ConfigError(f"hydra.run.dir: cannot make the run folder: {error}") from None
     for result in outcome:
@@ -132,6 +136,11 @@ def _build(config: Config, run_dir: Path, state: Mapping[str, Any] | None) -> Tr
         return build(config, run_dir, state)
     except ValueError as error:  # what only the environment, once there, can tell is wrong
         raise ConfigError(str(error)) from error
+    except RuntimeError as error:  # PyTorch has no class of its own for a full memory of the CPU
+        if "allocate" not in str(error):
+            raise
+        sizes = "env.num_envs, trainer.batch.rollout_steps or policy.hidden_sizes"
+        raise ConfigError(f"there is not enough memory for this run: lower {sizes}") from error
 
 
 def _not_resumed(config: Config) -> Config:
@@ -142,7 +151,9 @@ def _not_resumed(config: Config) -> Config:
 
 def _unused(run_dir: Path) -> Path:
     if os.environ.get("RANK", "0") == "0" and any(run_dir.iterdir()):
-        raise ConfigError(f"hydra.run.dir: {run_dir} already holds a run; continue it with resume={run_dir}")
+        known = (run_dir / "config.yaml").exists()
+        advice = f"already holds a run; continue it with resume={run_dir}" if known else "is not empty"
+        raise ConfigError(f"hydra.run.dir: {run_dir} {advice}")
     return run_dir
 
 

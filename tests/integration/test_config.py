@@ -13,9 +13,10 @@ import pytest
 import torch
 import yaml
 
-from trainer.compose import CONFIG_DIR, compose, resumed
+from trainer.compose import CONFIG_DIR, admit, compose, resumed
 from trainer.config import check
 from trainer.config_errors import ConfigError
+from trainer.run import _build, _unused
 
 OPTIONS = sorted(path.relative_to(CONFIG_DIR).with_suffix("") for path in CONFIG_DIR.glob("*/*.yaml"))
 ROOT = CONFIG_DIR.parent
@@ -175,6 +176,10 @@ SCALING = "trainer.gradient_scaling"
 ALONE = [
     ("preset=debgu", ["preset=debgu", "did you mean debug?", "conservative"]),
     ("preset=zzz", ["preset=zzz", "aggressive, balanced"]),
+    ("preset=3", ["preset=3", "aggressive, balanced"]),
+    ("experiment=cartpol", ["experiment=cartpol", "no such option"]),
+    ("=1", ["'=1'", "key=value"]),
+    ("seed=a'b", ["seed=a'b", "in quotes"]),
     ("sead=1,2", ["sead=1,2", "--multirun"]),
     ("seed", ["'seed'", "key=value"]),
     ("seed=[1", ["seed=[1"]),
@@ -191,6 +196,7 @@ ALONE = [
     ("optimizer.kind=rmsprop", ["optimizer.kind", "adam"]),
     ("policy.log_std_init=3", ["policy.log_std_init = 3", "log_std_max (2.0)"]),
     ("policy.shared_critic=true", ["policy.shared_critic = true", "node_set"]),
+    ("policy.hidden_sizes=[x]", ["policy.hidden_sizes.0 = 'x'"]),
     ("env=gymnasium", ["env.id is missing"]),
     ("env.max_nodes=1", ["max_nodes is 1", "at least 2"]),
     ("env._target_=envs.topology_spawn.TopologySpwn", ["has no class TopologySpwn", "TopologySpawn"]),
@@ -200,7 +206,9 @@ ALONE = [
 TOGETHER = [
     ("seed=-1", ["seed = -1", "≥ 0"]),
     ("seed=abc", ["seed = 'abc'", "a whole number"]),
+    ("seed=1e30", ["seed = 1e+30", "≤ 1000000000000000"]),
     ("seed=1.5", ["seed = 1.5", "a whole number"]),
+    ("threads=5000", ["threads = 5000", "≤ 1024"]),
     ("threads=true", ["threads = true", "a whole number"]),
     ("presets=debug", ["presets", "did you mean preset?"]),
     ("device=gpu", ["device = 'gpu'", "auto or cpu or cuda"]),
@@ -375,6 +383,38 @@ def test_the_command_ends_with_one_message_before_anything_is_built(
     assert expected in result.stderr
     assert not (tmp_path / "built").exists()
     assert not (tmp_path / "runs").exists()
+
+
+def test_two_flags_that_exclude_each_other(tmp_path: Path) -> None:
+    result = command(tmp_path, "-m", "--cfg", "job")
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert "Only one of" in result.stderr
+
+
+def test_flags_may_stand_anywhere() -> None:
+    assert admit(["preset=debug", "-m", "seed=1,2", "--cfg", "job"]) == [
+        "-m",
+        "--cfg",
+        "job",
+        "preset=debug",
+        "++seed=1,2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [("config.yaml", "already holds a run; continue it with resume="), ("letter.txt", "is not empty")],
+)
+def test_a_run_folder_that_is_in_use(tmp_path: Path, file: str, expected: str) -> None:
+    (tmp_path / file).touch()
+    with pytest.raises(ConfigError, match=f"hydra.run.dir: .* {expected}"):
+        _unused(tmp_path)
+
+
+def test_a_run_that_does_not_fit_into_the_memory(tmp_path: Path) -> None:
+    config = compose(["trainer.batch.rollout_steps=1000000000", "device=cpu"])  # some 150 TB
+    with pytest.raises(ConfigError, match=r"not enough memory.*trainer\.batch\.rollout_steps"):
+        _build(config, tmp_path, None)
 
 
 def test_the_witness_tells_when_an_environment_is_built(tmp_path: Path) -> None:
