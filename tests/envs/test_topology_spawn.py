@@ -204,6 +204,10 @@ def test_edge_is_the_mean_cosine_of_the_links_to_the_right() -> None:
     assert part(step(colony((4, 8, 0), (7, 12, 1), (6, 12, 2))), "edge") == 0
 
 
+def test_a_link_counts_from_the_step_in_which_it_is_made() -> None:
+    assert part(step(colony((4, 10, 0), (4, 5, 1), (4, 6, 2)), SPAWN), "edge") == pytest.approx(0.05)
+
+
 def test_progress_is_the_centroid_s_way_over_the_width() -> None:
     # x 4, 5, 9 -> centroid 6; without the first 7: 10·1/30.
     env = colony((4, 10, 0), (5, 10, 1), (9, 10, 2))
