@@ -207,6 +207,29 @@ def test_regularization_pulls_back_to_the_environments_weights() -> None:
             assert weights_of(result)[0] < 0.1
 
 
+def test_equal_cosines_keep_the_shares_of_unequal_weights() -> None:
+    """w_k ∝ c_k·cos_k: with the same cosine everywhere nothing is left to learn, wherever one starts."""
+    stage = stage_of(
+        [3.0, 1.0], enable_attention_weighting=False, weight_regularization=0.0, weight_learning_rate=0.05
+    )
+    with torch.no_grad():
+        stage.base_logits.add_(torch.tensor([-1.0, 1.0]))
+    for seed in range(300):
+        result = stage.advantages(random_rollout(seed, 2), FixedCosines([0.5, 0.5]))
+    assert weights_of(result) == pytest.approx([0.75, 0.25], abs=0.01)
+
+
+def test_regularization_pulls_the_attention_back_to_none() -> None:
+    stage = stage_of([1.0, 1.0], weight_regularization=0.01, weight_learning_rate=0.05)
+    with torch.no_grad():
+        stage.attention_bias.add_(torch.tensor([2.0, -2.0]))
+        stage.attention_matrix.add_(1.0)
+    for seed in range(300):
+        stage.advantages(random_rollout(seed, 2), FixedCosines([0.0, 0.0]))
+    assert stage.attention_bias.abs().max() < 0.05
+    assert stage.attention_matrix.abs().max() < 0.05
+
+
 def test_attention_sees_proportions_unless_told_otherwise() -> None:
     """A reward in other units must not turn the attention's learning rate into another."""
 
