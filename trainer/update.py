@@ -22,7 +22,7 @@ from trainer.normalization import value_metrics
 from trainer.policy.actor_critic import ActorCritic
 from trainer.probe import PolicyProbe
 from trainer.stages.pipeline import Pipeline
-from trainer.stages.protocol import LossState, WeightResult, reduce_term
+from trainer.stages.protocol import LossState, RewardResult, WeightResult, reduce_term
 from trainer.surrogates import surrogates
 
 SIDES = ("discrete", "continuous")
@@ -101,18 +101,19 @@ class Update:
     def prepare(self, rollout: Rollout, log: MetricLog) -> Minibatch:
         """All samples of a rollout, `B = T·N`, with advantages and value targets."""
         policy, settings, pipeline = self.policy, self.settings, self.pipeline
-        rewards = rollout.rewards
-        factor = applied = torch.ones_like(rollout.reward_weights)
+        ones = torch.ones_like(rollout.reward_weights)
+        result = RewardResult(rollout.rewards, factor=ones, applied=ones)
         if pipeline.rewards is not None:
-            rewards, factor, metrics, applied = pipeline.rewards.rewards(rollout)
-            log.add(metrics)
+            result = pipeline.rewards.rewards(rollout)
+            log.add(result.metrics)
+        rewards = result.rewards
         components = rewards.shape[-1]
         if rollout.values.shape[-1] > components:
             rewards = torch.cat([rewards, rollout.task_reward.unsqueeze(-1)], dim=-1)
         inputs = policy.normalize(rollout.observations.flatten(0, 1))
         last_values = self._values(rollout.last_observation)
         rollout.values = policy.value_normalizer.denormalize(policy.critic(inputs)).view_as(rollout.values)
-        log.add(value_metrics(rollout.values, applied, self.reward_names))
+        log.add(value_metrics(rollout.values, result.applied, self.reward_names))
         advantages, returns = compute_gae(
             rewards,
             rollout.values,
@@ -124,7 +125,7 @@ class Update:
             settings.gae_lambda,
         )
         check_targets(advantages, returns, rewards, self.reward_names)
-        rollout.advantages = advantages[..., :components] / factor
+        rollout.advantages = advantages[..., :components] / result.factor
         rollout.task_advantages = advantages[..., -1] if advantages.shape[-1] > components else None
         if pipeline.advantages is None:
             combined = rollout.advantages @ rollout.reward_weights
