@@ -6,7 +6,7 @@ rollout → rewards stage → values → GAE per component → advantages stage 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,13 +84,13 @@ class Update:
         """One iteration's learning. `progress` is the fraction of the run that is done, 0 to 1."""
         done = torch.tensor(progress, device=self.flat.vector.device)
         samples = self.prepare(rollout, log)
-        batch = self.settings.batch
-        size = len(samples.advantages) // batch.num_minibatches
-        for _ in range(batch.update_epochs):
+        settings = self.settings.batch
+        size = len(samples.advantages) // settings.num_minibatches
+        for _ in range(settings.update_epochs):
             divergence = []
             order = torch.randperm(len(samples.advantages), generator=self.generator, device=done.device)
-            for chosen in torch.split(order, size):
-                divergence.append(self._minibatch(_take(samples, chosen), done, log))
+            for batch in _split(_take(samples, order), size):
+                divergence.append(self._minibatch(batch, done, log))
             limit = self.settings.target_kl
             if limit is not None and float(distributed.mean(torch.stack(divergence).mean())) > limit:
                 break
@@ -183,9 +183,7 @@ class Update:
         )
         state = self.pipeline.losses(state)
         gradient, loss, metrics = self._gradient(state)
-        log.add(state.metrics)
-        log.add(metrics)
-        log.add(self._step(gradient, loss))
+        log.add({**state.metrics, **metrics, **self._step(gradient, loss)})
         self.bad.note(self.updates, state, gradient, self._skipped_in_a_row)
         return sides.kl
 
@@ -258,6 +256,15 @@ def _take(samples: Minibatch, chosen: Tensor) -> Minibatch:
     actions = Actions(*map(rows, samples.actions))
     others = {name: rows(field) for name, field in samples._asdict().items() if name != "actions"}
     return Minibatch(actions=actions, **others)
+
+
+def _split(samples: Minibatch, size: int) -> Iterator[Minibatch]:
+    """Consecutive minibatches of `size` samples: views, nothing is copied."""
+    actions = zip(*(part.split(size) for part in samples.actions), strict=True)
+    others = (part.split(size) for name, part in samples._asdict().items() if name != "actions")
+    names = [name for name in samples._fields if name != "actions"]
+    for pair, parts in zip(actions, zip(*others, strict=True), strict=True):
+        yield Minibatch(actions=Actions(*pair), **dict(zip(names, parts, strict=True)))
 
 
 def _standardise(advantages: Tensor) -> Tensor:
