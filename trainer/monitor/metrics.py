@@ -39,8 +39,11 @@ class MetricLog:
                 raise ValueError(
                     f"metric {tag!r} has reduction {reduction!r}, before it was {self._reductions[tag]!r}"
                 )
-        self._tags.extend(metrics)
-        self._rows.append(torch.stack([metric.value for metric in metrics.values()]))
+        # Each dtype by itself: stacked together every single figure would be converted.
+        for dtype in dict.fromkeys(metric.value.dtype for metric in metrics.values()):
+            chosen = {tag: metric.value for tag, metric in metrics.items() if metric.value.dtype == dtype}
+            self._tags.extend(chosen)
+            self._rows.append(torch.stack(list(chosen.values())))
 
     def read(self) -> dict[str, float]:
         """The figures since the last call, each by its reduction, in float64; then forget them.

@@ -146,17 +146,18 @@ class ActorCritic(nn.Module):
         size, space = inputs.shape[0], self.space
         features = self.choice_trunk(inputs) if self.choice_trunk is not None else None
         own = self.parameter_trunk(inputs) if self.parameter_trunk is not None else features
-        logits = inputs.new_zeros(size, space.num_heads, space.max_choices)
-        mean, log_std = inputs.new_zeros(size, 0), inputs.new_zeros(0)
-        if self.choice_head is not None:
+        if self.choice_head is None:
+            logits = inputs.new_zeros(size, space.num_heads, space.max_choices)
+        else:
             logits = self.choice_head(features).view(size, space.num_heads, space.max_choices)
-        if self.parameter_head is not None:
-            mean = self.parameter_head(own).view(size, space.num_parameters)
-            if self.log_std_head is not None:
-                log_std = self._bounded(self.log_std_head(own)).view(size, space.num_parameters)
-            else:
-                assert self.log_std is not None
-                log_std = self._bounded(self.log_std).repeat(space.num_parameters // len(self.log_std))
+        if self.parameter_head is None:
+            return logits, inputs.new_zeros(size, 0), inputs.new_zeros(0)
+        mean = self.parameter_head(own).view(size, space.num_parameters)
+        if self.log_std_head is not None:
+            log_std = self._bounded(self.log_std_head(own)).view(size, space.num_parameters)
+        else:
+            assert self.log_std is not None
+            log_std = self._bounded(self.log_std).repeat(space.num_parameters // len(self.log_std))
         return logits, mean, log_std
 
     def critic(self, inputs: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class HybridDistribution:
         self.mean = mean
         self.log_std = log_std
         self.action_mask = action_mask
+        self._relevant: tuple[Tensor, Tensor] | None = None
         # The lowest finite number, not -inf: 0 · log 0 would be NaN in the entropy and its gradient.
         self._logits = logits.masked_fill(~action_mask, torch.finfo(logits.dtype).min)
 
@@ -52,7 +53,8 @@ class HybridDistribution:
         The largest of logit + Gumbel noise is a sample of the categorical (Gumbel, 1954; Maddison et al.,
         "A* sampling", 2014, section 2).
         """
-        return Actions(self._argmax(self._logits + gumbel), self.mean + self.log_std.exp() * normal)
+        parameters = torch.addcmul(self.mean, self.log_std.exp(), normal)
+        return Actions(self._argmax(self._logits + gumbel), parameters)
 
     def mode(self) -> Actions:
         """The deterministic action: the likeliest choice of each head, the mean of each parameter."""
@@ -65,11 +67,17 @@ class HybridDistribution:
 
     def relevant(self, choices: Tensor) -> Tensor:
         """`[B, P]` bool: the parameters that matter under `choices` `[B, H]`."""
-        return self.space.relevant(choices)
+        if self._relevant is None or self._relevant[0] is not choices:  # the surrogates and stages all ask
+            self._relevant = choices, self.space.relevant(choices)
+        return self._relevant[1]
 
     def discrete_active(self) -> Tensor:
         """`[B, H]` bool: the heads that have a decision to make (two valid choices or more)."""
-        return self.action_mask.sum(-1) > 1
+        return self._discrete_active
+
+    @cached_property
+    def _discrete_active(self) -> Tensor:
+        return self.action_mask.sum(-1, dtype=torch.int32) > 1
 
     def discrete_log_prob(self, choices: Tensor) -> Tensor:
         """`[B, H]`; exactly 0, with exactly zero gradient, for a head with one valid choice."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -40,10 +41,11 @@ class Tanh(nn.Module):
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": Tanh,
-    "relu": nn.ReLU,
+    "relu": partial(nn.ReLU, inplace=True),
     "silu": nn.SiLU,
-    "elu": nn.ELU,
+    "elu": partial(nn.ELU, inplace=True),
 }
+"""Applied to what a layer has just put out, which nobody else needs: most of them overwrite it."""
 
 
 def linear(inputs: int, outputs: int, gain: float = math.sqrt(2.0), bias: bool = True) -> nn.Linear:
@@ -92,7 +94,7 @@ class NodeSet(nn.Module):
         nodes = inputs.view(*inputs.shape[:-1], self.nodes, inputs.shape[-1] // self.nodes)
         hidden = self.node(nodes)
         context = self.context(pool(hidden, nodes[..., :1]))
-        features: Tensor = self.activation(self.own(hidden) + context.unsqueeze(-2))
+        features: Tensor = self.activation(self.own(hidden).add_(context.unsqueeze(-2)))
         return features
 
 
