@@ -30,6 +30,13 @@ ARMS: dict[str, tuple[str, ...]] = {
     "off": (f"{SCALING}.enable_adaptive_scaling=false", f"{SCALING}.monitor_every=0"),
     "exact": (f"{SCALING}.measure_every=1",),
     "every 5th": (f"{SCALING}.measure_every=5",),
+    "every 5th, compiled": (f"{SCALING}.measure_every=5", "trainer.compile=default"),
+    "exact, compiled": (f"{SCALING}.measure_every=1", "trainer.compile=default"),
+    "off, compiled": (
+        f"{SCALING}.enable_adaptive_scaling=false",
+        f"{SCALING}.monitor_every=0",
+        "trainer.compile=default",
+    ),
     "naive": (
         "trainer.naive_scaling._target_=scripts.benchmark_naive.NaiveScaling",
         "trainer.stages=[reward_normalization,advantage_weighting,value_clipping,entropy_regularization,"
@@ -60,7 +67,7 @@ def colony(nodes: int) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class Task:
     overrides: tuple[str, ...]
-    arms: tuple[str, ...] = ("off", "exact", "every 5th", "naive")
+    arms: tuple[str, ...] = tuple(arm for arm in ARMS if arm != "default")
 
 
 @dataclass(frozen=True)

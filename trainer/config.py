@@ -134,6 +134,9 @@ class Trainer(Section):
         description="when the run folder cannot be written (disk full): end the run, or go on and try again"
     )
     max_bad_updates: Count = Field(description="non-finite updates in a row that end the run")
+    compile: Literal["none", "default"] = Field(
+        description="default: torch.compile fuses what the losses are made of, at some cost at the start"
+    )
     policy_loss_weights: PolicyLossWeights
     batch: Batch
     stages: tuple[str, ...] = Field(min_length=1, description="names of sections, in order")

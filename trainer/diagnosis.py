@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
@@ -43,20 +43,21 @@ class BadUpdates:
 
     def __init__(self, policy: ActorCritic, reward_names: Sequence[str]) -> None:
         self._policy, self._reward_names = policy, reward_names
-        self._latest: tuple[int, list[_Field], Tensor] | None = None
+        self._latest: tuple[int, Callable[[], LossState], Tensor] | None = None
 
-    def note(self, update: int, state: LossState, gradient: Tensor, skipped: Tensor) -> None:
-        """Take in an update, its losses and its gradient `[n]`; `skipped` is a device scalar, 0 for no."""
+    def note(self, update: int, look: Callable[[], LossState], gradient: Tensor, skipped: Tensor) -> None:
+        """Take in an update, what gives its losses and its gradient `[n]`; `skipped` is a device scalar, 0
+        for no."""
         if skipped.device.type != "cpu" or bool(skipped):
-            self._latest = update, list(_fields(state)), gradient
+            self._latest = update, look, gradient
 
     def take(self) -> list[str]:
         """A line for all that was not finite in the update at hand, causes before consequences; then forget
         it. Empty: all was finite."""
         if self._latest is None:
             return []
-        (update, fields, gradient), self._latest = self._latest, None
-        found = [line for field in fields for line in self._columns(field)]
+        (update, look, gradient), self._latest = self._latest, None
+        found = [line for field in _fields(look()) for line in self._columns(field)]
         return [f"update {update}: {line}" for line in [*found, *self._of_gradient(gradient)]]
 
     def _columns(self, field: _Field) -> Iterator[str]:

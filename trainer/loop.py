@@ -104,6 +104,7 @@ class Trainer:
                 evaluated, better = self._evaluate()
                 figures |= evaluated
             self._tell_skipped(figures, run_log)
+            self._tell_compiled(run_log)
             # The log first: a checkpoint must never be ahead of it, or a resumed run would leave a gap.
             with self._writing(run_log):
                 run_log.record(self.iteration, self.env_steps, figures)
@@ -218,6 +219,12 @@ class Trainer:
                 f"WARNING: iteration {self.iteration}: {skipped:.0f} updates skipped, not finite: {first}"
             )
 
+    def _tell_compiled(self, run_log: RunLog) -> None:
+        """After the first iteration of a run, and when something that was compiled is so no longer."""
+        compiled = self.update.compiled
+        if compiled is not None and (message := compiled.news()):
+            run_log.message(message)
+
     def evaluate(self, episodes: int, seed: int, render: bool = False) -> Evaluation:
         """Deterministic episodes of the present policy, in environments of their own."""
         if self._eval_env is not None and self._eval_env.num_envs != min(episodes, self.config.env.num_envs):
@@ -270,6 +277,7 @@ class Trainer:
             "iterations": self.iteration,
             "seconds": self.seconds,
             "steps_per_second": self.env_steps / self.seconds if self.seconds else None,
+            "compile_seconds": None if self.update.compiled is None else self.update.compiled.seconds,
             **self.balance.summary(total),
             "versions": versions(),
             "git_revision": git_revision(),

@@ -6,7 +6,7 @@ rollout → rewards stage → values → GAE per component → advantages stage 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,18 +14,16 @@ from torch import Tensor
 
 from trainer import config, distributed
 from trainer.advantage import compute_gae
-from trainer.data import Actions, Metric, Metrics, Minibatch, Rollout, Term
+from trainer.data import Actions, Metric, Metrics, Minibatch, Rollout
 from trainer.diagnosis import BadUpdates, check_targets
-from trainer.gradients import FlatParameters, SideGradients
+from trainer.gradients import Cut, FlatParameters, SideGradients
 from trainer.monitor.metrics import MetricLog
 from trainer.normalization import value_metrics
-from trainer.policy.actor_critic import ActorCritic
+from trainer.objective import CompiledObjective, Losses, Objective, reach_of
+from trainer.policy.actor_critic import ActorCritic, Heads
 from trainer.probe import PolicyProbe
 from trainer.stages.pipeline import Pipeline
-from trainer.stages.protocol import LossState, RewardResult, WeightResult, reduce_term
-from trainer.surrogates import surrogates
-
-SIDES = ("discrete", "continuous")
+from trainer.stages.protocol import LossState, RewardResult, WeightResult
 
 
 class Update:
@@ -55,6 +53,8 @@ class Update:
         self.generator = generator
         self.reward_names = reward_names
         self.bad = BadUpdates(policy, reward_names)
+        self._objective = Objective(policy, pipeline, settings)
+        self.compiled = CompiledObjective(self._objective) if settings.compile == "default" else None
         self.updates = 0
         """Optimizer steps so far, skipped ones included."""
         device = flat.vector.device
@@ -164,28 +164,26 @@ class Update:
 
     def _minibatch(self, batch: Minibatch, progress: Tensor, log: MetricLog) -> Tensor:
         """One optimizer step; returns the joint KL divergence."""
-        settings, policy = self.settings, self.policy
-        logits, mean, log_std, values = policy(batch.inputs)
-        distribution = policy.as_distribution(logits, mean, log_std, batch.action_mask)
-        sides = surrogates(batch, distribution, settings.clip_epsilon, settings.ratio, settings.reduction)
-        state = LossState(
-            batch=batch,
-            distribution=distribution,
-            values=values,
-            terms={
-                "discrete": sides.discrete,
-                "continuous": sides.continuous,
-                "value": Term((values - batch.returns).square()),
-            },
-            progress=progress,
-            side_scale=self._side_scale(),
-            metrics=sides.metrics,
-        )
-        state = self.pipeline.losses(state)
-        gradient, loss, metrics = self._gradient(state)
-        log.add({**state.metrics, **metrics, **self._step(gradient, loss)})
-        self.bad.note(self.updates, state, gradient, self._skipped_in_a_row)
-        return sides.kl
+        losses, cut, look = self._losses(batch, progress)
+        gradient, loss, metrics = self._gradient(losses, cut)
+        log.add({**losses.metrics, **metrics, **self._step(gradient, loss)})
+        self.bad.note(self.updates, look, gradient, self._skipped_in_a_row)
+        return losses.kl
+
+    def _losses(
+        self, batch: Minibatch, progress: Tensor
+    ) -> tuple[Losses, Cut | None, Callable[[], LossState]]:
+        """The losses; where their graph is cut, if they are compiled; and what they were computed from."""
+        heads, given = self.policy(batch.inputs), (batch, progress, self._side_scale())
+        objective = self._objective
+        if self.compiled is not None:
+            copies = Heads(*(head.detach().requires_grad_(head.requires_grad) for head in heads))
+            losses = self.compiled(copies, *given)
+            if losses is not None:
+                cut = Cut(heads, copies, reach_of(losses))
+                return losses, cut, lambda: objective.state(copies, *given)[0]
+        state, kl, plain = objective.state(heads, *given)
+        return objective.reduce(state, kl, plain), None, lambda: state
 
     def _side_scale(self) -> tuple[Tensor, Tensor]:
         """Each side's weight in the previous update over its base weight; 1 where that is 0."""
@@ -193,19 +191,15 @@ class Update:
         scale = torch.where(self._base > 0, used / self._base, 1.0).to(self.flat.vector.dtype)
         return scale[0], scale[1]
 
-    def _gradient(self, state: LossState) -> tuple[Tensor, Tensor, Metrics]:
+    def _gradient(self, losses: Losses, cut: Cut | None) -> tuple[Tensor, Tensor, Metrics]:
         """The gradient of the weighted loss, before clipping; the unweighted loss; the figures."""
-        losses = {name: reduce_term(term) for name, term in state.terms.items()}
-        metrics = {f"loss/{name}": Metric(loss.detach()) for name, loss in losses.items()}
-        losses["value"] = self.settings.value_coefficient * losses["value"]
-        rest = torch.stack([loss for name, loss in losses.items() if name not in SIDES]).sum()
-        sides = SideGradients(
-            self.flat, self._shared, losses["discrete"], losses["continuous"], rest, self.updates
-        )
+        discrete, continuous, rest = losses.discrete, losses.continuous, losses.rest
+        sides = SideGradients(self.flat, self._shared, discrete, continuous, rest, self.updates, cut)
+        metrics: Metrics = {}
         if self._gradient_stage is not None:
             self._weights = self._gradient_stage.gradients(sides)
-            metrics |= self._weights.metrics
-        loss = distributed.mean(rest.detach() + losses["discrete"].detach() + losses["continuous"].detach())
+            metrics = self._weights.metrics
+        loss = distributed.mean(rest.detach() + discrete.detach() + continuous.detach())
         return sides.combine(self._weights), loss, metrics
 
     def _step(self, gradient: Tensor, loss: Tensor) -> Metrics:
@@ -260,11 +254,11 @@ def _take(samples: Minibatch, chosen: Tensor) -> Minibatch:
 
 def _split(samples: Minibatch, size: int) -> Iterator[Minibatch]:
     """Consecutive minibatches of `size` samples: views, nothing is copied."""
-    actions = zip(*(part.split(size) for part in samples.actions), strict=True)
-    others = (part.split(size) for name, part in samples._asdict().items() if name != "actions")
-    names = [name for name in samples._fields if name != "actions"]
-    for pair, parts in zip(actions, zip(*others, strict=True), strict=True):
-        yield Minibatch(actions=Actions(*pair), **dict(zip(names, parts, strict=True)))
+    for first in range(0, len(samples.advantages), size):
+        rows = slice(first, first + size)
+        actions = Actions(*(part[rows] for part in samples.actions))
+        others = {name: field[rows] for name, field in samples._asdict().items() if name != "actions"}
+        yield Minibatch(actions=actions, **others)
 
 
 def _standardise(advantages: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from trainer.config import Config
 from trainer.data import Actions, Minibatch, Term
 from trainer.gradients import FlatParameters, SideGradients
 from trainer.monitor.metrics import MetricLog
-from trainer.policy.actor_critic import ActorCritic
+from trainer.policy.actor_critic import ActorCritic, Heads
 from trainer.spaces import HybridSpace
 from trainer.stages.gradient_scaling import GradientScaling
 from trainer.stages.protocol import WeightResult, reduce_term
@@ -34,9 +34,9 @@ class Scene(NamedTuple):
     ratio: Literal["per_decision", "per_type"]
     reduction: Literal["common", "active"]
 
-    def losses(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The discrete, the continuous and the rest's loss, from a forward pass of their own."""
-        logits, mean, log_std, values = self.policy(self.batch.inputs)
+    def losses(self, heads: Heads | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The discrete, the continuous and the rest's loss, from a forward pass of their own or these heads."""
+        logits, mean, log_std, values = heads or self.policy(self.batch.inputs)
         distribution = self.policy.as_distribution(logits, mean, log_std, self.batch.action_mask)
         sides = surrogates(self.batch, distribution, 0.2, self.ratio, self.reduction)
         entropy = Term(distribution.discrete_entropy(), distribution.discrete_active())

@@ -7,7 +7,6 @@ its own log-probability used (clamping happens on the way to the environment, in
 from __future__ import annotations
 
 import math
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -35,13 +34,20 @@ class HybridDistribution:
         self.mean = mean
         self.log_std = log_std
         self.action_mask = action_mask
+        self._log_probs: Tensor | None = None
+        self._discrete_active: Tensor | None = None
         self._relevant: tuple[Tensor, Tensor] | None = None
         # The lowest finite number, not -inf: 0 · log 0 would be NaN in the entropy and its gradient.
         self._logits = logits.masked_fill(~action_mask, torch.finfo(logits.dtype).min)
 
-    @cached_property
+    @property
     def log_probs(self) -> Tensor:
         """`[B, H, C]`: log-probability of every choice."""
+        if self._log_probs is None:  # no cached_property, whose lock torch.compile cannot trace
+            self._log_probs = self._normalised()
+        return self._log_probs
+
+    def _normalised(self) -> Tensor:
         if self.space.num_heads == 0:
             return self._logits
         # Choices outermost: over a short innermost dimension the CPU takes four times as long.
@@ -73,11 +79,9 @@ class HybridDistribution:
 
     def discrete_active(self) -> Tensor:
         """`[B, H]` bool: the heads that have a decision to make (two valid choices or more)."""
+        if self._discrete_active is None:
+            self._discrete_active = self.action_mask.sum(-1, dtype=torch.int32) > 1
         return self._discrete_active
-
-    @cached_property
-    def _discrete_active(self) -> Tensor:
-        return self.action_mask.sum(-1, dtype=torch.int32) > 1
 
     def discrete_log_prob(self, choices: Tensor) -> Tensor:
         """`[B, H]`; exactly 0, with exactly zero gradient, for a head with one valid choice."""
