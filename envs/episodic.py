@@ -58,6 +58,7 @@ class EpisodicEnv(ABC, Generic[State]):
     reward_names: tuple[str, ...]
     reward_weights: tuple[float, ...]
     relevance: Relevance | None = None
+    first_env = 0
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu") -> None:
         if num_envs < 1:
@@ -94,7 +95,7 @@ class EpisodicEnv(ABC, Generic[State]):
 
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
         if seed is not None:
-            self.random.seed(seed)
+            self.random.seed(seed, self.first_env)
         self.state = self.start()
         return self.observe(self.state), None
 

@@ -72,6 +72,7 @@ class GymnasiumEnv:
             raise ValueError(f"timeout is {timeout}; it must be above 0 seconds, or None for no limit")
         self.id = id
         self.num_envs = num_envs
+        self.first_env = 0
         self.device = torch.device(device)
         self.reference_returns = _references(reference_returns)
         self.notice: str | None = None
@@ -107,7 +108,9 @@ class GymnasiumEnv:
 
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
         self._seed = self._seed if seed is None else seed
-        seeds = [None if seed is None else _seed_of(seed, index) for index in range(self.num_envs)]
+        seeds = [
+            None if seed is None else _seed_of(seed, self.first_env + index) for index in range(self.num_envs)
+        ]
         observation, infos = self._envs.reset(seed=seeds)
         self._masked = "action_mask" in infos
         return self._tensor(self._flatten(observation)), self._action_mask(infos)

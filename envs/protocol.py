@@ -107,6 +107,15 @@ class BatchedEnv(Protocol):
 
 
 @runtime_checkable
+class SharedEnv(Protocol):
+    """An environment that several processes can share out, each with a part of the whole batch."""
+
+    first_env: int
+    """Index of this batch's first environment in the whole; set before `reset`, 0 until then. Environment
+    `i` of the whole goes through the same in whatever part it is."""
+
+
+@runtime_checkable
 class ScriptedEnv(Protocol):
     """An environment that comes with a scripted expert, the 1 of the normalised score."""
 

@@ -36,16 +36,17 @@ def _mix(bits: Tensor) -> Tensor:
 
 
 class StreamPerEnv:
-    """Reproducible random numbers `[N, ...]`; row `i` depends only on (seed, i) and on how many it drew."""
+    """Reproducible random numbers `[N, ...]`; row `i` depends only on (seed, first + i) and its draws."""
 
     def __init__(self, num_envs: int, device: torch.device, seed: int = 0) -> None:
         self.num_envs = num_envs
         self.device = device
         self.seed(seed)
 
-    def seed(self, seed: int) -> None:
+    def seed(self, seed: int, first: int = 0) -> None:
+        """Begin anew. `first`: index of row 0 among the environments of all processes."""
         root = _mix(torch.tensor(_signed(seed * _GOLDEN_GAMMA + 1), device=self.device))
-        rows = torch.arange(1, self.num_envs + 1, device=self.device)
+        rows = torch.arange(first + 1, first + self.num_envs + 1, device=self.device)
         self._keys = _mix(root + rows * _signed(_GOLDEN_GAMMA))
         self._drawn = 0
 

@@ -52,6 +52,7 @@ class Synthetic:
             if value < 1:
                 raise ValueError(f"{name}: {value}; at least 1 is needed")
         self.num_envs, self.device, self.max_steps = num_envs, torch.device(device), max_steps
+        self.first_env = 0
         self.observation_space = gymnasium.spaces.Box(-1, 1, (observation_width,), np.float32)
         self.action_space = gymnasium.spaces.Tuple(
             (gymnasium.spaces.Discrete(choices), gymnasium.spaces.Box(-1, 1, (parameters,), np.float32))
@@ -71,7 +72,7 @@ class Synthetic:
 
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
         if seed is not None:
-            self._random.seed(seed)
+            self._random.seed(seed, self.first_env)
         start = self._random.uniform(2)
         self._row = (start[:, 0] * TABLE).long()
         self._age = (start[:, 1] * self.max_steps).long()

@@ -79,6 +79,7 @@ class TopologySpawn:
             raise ValueError(f"TopologySpawn: num_envs is {num_envs!r}; allowed: at least 1")
         self.rules = TopologyRules(**rules)
         self.num_envs = num_envs
+        self.first_env = 0
         self.device = torch.device(device)
         self.expert = ExpertParameters(
             size=min(self.rules.graph_bounds[1] + 1, self.rules.crowded_nodes - 1, self.rules.max_nodes)
@@ -110,7 +111,7 @@ class TopologySpawn:
 
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor]:
         if seed is not None:
-            self._random.seed(seed)
+            self._random.seed(seed, self.first_env)
         self._colony, self._decisions = self._draw()[1], None
         return self._observe(self._colony), self._mask(self._colony)
 

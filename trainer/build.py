@@ -12,8 +12,9 @@ import torch
 import yaml
 
 from envs.guard import EnvError
-from envs.protocol import BatchedEnv, ScriptedEnv
+from envs.protocol import BatchedEnv, ScriptedEnv, SharedEnv
 from envs.references import References, reference_returns
+from trainer import distributed
 from trainer.config import Adam, Component, Config
 from trainer.constructors import find_class
 from trainer.gradients import FlatParameters
@@ -25,6 +26,9 @@ from trainer.stages.pipeline import Pipeline, check_order
 from trainer.stages.protocol import Stage
 from trainer.update import Update
 
+SEED_STRIDE = 1_000_000_007
+"""Between the seeds of processes whose environments cannot be shared out by index."""
+
 
 def build(
     config: Config, run_dir: str | Path | None = None, state: Mapping[str, Any] | None = None
@@ -32,12 +36,29 @@ def build(
     """Everything that `config` names, ready to train in `run_dir`; from `state`, a checkpoint's, if given.
 
     `run_dir`: made if it is not there; None: `runs/<env>-<preset>/<date_time>-s<seed>`, as the command does.
+    Of several processes (`trainer.distributed.processes`) each calls it and gets its part of the
+    environments; the files are the first one's.
 
     Raises:
-        ValueError: for what only the environment can tell is wrong: an action space that is not
-            supported, a policy that does not fit it, a norm over parameters that are not there.
+        ValueError: for what only the environment, or the number of processes, can tell is wrong: an action
+            space that is not supported, a policy that does not fit it, a norm over parameters that are not
+            there, environments that cannot be shared out.
     """
     run_dir = _new_run_dir(config) if run_dir is None else Path(run_dir)
+    with distributed.failing_together():
+        trainer = _assemble(config, run_dir)
+    distributed.copy_from_first(trainer.update.flat.vector.detach())
+    with distributed.failing_together():
+        if state is not None:
+            trainer.load_state_dict(state)
+        if distributed.rank() == 0:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            settings = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
+            (run_dir / "config.yaml").write_text(settings)
+    return trainer
+
+
+def _assemble(config: Config, run_dir: Path) -> Trainer:
     check_order(
         {name: find_class(section.target) for name, section in config.stages.items()},
         list(config.trainer.stages),
@@ -46,7 +67,13 @@ def build(
     torch.manual_seed(config.seed)
     device = torch.device(find_device(config))
     make_env = environment_maker(config, device)
-    env = make_env(config.env.num_envs)
+    share, rank = _share(config), distributed.rank()
+    env = make_env(share)
+    seed = config.seed
+    if isinstance(env, SharedEnv):
+        env.first_env = rank * share
+    else:
+        seed += rank * SEED_STRIDE
     pipeline = _pipeline(config, env)
     task_head = pipeline.advantages is not None and pipeline.advantages.needs_task_advantage
     policy = build_policy(config, env, len(env.reward_names) + task_head).to(device)
@@ -54,11 +81,12 @@ def build(
     steps = config.trainer.batch.rollout_steps
     rollout = allocate(env, policy.space, steps, width, policy.value_head.out_features)
     flat = FlatParameters(policy)
-    trainer = Trainer(
+    return Trainer(
         config,
         run_dir,
         policy,
-        Collector(env, policy, rollout, _generator(device, config.seed, 1), config.seed),
+        # Each process has noise and an order of its own; those of the first are those of a single one.
+        Collector(env, policy, rollout, _generator(device, config.seed, 1 + 2 * rank), seed),
         Update(
             policy,
             pipeline,
@@ -66,17 +94,30 @@ def build(
             flat,
             config.trainer,
             _base_weights(config),
-            _generator(device, config.seed, 2),
+            _generator(device, config.seed, 2 + 2 * rank),
             env.reward_names,
         ),
         make_env,
-        find_references(env, make_env),
+        find_references(env, make_env) if rank == 0 else None,  # only the first one evaluates
     )
-    if state is not None:
-        trainer.load_state_dict(state)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True))
-    return trainer
+
+
+def _share(config: Config) -> int:
+    """How many of the environments are this process's. Raises ValueError where they cannot be shared out."""
+    size, batch = distributed.world_size(), config.trainer.batch
+    share, rest = divmod(config.env.num_envs, size)
+    if rest:
+        raise ValueError(
+            f"env.num_envs = {config.env.num_envs}; allowed is a multiple of {size}, the number of processes "
+            "that share them"
+        )
+    if (samples := batch.rollout_steps * share) % batch.num_minibatches:
+        raise ValueError(
+            f"trainer.batch.num_minibatches = {batch.num_minibatches}; allowed is a divisor of {samples}, "
+            f"the samples of each of {size} processes (rollout_steps {batch.rollout_steps} * {share} of the "
+            "environments)"
+        )
+    return share
 
 
 def _new_run_dir(config: Config) -> Path:

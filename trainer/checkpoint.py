@@ -43,7 +43,7 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "version": VERSION, "state": _plain(state, "state")}, buffer)
+    torch.save({"format": FORMAT, "version": VERSION, "state": plain(state, "state")}, buffer)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, _seal(buffer.getvalue()))
@@ -176,8 +176,11 @@ def newest(location: str | Path, device: str | torch.device = "cpu") -> Found:
     raise CheckpointError(f"{location} has no usable checkpoint: {'; '.join(problems)}")
 
 
-def _plain(value: Any, where: str) -> Any:
-    """A copy of `value` that `weights_only=True` will load again."""
+def plain(value: Any, where: str) -> Any:
+    """A copy of `value`, its tensors on the CPU, that `weights_only=True` will load again.
+
+    Raises `TypeError`, naming the place that begins with `where`, for what it would not load.
+    """
     if isinstance(value, Tensor):
         tensor = value.detach().cpu()
         # A view would take its whole storage into the file.
@@ -189,9 +192,9 @@ def _plain(value: Any, where: str) -> Any:
                 raise TypeError(
                     f"a checkpoint cannot hold {where}'s key {key!r} of type {type(key).__name__}"
                 )
-        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {key: plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_plain(item, f"{where}[{index}]") for index, item in enumerate(value))
+        return type(value)(plain(item, f"{where}[{index}]") for index, item in enumerate(value))
     if type(value) in _PLAIN:  # not isinstance: numpy.float64 is a float, but pickles as numpy's own
         return value
     raise TypeError(

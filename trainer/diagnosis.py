@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
+from trainer import distributed
 from trainer.policy.actor_critic import ActorCritic
 from trainer.rollout import NonFiniteError
 from trainer.stages.protocol import LossState
@@ -53,12 +54,18 @@ class BadUpdates:
 
     def take(self) -> list[str]:
         """A line for all that was not finite in the update at hand, causes before consequences; then forget
-        it. Empty: all was finite."""
-        if self._latest is None:
-            return []
-        (update, look, gradient), self._latest = self._latest, None
-        found = [line for field in _fields(look()) for line in self._columns(field)]
-        return [f"update {update}: {line}" for line in [*found, *self._of_gradient(gradient)]]
+        it. Empty: all was finite. Of several processes all must ask, and all get the same."""
+        causes: list[str] = []
+        consequences: list[str] = []
+        if self._latest is not None:
+            (update, look, gradient), self._latest = self._latest, None
+            found = [line for field in _fields(look()) for line in self._columns(field)]
+            causes = [f"update {update}: {line}" for line in found]
+            consequences = [f"update {update}: {line}" for line in self._of_gradient(gradient)]
+        everywhere = distributed.gathered(causes)
+        if len(everywhere) > 1:  # the gradient is the same in all of them
+            causes = [f"process {i}, {line}" for i, lines in enumerate(everywhere) for line in lines]
+        return causes + consequences
 
     def _columns(self, field: _Field) -> Iterator[str]:
         """A line for each column of `[B, ...]` with bad samples."""

@@ -109,10 +109,8 @@ class SideGradients:
     def _gradients(self) -> dict[Side, Tensor]:
         if self._measured is None:
             # Reduced before anybody takes a norm: the norm of a mean is not the mean of the norms.
-            self._measured = {
-                side: distributed.mean(self._gradient(side, loss, retain_graph=True))
-                for side, loss in self._losses.items()
-            }
+            gradients = [self._gradient(side, loss, retain_graph=True) for side, loss in self._losses.items()]
+            self._measured = dict(zip(self._losses, distributed.means(gradients), strict=True))
         return self._measured
 
     def _gradient(self, name: str, loss: Tensor, retain_graph: bool) -> Tensor:

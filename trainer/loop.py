@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ import torch
 from envs.guard import EnvError
 from envs.protocol import BatchedEnv
 from envs.references import References
+from trainer import distributed
 from trainer.checkpoint import CheckpointError, Checkpoints
 from trainer.config import Config
 from trainer.data import Metric, Metrics, Rollout
 from trainer.evaluation import SEED_OFFSET, Evaluation, evaluate
 from trainer.failure import REPORT, forget_the_end, record_the_end
+from trainer.in_step import State, check_parameters, own_part, states_of_others
 from trainer.interruption import Interrupted, Interruption
 from trainer.monitor.balance import BalanceRecord
 from trainer.monitor.layout import SPREAD
@@ -27,7 +29,7 @@ from trainer.monitor.metrics import MetricLog
 from trainer.monitor.run_log import RunLog
 from trainer.monitor.summary import git_revision, versions
 from trainer.policy.actor_critic import ActorCritic
-from trainer.rollout import Collector, check_finite
+from trainer.rollout import Collector, check_finite, episode_means
 from trainer.update import Update
 
 FINAL_SEED = 2 * SEED_OFFSET
@@ -64,6 +66,7 @@ class Trainer:
         self.balance = BalanceRecord()
         self.log = MetricLog(SPREAD)
         self.interrupted_by: signal.Signals | None = None
+        self._bad: list[str] = []
         self._make_env = make_env
         self._eval_env: BatchedEnv | None = None
         self._samples = config.trainer.batch.rollout_steps * config.env.num_envs
@@ -77,30 +80,32 @@ class Trainer:
         """Run to the end, or until a signal; returns what `summary.json` holds.
 
         However the run ends, `summary.json` tells; `failure.txt` explains an error, which is raised again.
+        Of several processes the first one does all this, and the others only train.
         """
         total = self.total_env_steps
-        forget_the_end(self.run_dir)
-        try:
-            with (
-                Interruption() as interruption,
-                RunLog(
+        with Interruption() as interruption:
+            if distributed.rank() > 0:
+                return self._train_along(interruption)
+            forget_the_end(self.run_dir)
+            try:
+                with RunLog(
                     self.config, self.run_dir, self.iteration, self.env_steps, total, total // self._samples
-                ) as run_log,
-            ):
-                return self._train(interruption, run_log)
-        except BaseException as error:
-            record_the_end(self.run_dir, error, self.summary(None))
-            raise
+                ) as run_log:
+                    return self._train(interruption, run_log)
+            except BaseException as error:
+                record_the_end(self.run_dir, error, self.summary(None))
+                raise
 
     def _train(self, interruption: Interruption, run_log: RunLog) -> dict[str, Any]:
         settings = self.config.trainer
         checkpoints = Checkpoints(self.run_dir / "checkpoints", settings.keep_every, settings.keep_max)
         if self.iteration and self.collector.notice is not None:
             run_log.message(f"resume: {self.collector.notice}")
-        while self.env_steps < self.total_env_steps and interruption.signal is None:
+        while self._goes_on(interruption):
             figures = self.iterate()
             better = False
-            if settings.eval_every and self.iteration % settings.eval_every == 0:
+            others = self._states_of_others()
+            if self._evaluates:
                 evaluated, better = self._evaluate()
                 figures |= evaluated
             self._tell_skipped(figures, run_log)
@@ -109,16 +114,34 @@ class Trainer:
             with self._writing(run_log):
                 run_log.record(self.iteration, self.env_steps, figures)
             if better:
-                self._save_best(checkpoints, run_log)
-            if self.iteration % settings.checkpoint_every == 0:
-                self._save_last(checkpoints, run_log)
-        self._save_last(checkpoints, run_log)
-        self.interrupted_by = interruption.signal
-        result = None if self.interrupted_by else self._final_evaluation(interruption, run_log, checkpoints)
+                self._save_best(checkpoints, run_log, others)
+            if self._saves:
+                self._save_last(checkpoints, run_log, others)
+        others = states_of_others(self.collector, self.update)
+        self._save_last(checkpoints, run_log, others)
+        result = (
+            None
+            if self.interrupted_by
+            else self._final_evaluation(interruption, run_log, checkpoints, others)
+        )
         summary = self.summary(result)
         with self._writing(run_log):
             run_log.finish(summary, self.env_steps)
         return summary
+
+    def _train_along(self, interruption: Interruption) -> dict[str, Any]:
+        """What the other processes do: the same iterations, in step with the first one's."""
+        while self._goes_on(interruption):
+            self.iterate()
+            self._states_of_others()
+        states_of_others(self.collector, self.update)
+        return self.summary(None)
+
+    def _goes_on(self, interruption: Interruption) -> bool:
+        """Whether there is more to do. A signal that any process got ends all of them after one iteration."""
+        agreed = int(distributed.largest(torch.tensor(interruption.signal or 0)))
+        self.interrupted_by = signal.Signals(agreed) if agreed else None
+        return not agreed and self.env_steps < self.total_env_steps
 
     def close(self) -> None:
         """Let go of the environments and their processes."""
@@ -139,15 +162,15 @@ class Trainer:
                 raise CheckpointError(f"{what} (trainer.on_save_error = warn would go on)") from error
             run_log.message(f"WARNING: {what}; the run goes on (trainer.on_save_error = warn)")
 
-    def _save_last(self, checkpoints: Checkpoints, run_log: RunLog) -> None:
+    def _save_last(self, checkpoints: Checkpoints, run_log: RunLog, others: list[State]) -> None:
         with self._writing(run_log):
             run_log.sync()
-            checkpoints.last(self.state_dict(), self.iteration)
+            checkpoints.last(self.state_dict(others), self.iteration)
 
-    def _save_best(self, checkpoints: Checkpoints, run_log: RunLog) -> None:
+    def _save_best(self, checkpoints: Checkpoints, run_log: RunLog, others: list[State]) -> None:
         with self._writing(run_log):
             run_log.sync()
-            checkpoints.best(self.state_dict())
+            checkpoints.best(self.state_dict(others))
 
     def iterate(self) -> dict[str, float]:
         """One iteration: a rollout and what is learned from it. Returns its figures by tag."""
@@ -155,8 +178,9 @@ class Trainer:
         done = self.env_steps / self.total_env_steps
         if self.config.optimizer.anneal:
             self.update.set_learning_rate(self.config.optimizer.learning_rate * (1.0 - done))
-        rollout, episodes = self._collect()
-        self.log.add(episodes)
+        with distributed.failing_together():
+            rollout, steps = self._collect()
+        self.log.add(episode_means(steps))
         collected = time.perf_counter()
         self.update.run(rollout, done, self.log)
         norm = torch.linalg.vector_norm(self.update.flat.vector.detach(), dtype=torch.float64)
@@ -168,6 +192,7 @@ class Trainer:
         )
         figures = self.log.read()
         self._check_updates(figures)
+        check_parameters(self.policy, self.update.flat.vector, self.iteration + 1)
         self.iteration += 1
         self.env_steps += self._samples
         ended = time.perf_counter()
@@ -179,25 +204,26 @@ class Trainer:
             "time/update": ended - collected,
         }
 
-    def _collect(self) -> tuple[Rollout, Metrics]:
+    def _collect(self) -> tuple[Rollout, list[Metrics]]:
         names = self.collector.env.reward_names
         try:
-            rollout, episodes = self.collector.collect()
+            rollout, steps = self.collector.collect()
         except EnvError:
             # What it chokes on may be the action for an observation that was not finite.
             check_finite(self.collector.rollout, names, self.env_steps)
             raise
         check_finite(rollout, names, self.env_steps)
-        return rollout, episodes
+        return rollout, steps
 
     def _check_updates(self, figures: Mapping[str, float]) -> None:
         """End a run whose updates are all being skipped: it would go on for ever and learn nothing."""
         skipped, limit = figures["optimizer/skipped_in_a_row"], self.config.trainer.max_bad_updates
         # A NaN is no figure and leaves none behind.
         finite = math.isfinite(figures.get("optimizer/parameter_norm", math.nan))
+        self._bad = self.update.bad.take() if figures["optimizer/skipped"] or not finite else []
         if skipped < limit and finite:
             return
-        details = self.update.bad.take()
+        details = self._bad
         reason = (
             f"{skipped:.0f} updates in a row had a loss or gradient that is not finite and were skipped "
             f"(trainer.max_bad_updates = {limit})"
@@ -214,7 +240,7 @@ class Trainer:
 
     def _tell_skipped(self, figures: Mapping[str, float], run_log: RunLog) -> None:
         if skipped := figures["optimizer/skipped"]:
-            first = next(iter(self.update.bad.take()), "the gradient")
+            first = next(iter(self._bad), "the gradient")
             run_log.message(
                 f"WARNING: iteration {self.iteration}: {skipped:.0f} updates skipped, not finite: {first}"
             )
@@ -247,7 +273,7 @@ class Trainer:
         return named | {"time/evaluate": time.perf_counter() - started}, better
 
     def _final_evaluation(
-        self, interruption: Interruption, run_log: RunLog, checkpoints: Checkpoints
+        self, interruption: Interruption, run_log: RunLog, checkpoints: Checkpoints, others: list[State]
     ) -> Evaluation | None:
         """None where a signal ends it: everything is saved, and a resumed run evaluates again."""
         episodes = self.config.trainer.final_eval_episodes
@@ -258,7 +284,7 @@ class Trainer:
             self.interrupted_by = interrupted.signal
             return None
         if result.return_mean > self.best_return or not checkpoints.best_path.exists():
-            self._save_best(checkpoints, run_log)
+            self._save_best(checkpoints, run_log, others)
         if result.frames:
             with self._writing(run_log):
                 run_log.film(result.frames, self.env_steps)
@@ -292,9 +318,27 @@ class Trainer:
             }
         return summary
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything from which the run continues bit for bit, and the configuration to build it with."""
+    @property
+    def _evaluates(self) -> bool:
+        every = self.config.trainer.eval_every
+        return every > 0 and self.iteration % every == 0
+
+    @property
+    def _saves(self) -> bool:
+        return self.iteration % self.config.trainer.checkpoint_every == 0
+
+    def _states_of_others(self) -> list[State]:
+        """What they have of their own, after an iteration whose state may be saved."""
+        return states_of_others(self.collector, self.update) if self._evaluates or self._saves else []
+
+    def state_dict(self, others: Sequence[State] = ()) -> dict[str, Any]:
+        """Everything from which the run continues bit for bit, and the configuration to build it with.
+
+        `others`: what the other processes have of their own.
+        """
         return {
+            "processes": 1 + len(others),
+            "others": list(others),
             "config": self.config.plain(),
             "iteration": self.iteration,
             "env_steps": self.env_steps,
@@ -308,7 +352,9 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises `CheckpointError` where the code, or the environment, is no longer that of the state."""
+        """Raises `CheckpointError` where the code, or the environment, is no longer that of the state, and
+        `ValueError` where the number of processes is not."""
+        state = own_part(state)
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
         self.seconds, self.best_return = state["seconds"], state["best_return"]
         try:

@@ -17,7 +17,7 @@ from trainer import config, distributed
 from trainer.data import Metric, Metrics, Minibatch, Term
 from trainer.policy.actor_critic import ActorCritic, Heads
 from trainer.stages.pipeline import Pipeline
-from trainer.stages.protocol import LossState, reduce_term
+from trainer.stages.protocol import LossState, reduce_terms
 from trainer.surrogates import surrogates
 
 SIDES = ("discrete", "continuous")
@@ -64,7 +64,7 @@ class Objective:
         return state, sides.kl, all(state.terms[side] is term for side, term in own.items())
 
     def reduce(self, state: LossState, kl: Tensor, plain: bool) -> Losses:
-        losses = {name: reduce_term(term) for name, term in state.terms.items()}
+        losses = reduce_terms(state.terms)
         metrics = {f"loss/{name}": Metric(loss.detach()) for name, loss in losses.items()}
         losses["value"] = self._settings.value_coefficient * losses["value"]
         rest = torch.stack([loss for name, loss in losses.items() if name not in SIDES]).sum()

@@ -10,7 +10,7 @@ from trainer.data import Actions, Rollout
 from trainer.policy.actor_critic import ActorCritic
 
 SAMPLES = 512
-"""Of each half: enough for a direction, little beside the update."""
+"""Of each half, over all processes: enough for a direction, little beside the update."""
 
 
 class PolicyProbe:
@@ -23,14 +23,15 @@ class PolicyProbe:
     def cosines(self, reference: Tensor, candidates: Tensor) -> Tensor:
         """`[K]` cosines of `reference` `[T, N]` with `candidates` `[T, N, K]`, from disjoint halves.
 
-        The halves are environments, since neighbouring steps share their noise; of a single environment
-        they are the first and the second half of the rollout.
+        The halves are every other environment, since neighbouring steps share their noise; of a single
+        environment they are the first and the second half of the rollout.
         """
         steps, num_envs = reference.shape
         if steps * num_envs < 2:
             raise ValueError("the probe needs two samples or more, to compare one half with the other")
         index = torch.arange(steps * num_envs, device=reference.device).view(steps, num_envs)
-        first, second = index.chunk(2, dim=1) if num_envs > 1 else index.chunk(2, dim=0)
+        # Every other one: the same halves whatever the number of processes that have an even share each.
+        first, second = (index[:, ::2], index[:, 1::2]) if num_envs > 1 else index.chunk(2, dim=0)
         columns = candidates.flatten(0, 1).unbind(-1)
         ours = self._gradients(first.reshape(-1), [reference.flatten()])
         theirs = self._gradients(second.reshape(-1), list(columns))
@@ -40,7 +41,7 @@ class PolicyProbe:
     @torch.enable_grad()
     def _gradients(self, samples: Tensor, advantages: list[Tensor]) -> Tensor:
         """`[len(advantages), n]`: one policy gradient for each advantage, on the same samples."""
-        samples = samples[:: max(1, len(samples) // SAMPLES)]
+        samples = samples[:: max(1, len(samples) * distributed.world_size() // SAMPLES)]
         policy, rollout = self.policy, self.rollout
         observations, action_mask = rollout.observations.flatten(0, 1), rollout.action_mask.flatten(0, 1)
         actions = Actions(*(part.flatten(0, 1).index_select(0, samples) for part in rollout.actions))
@@ -52,10 +53,11 @@ class PolicyProbe:
         parameters = list(
             dict.fromkeys([*policy.side_parameters("discrete"), *policy.side_parameters("continuous")])
         )
+        chosen = [advantage.index_select(0, samples) for advantage in advantages]
+        middles = distributed.means([advantage.mean() for advantage in chosen])
         rows = []
-        for advantage in advantages:
-            chosen = advantage.index_select(0, samples)
-            objective = ((chosen - chosen.mean()) * log_prob).mean()
+        for advantage, middle in zip(chosen, middles, strict=True):
+            objective = ((advantage - middle) * log_prob).mean()
             parts = torch.autograd.grad(
                 objective, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
             )

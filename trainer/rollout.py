@@ -10,6 +10,7 @@ from torch import Tensor
 
 from envs.checked import CheckedEnv
 from envs.protocol import BatchedEnv, Timestep
+from trainer import distributed
 from trainer.data import Actions, Metric, Metrics, Rollout
 from trainer.policy.actor_critic import ActorCritic
 from trainer.policy.distributions import HybridDistribution
@@ -71,8 +72,8 @@ class Collector:
         self._episode_length = torch.zeros(env.num_envs, device=env.device)
 
     @torch.inference_mode()
-    def collect(self) -> tuple[Rollout, Metrics]:
-        """Fill the rollout with the next T steps; the figures are of the episodes that ended in it."""
+    def collect(self) -> tuple[Rollout, list[Metrics]]:
+        """Fill the rollout with the next T steps; the figures of each are for `episode_means`."""
         rollout, policy, space = self.rollout, self.policy, self.policy.space
         steps, num_envs = rollout.terminated.shape
         gumbel, normal = self._noise(steps, num_envs)
@@ -97,7 +98,7 @@ class Collector:
             ended.append(self._count(timestep))
         rollout.last_observation.copy_(self._observation)
         self._remember_log_probs(acted)
-        return rollout, _average(ended)
+        return rollout, ended
 
     def _remember_log_probs(self, acted: list[tuple[Tensor, Tensor, Tensor]]) -> None:
         """Of all steps at once, from the heads that acted: many small operations less in the loop."""
@@ -163,12 +164,13 @@ class Collector:
         self._episode_length = state["episode_length"].to(device)
 
 
-def _average(steps: list[Metrics]) -> Metrics:
-    """The mean over all steps of what is not NaN; a step need not have every figure."""
-    tags = dict.fromkeys(tag for step in steps for tag in step)
-    return {
-        tag: Metric(torch.stack([step[tag].value for step in steps if tag in step]).nanmean()) for tag in tags
-    }
+def episode_means(steps: list[Metrics]) -> Metrics:
+    """The mean over all steps and processes of what is not NaN; a step need not have every figure."""
+    sums = {}
+    for tag in dict.fromkeys(tag for step in steps for tag in step):
+        figures = torch.stack([step[tag].value for step in steps if tag in step])
+        sums[tag] = torch.stack([figures.nansum(), (~figures.isnan()).sum()])
+    return {tag: Metric(whole / count) for tag, (whole, count) in distributed.totals(sums).items()}
 
 
 _AFTER = "observation after the last step"

@@ -31,7 +31,8 @@ def main() -> int:
         status = _main(sys.argv[1:])
         sys.stdout.flush()
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes say the same
+            print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupted:
         return 128 + getattr(interrupted, "signal", signal.SIGINT)
@@ -68,9 +69,11 @@ def _compose_and_train(arguments: Sequence[str]) -> int:
             outcome.append(error)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, to be worded here
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and {"-m", "--multirun"} & set(arguments):
+        raise ConfigError("-m: a sweep is of runs in one process each; start one torchrun for each run")
     admitted = admit(arguments)
-    if os.environ.get("RANK", "0") != "0":
-        admitted.append("hydra.run.dir=.")  # the run folder belongs to the first process
+    if os.environ.get("RANK", "0") != "0":  # the run folder belongs to the first process
+        admitted = [a for a in admitted if not a.startswith("hydra.run.dir=")] + ["hydra.run.dir=."]
     sys.argv[1:] = admitted
     try:
         with readable_errors():
@@ -108,22 +111,39 @@ def _resume(arguments: Sequence[str], resume: Sequence[str]) -> int:
 
 
 def _train(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None) -> int:
+    from trainer import distributed
+    from trainer.build import find_device
+
+    try:
+        with distributed.processes(cuda=find_device(config) == "cuda"):
+            return _train_here(config, run_dir, state)
+    except distributed.ProcessLostError as error:
+        print(f"The run ended with an error. {error}", file=sys.stderr)
+        return 1
+
+
+def _train_here(config: Config, run_dir: Path, state: Mapping[str, Any] | None) -> int:
     from envs.guard import EnvError
+    from trainer import distributed
     from trainer.checkpoint import CheckpointError
+    from trainer.in_step import OutOfStepError
     from trainer.interruption import Interrupted
     from trainer.loop import DivergenceError
     from trainer.monitor.progress import closing_table
     from trainer.rollout import NonFiniteError
 
+    known = EnvError, NonFiniteError, DivergenceError, OutOfStepError, CheckpointError, OSError
     try:
         with closing(_build(config, run_dir, state)) as trainer:
             summary = trainer.train()
-    except (EnvError, NonFiniteError, DivergenceError, CheckpointError, OSError) as error:
-        print(f"The run ended with an error. {error}", file=sys.stderr)
+    except (*known, distributed.ElsewhereError) as error:
+        if distributed.rank() == 0:  # it knows what the others met
+            print(f"The run ended with an error. {error}", file=sys.stderr)
         if run_dir.exists():
             _remove_if_empty(run_dir)
         return 1
-    closing_table(summary, run_dir)
+    if distributed.rank() == 0:
+        closing_table(summary, run_dir)
     if trainer.interrupted_by:
         raise Interrupted(trainer.interrupted_by)  # through Hydra too: a sweep must not start its next job
     return 0

@@ -124,7 +124,8 @@ class Update:
             settings.gamma,
             settings.gae_lambda,
         )
-        check_targets(advantages, returns, rewards, self.reward_names)
+        with distributed.failing_together():
+            check_targets(advantages, returns, rewards, self.reward_names)
         rollout.advantages = advantages[..., :components] / result.factor
         rollout.task_advantages = advantages[..., -1] if advantages.shape[-1] > components else None
         if pipeline.advantages is None:

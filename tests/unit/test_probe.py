@@ -30,11 +30,11 @@ def advantages(num_envs: int, seed: int = 0) -> Tensor:
 
 
 def twin_halves() -> tuple[ActorCritic, Rollout, Tensor]:
-    """Environments 4–7 went through exactly what 0–3 did; so did their advantages."""
+    """Each environment with an odd number went through exactly what the one before it did, advantages too."""
     policy, rollout = collected(8)
 
     def twin(tensor: Tensor) -> Tensor:
-        return tensor[:, :4].repeat(1, 2, *([1] * (tensor.dim() - 2)))
+        return tensor[:, :4].repeat_interleave(2, dim=1)
 
     rollout.observations, rollout.actions = twin(rollout.observations), Actions(*map(twin, rollout.actions))
     return policy, rollout, twin(advantages(8))
@@ -53,9 +53,9 @@ def test_reference_and_candidates_come_from_disjoint_halves() -> None:
     reference, candidates = advantages(8), torch.stack([advantages(8, 1), advantages(8, 2)], dim=-1)
     probe = PolicyProbe(policy, rollout)
     before = probe.cosines(reference, candidates)
-    reference[:, 4:], candidates[:, :4] = 1e3, -1e3
+    reference[:, 1::2], candidates[:, ::2] = 1e3, -1e3
     assert torch.equal(probe.cosines(reference, candidates), before)
-    candidates[0, 4] += 1.0
+    candidates[0, 1] += 1.0
     assert not torch.equal(probe.cosines(reference, candidates), before)
 
 

@@ -10,7 +10,7 @@ import torch
 from tests.toy_env import ToyEnv
 from trainer.data import Metrics
 from trainer.policy.actor_critic import ActorCritic
-from trainer.rollout import Collector, NonFiniteError, allocate, check_finite
+from trainer.rollout import Collector, NonFiniteError, allocate, check_finite, episode_means
 from trainer.spaces import HybridSpace
 
 CPU = torch.device("cpu")
@@ -26,8 +26,8 @@ def collector(num_envs: int = 3, steps: int = 6, masked: bool = False, seed: int
     return Collector(env, policy, rollout, torch.Generator().manual_seed(seed), seed)
 
 
-def figures(metrics: Metrics) -> dict[str, float]:
-    return {tag: float(metric.value) for tag, metric in metrics.items()}
+def figures(steps: list[Metrics]) -> dict[str, float]:
+    return {tag: float(metric.value) for tag, metric in episode_means(steps).items()}
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from trainer import distributed
 from trainer.data import Metrics, Reduction
 
 
@@ -48,8 +50,21 @@ class MetricLog:
     def read(self) -> dict[str, float]:
         """The figures since the last call, each by its reduction, in float64; then forget them.
 
-        A NaN is left out; a tag with nothing else does not appear.
+        A NaN is left out; a tag with nothing else does not appear. Over several processes each figure is put
+        together from those of all that have it, and all get the same.
         """
+        mine = self._read()
+        everywhere = distributed.gathered(mine)
+        if len(everywhere) == 1:
+            return {tag: figure for tag, (_, figure) in mine.items()}
+        entries: dict[str, list[tuple[Across, float]]] = {}
+        for one in everywhere:
+            for tag, entry in one.items():
+                entries.setdefault(tag, []).append(entry)
+        return {tag: _ACROSS[found[0][0]]([figure for _, figure in found]) for tag, found in entries.items()}
+
+    def _read(self) -> dict[str, tuple[Across, float]]:
+        """Of this process: how each figure goes together with those of the others, and the figure."""
         if not self._rows:
             return {}
         # Everything in one transfer: on a GPU each one waits for all work queued so far.
@@ -60,11 +75,13 @@ class MetricLog:
                 entries.setdefault(tag, []).append(number)
         self._tags.clear()
         self._rows.clear()
-        figures: dict[str, float] = {}
+        figures: dict[str, tuple[Across, float]] = {}
         for tag, values in entries.items():
-            figures[tag] = _reduce(tag, values, self._reductions[tag])
+            reduction = self._reductions[tag]
+            across: Across = reduction if reduction in ("max", "geometric_mean") else "mean"
+            figures[tag] = across, _reduce(tag, values, reduction)
             if tag in self._spread:
-                figures[f"{tag}_min"], figures[f"{tag}_max"] = min(values), max(values)
+                figures[f"{tag}_min"], figures[f"{tag}_max"] = ("min", min(values)), ("max", max(values))
         return figures
 
 
@@ -81,6 +98,21 @@ def _reduce(tag: str, values: Sequence[float], reduction: Reduction) -> float:
         case "geometric_mean":
             if min(values) < 0.0:
                 raise ValueError(f"metric {tag!r} has a geometric mean, but a value of {min(values)}")
-            if min(values) == 0.0:
-                return 0.0
-            return math.exp(sum(math.log(value) for value in values) / len(values))
+            return _geometric_mean(values)
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    if min(values) == 0.0:
+        return 0.0
+    return math.exp(sum(math.log(value) for value in values) / len(values))
+
+
+Across = Literal["mean", "min", "max", "geometric_mean"]
+_ACROSS: dict[Across, Callable[[Sequence[float]], float]] = {
+    "mean": lambda values: sum(values) / len(values),
+    "min": min,
+    "max": max,
+    "geometric_mean": _geometric_mean,
+}
+"""How the figures of several processes become one. A sum over an iteration too is averaged: what is counted,
+updates above all, the processes do together."""

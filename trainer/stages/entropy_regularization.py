@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer import distributed
 from trainer.data import Metric, Term
 from trainer.stages.checked import checked
-from trainer.stages.protocol import LossState, reduce_term
+from trainer.stages.protocol import LossState
 
 
 class EntropyRegularization:
@@ -112,6 +112,7 @@ class MeanEntropy(NamedTuple):
 
 def mean_entropy(entropy: Tensor, mask: Tensor) -> MeanEntropy:
     """Of `entropy` `[B, …]` over the decisions in `mask`."""
-    share = reduce_term(Term(entropy, mask))
-    active = distributed.total(mask.sum()) > 0
-    return MeanEntropy(share, distributed.mean(share.detach()), active)
+    whole = torch.where(mask, entropy, 0.0).sum()
+    everywhere, active = distributed.means([whole.detach(), mask.sum().to(whole.dtype)])
+    divisor = active.clamp(min=1.0 / distributed.world_size())
+    return MeanEntropy(whole / divisor, everywhere / divisor, active > 0)

@@ -141,19 +141,28 @@ MOMENTS: tuple[tuple[str, type[Any]], ...] = (
 )
 
 
-def reduce_term(term: Term) -> Tensor:
-    """Σ values·mask ÷ Σ mask over all processes, as a scalar; 0 where nothing is active.
+def reduce_terms(terms: Mapping[str, Term]) -> dict[str, Tensor]:
+    """Σ values·mask ÷ Σ mask over all processes, each as a scalar; 0 where nothing is active.
 
     Each process returns its share, scaled so that the mean over processes (which is what the gradient
     all-reduce takes) is the global figure. What lies outside the mask may be anything, NaN included.
     """
-    values, mask = term
-    if mask is None:
-        return values.mean()
-    mask = mask.expand_as(values)
-    active = distributed.mean(mask.sum().to(values.dtype))
+    masks = {n: term.mask.expand_as(term.values) for n, term in terms.items() if term.mask is not None}
+    counts = distributed.means([mask.sum().to(terms[name].values.dtype) for name, mask in masks.items()])
+    active = dict(zip(masks, counts, strict=True))
     # Where no entry is active the sum is an exact zero, whatever it is divided by.
-    return torch.where(mask, values, 0.0).sum() / active.clamp(min=1.0 / distributed.world_size())
+    least = 1.0 / distributed.world_size()
+    return {
+        name: torch.where(masks[name], term.values, 0.0).sum() / active[name].clamp(min=least)
+        if name in masks
+        else term.values.mean()
+        for name, term in terms.items()
+    }
+
+
+def reduce_term(term: Term) -> Tensor:
+    """`reduce_terms` of a single one."""
+    return reduce_terms({"": term})[""]
 
 
 def mean_metric(term: Term) -> Metric:
