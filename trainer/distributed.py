@@ -23,6 +23,8 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=1)
 """How long one process waits for another that lives: the first one evaluates while the others wait. One that
 dies is noticed at once, by its closed connections."""
+JOINING = timedelta(minutes=5)
+"""How long the processes wait for each other to be there; `torchrun` starts them together."""
 GRACE = timedelta(seconds=20)
 """How long the others stay for the first one to write its files: when one ends, `torchrun` ends the rest."""
 
@@ -47,7 +49,7 @@ def processes(cuda: bool) -> Iterator[None]:
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
-        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        store, rank, size = next(rendezvous("env://", timeout=JOINING))
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     except (RuntimeError, ValueError, OSError) as error:

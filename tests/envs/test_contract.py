@@ -21,12 +21,13 @@ from envs.goal import Goal
 from envs.hard_move import HardMove
 from envs.moving import Moving, Sliding
 from envs.platform import Platform
-from envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction, ScriptedEnv, Timestep
+from envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction, ScriptedEnv, SharedEnv, Timestep
 from envs.random import StreamPerEnv
 from envs.references import random_action, reference_returns
 from envs.synthetic import Synthetic
 from envs.topology_spawn import TopologySpawn
 
+CPU = torch.device("cpu")
 STEPS = 60
 
 FACTORIES: dict[str, Callable[[int], BatchedEnv]] = {
@@ -56,17 +57,22 @@ def play(env: BatchedEnv, steps: int, stream: StreamPerEnv, mask: Tensor | None)
     return taken
 
 
-def started(make: Callable[[int], BatchedEnv], num_envs: int, seed: int = 5) -> tuple[Any, list[Timestep]]:
-    env = make(num_envs)
+def started(
+    make: Callable[[int], BatchedEnv], num_envs: int, seed: int = 5, first: int = 0
+) -> tuple[Any, list[Timestep]]:
+    env, stream = make(num_envs), StreamPerEnv(num_envs, CPU)
+    assert isinstance(env, SharedEnv)
+    env.first_env = first
     observation, mask = env.reset(seed)
-    return observation, play(env, STEPS, StreamPerEnv(num_envs, env.device, 1), mask)
+    stream.seed(1, first)
+    return observation, play(env, STEPS, stream, mask)
 
 
-def rows(step: Timestep, count: int) -> dict[str, Tensor]:
+def rows(step: Timestep, count: int, first: int = 0) -> dict[str, Tensor]:
     done = step.terminated | step.truncated
     tensors = {**step._asdict(), **step.metrics, "final": step.final_observation * done[:, None]}
     del tensors["metrics"], tensors["final_observation"]
-    return {name: tensor[:count] for name, tensor in tensors.items() if tensor is not None}
+    return {name: tensor[first : first + count] for name, tensor in tensors.items() if tensor is not None}
 
 
 def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
@@ -104,6 +110,15 @@ def test_neighbours_make_no_difference(make: Callable[[int], BatchedEnv]) -> Non
     assert any((step.terminated | step.truncated)[:3].any() for step in few), "no restart was seen"
     for step, other in zip(few, many, strict=True):
         assert_same(rows(step, 3), rows(other, 3))
+
+
+@make_env
+def test_a_part_of_a_batch_goes_through_what_it_does_in_the_whole(make: Callable[[int], BatchedEnv]) -> None:
+    """As several processes have it, of which each simulates some of the environments."""
+    (start, part), (whole_start, whole) = started(make, 3, first=5), started(make, 8)
+    assert torch.equal(start, whole_start[5:])
+    for step, other in zip(part, whole, strict=True):
+        assert_same(rows(step, 3), rows(other, 3, first=5))
 
 
 @make_env

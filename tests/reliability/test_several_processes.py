@@ -1,0 +1,233 @@
+"""The real command in two processes: one run folder, exact resume, and no process that outlives another.
+
+Only the last test starts them with `torchrun`, which takes seconds; the others are given its environment.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.integration.test_training import assert_same
+from tests.reliability.disturbed import FaultyEnv, SignallingEnv
+from tests.reliability.processes import (
+    Ended,
+    Run,
+    assert_curves_are_whole,
+    lines,
+    points,
+    run,
+    state,
+    summary,
+    toy,
+)
+from trainer.compose import CONFIG_DIR
+from trainer.stages.protocol import LossState
+
+SHARED = "env._target_=envs.synthetic.Synthetic"
+
+
+def torchrun_would(rank: int, port: int) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+
+
+def start(cwd: Path, *arguments: str) -> list[Run]:
+    """The command in two processes that know each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [Run(cwd, *arguments, prepare=functools.partial(torchrun_would, rank, port)) for rank in range(2)]
+
+
+def both(cwd: Path, *arguments: str) -> list[Ended]:
+    return [process.end() for process in start(cwd, *arguments)]
+
+
+class SecondFaultyEnv(FaultyEnv):
+    """All is well but in the second process."""
+
+    def __init__(self, num_envs: int, device: torch.device, **keywords: Any) -> None:
+        if os.environ.get("RANK") != "1":
+            keywords["fault"] = "none"
+        super().__init__(num_envs, device, **keywords)
+
+
+class SecondSignallingEnv(SignallingEnv):
+    """The signal goes to the second process."""
+
+    def __init__(self, num_envs: int, device: torch.device, **keywords: Any) -> None:
+        super().__init__(num_envs, device, **keywords)
+        self.mine = self.mine and os.environ.get("RANK") == "1"
+
+
+class Wandering:
+    """Changes the policy of its own process by the smallest step there is, in minibatch 6."""
+
+    def __init__(self) -> None:
+        self.minibatches = 0
+
+    def losses(self, state: LossState) -> LossState:
+        self.minibatches += 1
+        if self.minibatches == 6 and os.environ.get("RANK") == "1":
+            weight = state.distribution.mean.grad_fn
+            assert weight is not None
+            for parameter in _parameters(weight):
+                parameter.data.view(-1)[0] += 1e-7
+        return state
+
+
+def _parameters(node: Any) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    todo = [node]
+    while todo:
+        node = todo.pop()
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        todo += [parent for parent, _ in node.next_functions if parent is not None]
+    return found
+
+
+def test_one_run_folder_and_the_figures_of_all(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    first, second = both(tmp_path, *toy(run_dir, "env.num_envs=8"))
+    assert (first.code, second.code) == (0, 0), first.output + second.output
+    assert second.output == ""
+    found = summary(run_dir)
+    assert (found["status"], found["env_steps"], found["iterations"]) == ("finished", 384, 6)
+    assert state(run_dir)["processes"] == 2
+    assert_curves_are_whole(run_dir)
+    assert [step for step, _ in points(run_dir, "loss/value")] == list(range(64, 385, 64))
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]
+    # In either process the episodes of its four environments last 3, 4, 5 and 6 steps: of 8 steps 2, 2, 1, 1.
+    assert lines(run_dir)[0]["episode/length"] == pytest.approx((3 + 3 + 4 + 4 + 5 + 6) / 6)
+
+
+def test_an_interrupted_run_of_two_processes_goes_on_exactly(tmp_path: Path) -> None:
+    """The signal comes to the second process alone, which has nothing to write."""
+    run_dir, marker, whole = tmp_path / "run", tmp_path / "marker", tmp_path / "whole"
+    settings = (
+        "env.signal=SIGTERM",
+        f"env.at={3 * 8 + 5}",
+        f"env.marker={marker}",
+        "trainer.advantage_weighting.enable_learnable_weights=true",
+    )
+    env = "tests.reliability.test_several_processes.SecondSignallingEnv"
+    marker.touch()
+    for ended in both(tmp_path, *toy(run_dir, *settings, env=env)):
+        assert ended.code == 128 + signal.SIGTERM, ended.output
+        assert "Traceback" not in ended.output
+    assert not marker.exists()
+    assert (summary(run_dir)["status"], state(run_dir)["iteration"]) == ("interrupted", 4)
+    alone = run(tmp_path, f"resume={run_dir}")
+    assert alone.code == 2
+    assert alone.output.splitlines() == [
+        "Configuration error: resume: a run of 2 processes goes on only with as many, not with 1: "
+        "torchrun --nproc-per-node=2 -m trainer.run resume=…"
+    ]
+    for arguments in ([f"resume={run_dir}"], toy(whole, *settings, env=env)):
+        for ended in both(tmp_path, *arguments):
+            assert ended.code == 0, ended.output
+    assert_same(state(run_dir), state(whole))
+    assert lines(run_dir) == lines(whole)
+    assert_curves_are_whole(run_dir)
+
+
+REFUSED = [
+    ("env.num_envs=9", "env.num_envs = 9; allowed is a multiple of 2, the number of processes"),
+    (
+        "trainer.batch.num_minibatches=64",
+        "trainer.batch.num_minibatches = 64; allowed is a divisor of 32, the samples of each of 2 processes",
+    ),
+    ("-m", "-m: a sweep is of runs in one process each"),
+]
+
+
+@pytest.mark.parametrize(("argument", "message"), REFUSED, ids=[row[0] for row in REFUSED])
+def test_what_cannot_be_shared_out_is_refused_once(tmp_path: Path, argument: str, message: str) -> None:
+    measured = "trainer.gradient_scaling.measure_every=1"
+    first, second = both(tmp_path, *toy(tmp_path / "run", measured), argument)
+    assert (first.code, second.code) == (2, 2), first.output + second.output
+    assert message in first.output
+    assert len(first.output.splitlines()) == 1
+    assert second.output == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_in_one_process_ends_all_and_is_told(tmp_path: Path) -> None:
+    env = "tests.reliability.test_several_processes.SecondFaultyEnv"
+    arguments = toy(tmp_path / "run", "env.fault='not a number'", "env.field=rewards", "env.at=12", env=env)
+    first, second = both(tmp_path, *arguments)
+    assert (first.code, second.code) == (1, 1)
+    told = "process 1 of 2: NonFiniteError: reward 'wage' is nan in environment 0, step 3 of the rollout"
+    assert told in first.output, first.output
+    assert "Traceback" not in first.output + second.output
+    assert told in summary(tmp_path / "run")["error"]
+    assert state(tmp_path / "run")["iteration"] == 1
+
+
+def test_parameters_that_differ_between_processes_end_the_run(tmp_path: Path) -> None:
+    stage = "trainer.wandering._target_=tests.reliability.test_several_processes.Wandering"
+    stages = "trainer.stages=[reward_normalization,wandering,gradient_scaling]"
+    first, second = both(tmp_path, *toy(tmp_path / "run", stage, stages))
+    assert (first.code, second.code) == (1, 1), first.output
+    assert "after iteration 2 the processes no longer hold the same parameters" in first.output
+    assert state(tmp_path / "run")["iteration"] == 1
+
+
+def children(pid: int) -> list[int]:
+    return [int(line) for line in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_a_process_that_is_killed_ends_the_job_and_the_run_can_be_resumed(tmp_path: Path) -> None:
+    run_dir, whole = tmp_path / "run", tmp_path / "whole"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command += [
+        "-m",
+        "trainer.run",
+        *toy(run_dir, "trainer.total_env_steps=1_000_000", "trainer.eval_every=0"),
+    ]
+    with (tmp_path / "output").open("w") as output:
+        job = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(CONFIG_DIR.parent)},
+        )
+        deadline = time.monotonic() + 120
+        while not (run_dir / "checkpoints" / "last.pt").exists():
+            assert job.poll() is None, (tmp_path / "output").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "output").read_text()
+            time.sleep(0.05)
+        workers = children(job.pid)
+        second = next(
+            pid for pid in workers if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        )
+        os.kill(second, signal.SIGKILL)
+        killed = time.monotonic()
+        assert job.wait(60) != 0
+    print(f"{time.monotonic() - killed:.1f} s from kill -9 to the end of the job")
+    output_text = (tmp_path / "output").read_text()
+    assert "another process of the run has ended" in output_text
+    assert "Signal 9 (SIGKILL)" in output_text
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert summary(run_dir)["status"] == "failed"
+    longer = f"trainer.total_env_steps={state(run_dir)['env_steps'] + 128}"
+    for arguments in ([f"resume={run_dir}", longer], toy(whole, longer, "trainer.eval_every=0")):
+        for ended in both(tmp_path, *arguments):
+            assert ended.code == 0, ended.output
+    assert_same(state(run_dir), state(whole))
+    assert lines(run_dir) == lines(whole)
