@@ -82,6 +82,9 @@ def test_environments_agree_whatever_their_number_and_with_gymnasium_itself() ->
     a, b = few.reset(7)[0], many.reset(7)[0]
     assert torch.equal(a, b[:2])
     assert not torch.equal(b[0], b[1])
+    part = GymnasiumEnv("CartPole-v1", 2)
+    part.first_env = 3  # as the second of two processes has it
+    assert torch.equal(part.reset(7)[0], b[3:])
     for k in range(60):
         actions = torch.tensor([k % 2, (k // 2) % 2, 0, 1, 1])
         one, other = few.step(actions[:2]), many.step(actions)
