@@ -54,7 +54,7 @@ def states_of_others(collector: Collector, update: Update) -> list[State]:
 
 def own_part(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """Of a checkpoint, with what is this process's own. Raises ValueError for another number of processes."""
-    size, here = state["processes"], distributed.world_size()
+    size, here = state.get("processes", 1), distributed.world_size()
     if size != here:
         start = f"torchrun --nproc-per-node={size}" if size > 1 else "python"
         raise ValueError(

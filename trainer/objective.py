@@ -67,7 +67,9 @@ class Objective:
         losses = reduce_terms(state.terms)
         metrics = {f"loss/{name}": Metric(loss.detach()) for name, loss in losses.items()}
         losses["value"] = self._settings.value_coefficient * losses["value"]
-        rest = torch.stack([loss for name, loss in losses.items() if name not in SIDES]).sum()
+        # A ratio of 0 hides an infinite log-probability from the surrogates; here it makes the loss a NaN.
+        hidden = 0.0 * (state.batch.discrete_log_prob.sum() + state.batch.continuous_log_prob.sum())
+        rest = torch.stack([loss for name, loss in losses.items() if name not in SIDES]).sum() + hidden
         discrete, continuous = (losses[side] for side in SIDES)
         return Losses(discrete, continuous, rest, kl, {**state.metrics, **metrics}, plain)
 

@@ -119,10 +119,11 @@ INJECTED = [  # what, the stage that does it, the first thing that the message n
 ]
 
 
+@pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize(("where", "stage", "expected"), INJECTED, ids=[row[0] for row in INJECTED])
 def test_an_update_that_is_not_finite_is_located_skipped_and_counted(
-    toy: MakeConfig, tmp_path: Path, where: str, stage: str, expected: str, optimizer: str,
+    toy: MakeConfig, tmp_path: Path, where: str, stage: str, expected: str, optimizer: str, number: float,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     stages = LOSS_STAGES if stage == "FaultyLosses" else REWARD_STAGES
@@ -131,7 +132,7 @@ def test_an_update_that_is_not_finite_is_located_skipped_and_counted(
     )
     trainer = build(config, tmp_path)
     faulty: Any = trainer.update.pipeline.stages["faulty"]
-    faulty.value = math.nan
+    faulty.value = number
     trainer.train()
     (line,) = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     # Four updates; the bad log-probability is in one minibatch of each of the two epochs.

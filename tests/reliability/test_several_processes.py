@@ -190,6 +190,18 @@ def children(pid: int) -> list[int]:
     return [int(line) for line in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def is_rank_1(pid: int) -> bool:
+    return b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+def wait_for_checkpoint(job: subprocess.Popen[bytes], run_dir: Path, output: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not (run_dir / "checkpoints" / "last.pt").exists():
+        assert job.poll() is None, output.read_text()
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.05)
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
 def test_a_process_that_is_killed_ends_the_job_and_the_run_can_be_resumed(tmp_path: Path) -> None:
     run_dir, whole = tmp_path / "run", tmp_path / "whole"
@@ -207,18 +219,15 @@ def test_a_process_that_is_killed_ends_the_job_and_the_run_can_be_resumed(tmp_pa
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(CONFIG_DIR.parent)},
         )
-        deadline = time.monotonic() + 120
-        while not (run_dir / "checkpoints" / "last.pt").exists():
-            assert job.poll() is None, (tmp_path / "output").read_text()
-            assert time.monotonic() < deadline, (tmp_path / "output").read_text()
-            time.sleep(0.05)
-        workers = children(job.pid)
-        second = next(
-            pid for pid in workers if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        )
-        os.kill(second, signal.SIGKILL)
-        killed = time.monotonic()
-        assert job.wait(60) != 0
+        try:
+            wait_for_checkpoint(job, run_dir, tmp_path / "output")
+            workers = children(job.pid)
+            second = next(pid for pid in workers if is_rank_1(pid))
+            os.kill(second, signal.SIGKILL)
+            killed = time.monotonic()
+            assert job.wait(60) != 0
+        finally:
+            job.terminate()  # it ends the others with it
     print(f"{time.monotonic() - killed:.1f} s from kill -9 to the end of the job")
     output_text = (tmp_path / "output").read_text()
     assert "another process of the run has ended" in output_text
