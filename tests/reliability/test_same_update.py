@@ -138,7 +138,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("processes")
     for variant in VARIANTS:
         torch.save(recorded(build(config_of(variant), place / "alone")), place / f"{variant}.pt")
-    mp.start_processes(work, (str(place),), nprocs=2, start_method="forkserver")  # that of other tests has torch
+    mp.start_processes(
+        work, (str(place),), nprocs=2, start_method="forkserver"
+    )  # that of other tests has torch
     return place
 
 
