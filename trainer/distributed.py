@@ -156,6 +156,6 @@ def _lost_if_it_fails() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ProcessLostError(
-            "another process of the run has ended; what it said last tells why. Resume with as many processes "
-            f"as before. (Here: {error})"
+            "another process of the run has ended; what it said last tells why. Resume with as many "
+            f"processes as before. (Here: {error})"
         ) from error
