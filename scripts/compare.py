@@ -4,7 +4,7 @@
     python -m scripts.compare --arm fixed=preset=debug --arm adaptive=preset=balanced --env topology_spawn
 
 `presets` is adaptive weights (balanced) against fixed ones (debug), 5 seeds each, with a smaller budget than
-a full run has: about 10 minutes on two idle cores. The first arm is the one that the others are compared
+a full run has: about 5 minutes on two idle cores. The first arm is the one that the others are compared
 with. What is finished is not trained again: the same command goes on where it was stopped, and more seeds
 or arms can be added.
 """
@@ -24,7 +24,7 @@ from scripts.parallel import run
 from scripts.report import LEGEND, failed, markdown_table, provenance
 from scripts.results import THRESHOLD, Result, load, write_csv
 from trainer.config_errors import ConfigError
-from trainer.monitor.ranking import ranking
+from trainer.monitor.ranking import Run, ranking
 
 PRESETS = (
     Arm("debug", ("preset=debug",), "fixed weights 0.7 / 0.3"),
@@ -55,18 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
     folders = [
-        (env, arm, out / env / arm.name / f"s{s}")
+        (env, arm, seed, out / env / arm.name / f"s{seed}")
         for env in options.env
         for arm in arms
-        for s in options.seeds
+        for seed in options.seeds
     ]
-    results = [r for env, arm, folder in folders if (r := load(folder, arm.name, env)) is not None]
+    results = [r for env, arm, _, folder in folders if (r := load(folder, arm.name, env)) is not None]
     if not results:
         print(f"{out}: no finished runs to report", file=sys.stderr)
         return 1
     folder = options.report or out / "report"
     report(folder, results, arms, failures, command, options.threshold)
-    ranking([run_dir for *_, run_dir in folders], names=[arm.name for _, arm, _ in folders])
+    ranking([Run(arm.name, f"{env} {arm.name} s{seed}", run_dir) for env, arm, seed, run_dir in folders])
     print(f"report: {folder / 'report.md'}")
     return 1 if failures else 0
 

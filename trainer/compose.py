@@ -138,6 +138,8 @@ def _no_such_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = sorted(error.options or ())
     hint = f"; did you mean {match}?" if (match := nearest(option, options)) else ""
+    if group == "hydra/launcher":
+        hint = "; joblib and submitit come with pip install -e '.[sweep]'"
     return f"{group}={option}: there is no such option{hint} ({group} has {', '.join(options) or 'none yet'})"
 
 

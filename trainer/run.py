@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -18,11 +19,16 @@ from omegaconf import DictConfig
 from trainer.compose import CONFIG_DIR, admit, from_hydra, readable_errors, resumed
 from trainer.config import Config
 from trainer.config_errors import ConfigError
+from trainer.sweep import Sweep
 
 if TYPE_CHECKING:
     from trainer.loop import Trainer
 
 # torch takes seconds to import: only once there is something to build.
+
+
+class RunError(Exception):
+    """A run that began and failed; the message says why, and is empty where another process tells it."""
 
 
 def main() -> int:
@@ -34,6 +40,10 @@ def main() -> int:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes say the same
             print(error, file=sys.stderr)
         return 2
+    except RunError as error:
+        if str(error):
+            print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interrupted:
         return 128 + getattr(interrupted, "signal", signal.SIGINT)
     except BrokenPipeError:  # `--cfg job | head`; what Python flushes once more at its end must not fail too
@@ -55,18 +65,20 @@ def _main(arguments: Sequence[str]) -> int:
 
 def _compose_and_train(arguments: Sequence[str]) -> int:
     """Through Hydra: one run, or a sweep (`-m`); also Hydra's own flags, such as `--cfg job`."""
-    outcome: list[int | ConfigError] = []
+    errors: list[Exception] = []
 
     @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
-    def job(composed: DictConfig) -> None:
+    def job(composed: DictConfig) -> str | None:
+        """Why it failed. An exception would end a sweep, and have Hydra say more than there is to say."""
         run_dir = Path(HydraConfig.get().runtime.output_dir)
         try:
-            outcome.append(_train(_not_resumed(from_hydra(composed)), _unused(run_dir)))
-        except ConfigError as error:
-            _remove_if_empty(run_dir)
             if HydraConfig.get().mode is RunMode.MULTIRUN:
-                raise  # Hydra says which job of the sweep it was
-            outcome.append(error)
+                return _job_of_sweep(composed, run_dir)
+            _train(_not_resumed(from_hydra(composed)), _unused(run_dir))
+        except (ConfigError, RunError) as error:
+            _remove_if_empty(run_dir)
+            errors.append(error)
+        return None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, to be worded here
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and {"-m", "--multirun"} & set(arguments):
@@ -75,10 +87,11 @@ def _compose_and_train(arguments: Sequence[str]) -> int:
     if os.environ.get("RANK", "0") != "0":  # the run folder belongs to the first process
         admitted = [a for a in admitted if not a.startswith("hydra.run.dir=")] + ["hydra.run.dir=."]
     sys.argv[1:] = admitted
+    status = 0
     try:
         with readable_errors():
             job()
-    except BrokenPipeError:
+    except (BrokenPipeError, ConfigError):
         raise
     except ValueError as error:
         if not str(error).startswith("Only one of --run"):  # Hydra, of its flags
@@ -86,10 +99,28 @@ def _compose_and_train(arguments: Sequence[str]) -> int:
         raise ConfigError(str(error)) from None
     except OSError as error:  # of Hydra, which makes the run folder
         raise ConfigError(f"hydra.run.dir: cannot make the run folder: {error}") from None
-    for result in outcome:
-        if isinstance(result, ConfigError):
-            raise result
-    return max((result for result in outcome if isinstance(result, int)), default=0)
+    except Exception as error:  # of a launcher, one of whose processes was killed
+        if Sweep.started is None:
+            raise
+        raise RunError(f"The sweep ended early. {type(error).__name__}: {error}") from error
+    finally:
+        if Sweep.started is not None:
+            status = Sweep.started.report()
+    if errors:
+        raise errors[0]
+    return status
+
+
+def _job_of_sweep(composed: DictConfig, run_dir: Path) -> str | None:
+    """Train; why that failed. Not even an error of ours ends the jobs that come after it."""
+    try:
+        _train(_not_resumed(from_hydra(composed)), _unused(run_dir))
+    except Exception as error:
+        expected = isinstance(error, ConfigError | RunError)
+        print(error if expected else traceback.format_exc(), file=sys.stderr)
+        _remove_if_empty(run_dir)
+        return str(error) if expected else f"{type(error).__name__}: {error}"
+    return None
 
 
 def _resume(arguments: Sequence[str], resume: Sequence[str]) -> int:
@@ -107,22 +138,22 @@ def _resume(arguments: Sequence[str], resume: Sequence[str]) -> int:
         print(f"resume: {found.notice}", file=sys.stderr)
     config = resumed(found.state["config"], others, str(found.path))
     folder = found.path.resolve().parent
-    return _train(config, folder.parent if folder.name == "checkpoints" else folder, found.state)
+    _train(config, folder.parent if folder.name == "checkpoints" else folder, found.state)
+    return 0
 
 
-def _train(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None) -> int:
+def _train(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None) -> None:
     from trainer import distributed
     from trainer.build import find_device
 
     try:
         with distributed.processes(cuda=find_device(config) == "cuda"):
-            return _train_here(config, run_dir, state)
+            _train_here(config, run_dir, state)
     except distributed.ProcessLostError as error:
-        print(f"The run ended with an error. {error}", file=sys.stderr)
-        return 1
+        raise RunError(f"The run ended with an error. {error}") from error
 
 
-def _train_here(config: Config, run_dir: Path, state: Mapping[str, Any] | None) -> int:
+def _train_here(config: Config, run_dir: Path, state: Mapping[str, Any] | None) -> None:
     from envs.guard import EnvError
     from trainer import distributed
     from trainer.checkpoint import CheckpointError
@@ -137,16 +168,14 @@ def _train_here(config: Config, run_dir: Path, state: Mapping[str, Any] | None) 
         with closing(_build(config, run_dir, state)) as trainer:
             summary = trainer.train()
     except (*known, distributed.ElsewhereError) as error:
-        if distributed.rank() == 0:  # it knows what the others met
-            print(f"The run ended with an error. {error}", file=sys.stderr)
-        if run_dir.exists():
-            _remove_if_empty(run_dir)
-        return 1
+        _remove_if_empty(run_dir)
+        if distributed.rank() > 0:
+            raise RunError from error  # the first process tells: it knows what the others met
+        raise RunError(f"The run ended with an error. {error}") from error
     if distributed.rank() == 0:
         closing_table(summary, run_dir)
     if trainer.interrupted_by:
         raise Interrupted(trainer.interrupted_by)  # through Hydra too: a sweep must not start its next job
-    return 0
 
 
 def _build(config: Config, run_dir: Path, state: Mapping[str, Any] | None) -> Trainer:
@@ -179,7 +208,7 @@ def _unused(run_dir: Path) -> Path:
 
 def _remove_if_empty(run_dir: Path) -> None:
     """Hydra makes the folder before the configuration is checked."""
-    if run_dir != Path.cwd() and not any(run_dir.iterdir()):
+    if run_dir.exists() and run_dir != Path.cwd() and not any(run_dir.iterdir()):
         os.removedirs(os.path.relpath(run_dir))  # its parents too, where nothing else is in them
 
 

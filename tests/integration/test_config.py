@@ -439,6 +439,9 @@ def test_a_sweep_runs_every_combination_in_a_folder_of_its_own(tmp_path: Path) -
     small += ["trainer.total_env_steps=64", "trainer.final_eval_episodes=4"]
     result = command(tmp_path, "-m", "preset=balanced,conservative", "seed=1,2", *small)
     assert result.returncode == 0, result.stderr
+    ranked = result.stdout.partition("ranking, topology_spawn")[2]
+    assert all(f"│ preset={preset} " in ranked for preset in ("balanced", "conservative"))
+    assert ranked.count("2/2") == 2
     configs = [yaml.safe_load(path.read_text()) for path in tmp_path.glob("runs/*/*/config.yaml")]
     found = {(config["preset"], config["seed"]) for config in configs}
     assert found == {(preset, seed) for preset in ("balanced", "conservative") for seed in (1, 2)}

@@ -20,7 +20,7 @@ from scripts.experiments import Arm, integers, plan, state_of, without_repetitio
 from scripts.parallel import run
 from scripts.results import load
 from trainer.config_errors import ConfigError
-from trainer.monitor.ranking import labels, ranking
+from trainer.monitor.ranking import Run, ranking
 
 SMALL = (
     "env.num_envs=8",
@@ -113,27 +113,22 @@ def test_the_learning_curve_is_the_runs_own(
     assert result.skipped == 0
 
 
-def test_ranking_names_what_differs_and_lists_what_failed(study: tuple[Path, list[str], int]) -> None:
-    folders = [study[0] / "topology_spawn" / arm / "s1" for arm in ("adaptive", "fixed", "broken")]
+def test_ranking_puts_the_best_first_and_lists_what_failed(study: tuple[Path, list[str], int]) -> None:
+    folders = {arm: study[0] / "topology_spawn" / arm / "s1" for arm in ("broken", "adaptive", "fixed")}
+    scores = {
+        arm: json.loads((folders[arm] / "summary.json").read_text())["normalized_score"]
+        for arm in ("adaptive", "fixed")
+    }
     console = Console(record=True, width=100, file=io.StringIO())
-    ranking(folders, console)
+    ranking([Run(arm, f"{arm} s1", folder) for arm, folder in folders.items()], console)
     text = console.export_text()
-    assert "preset=balanced" in text
-    assert "preset=debug" in text
-    assert "enable_adaptive_scaling" not in text  # the preset says it
-    assert f"failed: {folders[2]}" in text.replace("\n", "")
-
-
-def test_labels_leave_the_seed_and_what_follows_from_the_preset_out() -> None:
-    configs = [
-        {"seed": seed, "preset": preset, "trainer": {"bound": bound, "gamma": gamma}}
-        for seed, preset, bound, gamma in ((1, "a", 5, 0.9), (2, "b", 9, 0.9), (3, "b", 9, 0.8))
-    ]
-    assert labels(configs) == [
-        "preset=a trainer.gamma=0.9",
-        "preset=b trainer.gamma=0.9",
-        "preset=b trainer.gamma=0.8",
-    ]
+    order = sorted(scores, key=lambda arm: -scores[arm])
+    rows = [line for line in text.splitlines() if line.startswith("│")]
+    assert [row.split()[1:4] for row in rows[:2]] == [[arm, "│", "1/1"] for arm in order]
+    assert rows[2].split()[1:4] == ["broken", "│", "0/1"]
+    assert all(f"{score:.3f}" in text for score in scores.values())
+    assert "failed: broken s1\n  NonFiniteError" in text
+    assert str(folders["broken"]) in text.replace("\n", "")
 
 
 def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:

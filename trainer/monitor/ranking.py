@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,18 +12,15 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-_IGNORED = ("seed", "resume")
 
+class Run(NamedTuple):
+    """`name`: of the configuration, which runs with other seeds share. `title`: of this run among them all.
+    `error`: why it failed, where its own `summary.json` may not say so."""
 
-class _Run(NamedTuple):
+    name: str
+    title: str
     folder: Path
-    name: str | None
-    config: dict[str, Any]
-    summary: dict[str, Any]
-
-    @property
-    def env(self) -> str:
-        return str(self.summary.get("env") or self.config.get("env", {}).get("name") or "unknown environment")
+    error: str | None = None
 
 
 class _Group(NamedTuple):
@@ -35,31 +32,26 @@ class _Group(NamedTuple):
         return [_score(s) for s in self.summaries if s["status"] == "finished"]
 
 
-def ranking(
-    run_dirs: Sequence[Path], console: Console | None = None, names: Sequence[str] | None = None
-) -> None:
+def ranking(runs: Sequence[Run], console: Console | None = None) -> None:
     """Print a table for each environment: configurations by mean score (the normalised one; the return
-    where there is no expert), best first. Runs that did not finish are counted, and listed below.
-
-    `names` of the configurations, one for each folder; None: what tells their `config.yaml` apart.
-    """
+    where there is no expert), best first. Runs that did not finish are counted, and listed below."""
     console = console or Console()
-    given: Sequence[str | None] = names or [None] * len(run_dirs)
-    runs = [_read_run(folder, name) for folder, name in zip(run_dirs, given, strict=True)]
-    for env in sorted({run.env for run in runs}):
+    summaries = [_summary(run.folder) for run in runs]
+    environments = {summary["env"] for summary in summaries if summary["env"]}
+    for env in sorted(environments):
+        here = [(run.name, s) for run, s in zip(runs, summaries, strict=True) if s["env"] == env]
+        returns = all(s.get("normalized_score") is None for _, s in here)
         table = Table(title=f"ranking, {env}")
         table.add_column("configuration", overflow="fold")
-        for column in ("finished", "score", "lowest", "highest", "balance"):
+        for column in ("finished", "return" if returns else "score", "lowest", "highest", "balance"):
             table.add_column(column, justify="right", no_wrap=True)
-        here = [run for run in runs if run.env == env]
-        found = labels([run.config for run in here])
-        for group in _groups(here, [run.name or label for run, label in zip(here, found, strict=True)]):
+        for group in _groups(here):
             table.add_row(*_row(group))
         console.print(table)
-    for run in runs:
-        if run.summary["status"] != "finished":
-            line = f"{run.summary['status']}: {run.folder}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for run, summary in zip(runs, summaries, strict=True):
+        if summary["status"] != "finished":
+            for line in _complaint(run, summary):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _row(group: _Group) -> list[str]:
@@ -74,66 +66,33 @@ def _row(group: _Group) -> list[str]:
     ]
 
 
-def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each configuration what tells it from the others, as `key=value …`, without the seed.
-
-    A key that says nothing new, given those before it, is left out: `preset` stands for what it sets.
-    """
-    flat = [_flat(config) for config in configs]  # empty for a run that failed before it wrote its own
-    keys = sorted({key for config in flat for key in config}, key=lambda key: (key != "preset", key))
-    chosen: list[str] = []
-    groups = 1
-    for key in keys:
-        if key in _IGNORED:
-            continue
-        now = len({tuple(repr(config.get(k)) for k in (*chosen, key)) for config in flat if config})
-        if now > groups:
-            chosen, groups = [*chosen, key], now
-
-    def label(config: Mapping[str, Any]) -> str:
-        return " ".join(f"{key}={config[key]}" for key in chosen if key in config) or "all alike"
-
-    return [label(config) if config else "no configuration" for config in flat]
+def _complaint(run: Run, summary: dict[str, Any]) -> list[str]:
+    reason = summary.get("error") or run.error
+    lines = [f"{summary['status']}: {run.title}", reason, str(run.folder) if run.folder.exists() else None]
+    return [line if number == 0 else f"  {line}" for number, line in enumerate(filter(None, lines))]
 
 
-def _groups(runs: Sequence[_Run], names: Sequence[str]) -> list[_Group]:
-    """Runs of the same name together, best first."""
+def _groups(runs: Iterable[tuple[str, dict[str, Any]]]) -> list[_Group]:
+    """Summaries of the same name together, best first."""
     groups: dict[str, _Group] = {}
-    for run, name in zip(runs, names, strict=True):
-        groups.setdefault(name, _Group(name, [])).summaries.append(run.summary)
+    for name, summary in runs:
+        groups.setdefault(name, _Group(name, [])).summaries.append(summary)
     return sorted(groups.values(), key=lambda group: -_mean(group.scores))
 
 
-def _read_run(folder: Path, name: str | None) -> _Run:
-    config = _read(folder / "config.yaml")
-    summary = {"status": "failed", **_read(folder / "summary.json")}
-    return _Run(folder, name, config, summary)
+def _summary(folder: Path) -> dict[str, Any]:
+    """`summary.json` with at least status and environment: None of a run that never began."""
+    path = folder / "config.yaml"
+    config = yaml.safe_load(path.read_text()) if path.exists() else {}
+    path = folder / "summary.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return {"status": "failed", "env": config.get("env", {}).get("name"), **found}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON or YAML file; nothing where there is none, as of a run that failed early."""
-    if not path.exists():
-        return {}
-    text = path.read_text()
-    found: dict[str, Any] = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    return found
-
-
-def _score(summary: Mapping[str, Any]) -> float:
+def _score(summary: dict[str, Any]) -> float:
     score = summary["normalized_score"]
     return float(summary["return_mean"] if score is None else score)
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else -math.inf
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as `a.b.c`."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

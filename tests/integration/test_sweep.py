@@ -1,0 +1,83 @@
+"""Sweeps: a failed job does not end them, and a ranking of all jobs does, with each launcher."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY_TOPOLOGY
+from trainer.sweep import distinct
+
+ROOT = Path(__file__).parents[2]
+LAUNCHERS = {"basic": "hydra", "joblib": "hydra_plugins.hydra_joblib_launcher"}
+# Where there is no cluster, submitit's own stand-in for it: the same plugin, the jobs as local processes.
+LAUNCHERS["submitit_local"] = "hydra_plugins.hydra_submitit_launcher"
+
+
+BROKEN = """
+class Env:
+    def __init__(self, num_envs, device, **keywords):
+        raise ZeroDivisionError
+
+    def step(self, action): ...
+"""
+
+
+def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trainer.run", "-m", *TINY_TOPOLOGY, f"hydra.sweep.dir={folder}"]
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("launcher", "plugin"), LAUNCHERS.items())
+def test_a_failed_job_is_listed_and_does_not_end_the_sweep(
+    tmp_path: Path, launcher: str, plugin: str
+) -> None:
+    pytest.importorskip(plugin, reason=f"hydra/launcher={launcher} needs: pip install -e '.[sweep]'")
+    broken = "optimizer.learning_rate=1e+30"  # diverges at once; a seed below 0 is no configuration at all
+    result = sweep(
+        tmp_path,
+        f"hydra/launcher={launcher}",
+        "trainer.max_bad_updates=1",
+        f"{broken},0.001",
+        "seed=-1,1",
+    )
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    table, _, listed = result.stdout.partition("ranking, topology_spawn")[2].partition("failed: #0")
+    rows = [[cell.strip() for cell in line.split("│")] for line in table.splitlines() if "│" in line]
+    best, worst = (row for row in rows if "optimizer.learning_rate=" in row[1])
+    assert best[1:3] == ["optimizer.learning_rate=0.001", "1/1"]
+    assert worst[1:4] == [broken, "0/1", "n/a"]
+    assert f" {broken} seed=-1\n  Configuration error: seed = -1: must be" in listed
+    assert re.search(rf"failed: #1 {re.escape(broken)} seed=1\n  (Divergence|NonFinite)Error: ", listed)
+    assert "failed: #2 optimizer.learning_rate=0.001 seed=-1\n" in listed
+    assert "#3" not in listed
+    assert len(list(tmp_path.rglob("checkpoints/best.pt"))) == 1
+
+
+def test_an_unforeseen_error_is_shown_whole_and_does_not_end_the_sweep(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    result = sweep(tmp_path, "env._target_=broken.Env,envs.topology_spawn.TopologySpawn")
+    assert result.returncode == 1
+    assert "ZeroDivisionError" in result.stderr
+    assert "failed: #0 env._target_=broken.Env" in result.stdout
+    assert "1/1" in result.stdout
+
+
+def test_jobs_are_named_by_what_not_all_of_them_have() -> None:
+    assert distinct([["a=1", "b=1", "c=1"], ["a=1", "b=2", "c=1"]]) == [["b=1"], ["b=2"]]
+    assert distinct([["a=1"]]) == [["a=1"]]
+    assert distinct([]) == []

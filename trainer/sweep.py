@@ -1,0 +1,88 @@
+"""A sweep (`-m`): how each of its jobs ended, whatever launcher runs them, and the ranking at the end.
+
+Jobs may run in other processes or on other machines. Each leaves a note in a folder that all of them see, and
+the process that started the sweep reads the notes when it is over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from trainer.files import replace_file
+from trainer.monitor.ranking import Run, ranking
+
+
+class Sweep(Callback):
+    """Hydra calls `on_multirun_start` where the sweep was started, `on_job_…` where a job runs.
+
+    `folder`: of the notes, and of what jobs print that run in a process of their own.
+    """
+
+    started: ClassVar[Sweep | None] = None
+    """The sweep of this process. None in a job's own process."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder).resolve()
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        Sweep.started = self
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        if config.hydra.mode is not RunMode.MULTIRUN:
+            return
+        self._note(config, "stopped before it could say why")
+        self._tell(config, "started")
+        self._output = ExitStack()
+        if Sweep.started is None:  # jobs beside this one print too
+            file = self._output.enter_context((self.folder / f"{config.hydra.job.num}.log").open("w"))
+            self._output.enter_context(redirect_stdout(file))
+            self._output.enter_context(redirect_stderr(file))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """`job_return` holds why the job failed; None where it did not."""
+        if config.hydra.mode is RunMode.MULTIRUN:
+            self._output.close()
+            self._note(config, job_return.return_value)
+            self._tell(config, "failed" if job_return.return_value else "finished")
+
+    def report(self) -> int:
+        """Rank the jobs so far and list those that failed. The exit status: 1 if some did."""
+        paths = sorted(self.folder.glob("*.json"), key=lambda path: int(path.stem))
+        notes = [json.loads(path.read_text()) for path in paths]
+        runs = []
+        for path, note, own in zip(
+            paths, notes, distinct([note["overrides"] for note in notes]), strict=True
+        ):
+            name = " ".join(override for override in own if not override.startswith("seed=")) or "all alike"
+            runs.append(Run(name, f"#{path.stem} {' '.join(own)}", Path(note["folder"]), note["error"]))
+        ranking(runs)
+        return int(any(note["error"] for note in notes))
+
+    def _note(self, config: DictConfig, error: str | None) -> None:
+        note = {"overrides": _overrides(config), "folder": config.hydra.runtime.output_dir, "error": error}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_file(self.folder / f"{config.hydra.job.num}.json", json.dumps(note, indent=1).encode())
+
+    def _tell(self, config: DictConfig, what: str) -> None:
+        if Sweep.started is None:
+            print(f"#{config.hydra.job.num} {what}: {config.hydra.runtime.output_dir}", flush=True)
+
+
+def _overrides(config: DictConfig) -> list[str]:
+    """As they were typed."""
+    return [override.removeprefix("++") for override in config.hydra.overrides.task]
+
+
+def distinct(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of each job's overrides those that not all jobs have."""
+    common = set(jobs[0]).intersection(*jobs) if len(jobs) > 1 else set[str]()
+    return [[override for override in own if override not in common] for own in jobs]
