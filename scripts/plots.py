@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from scripts.intervals import Floats, bootstrap
 from scripts.results import Result, by_arm, ranked, strata
@@ -53,8 +53,9 @@ def balance(results: Sequence[Result], envs: Sequence[str]) -> Figure:
                 _band(axis, measured, arm, index, geometric=True)
         axis.axhline(1.0, color="0.5", linewidth=0.8)
         axis.set(title=env, xlabel="environment steps", ylabel="push, discrete ÷ continuous", yscale="log")
-        for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-            ticks(lambda value, _: f"{value:g}")  # 0.5, not 5 × 10⁻¹
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # 0.5, not 5 × 10⁻¹
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3, which="both")
     _legend(axes)
