@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 HOST = "127.0.0.1"  # never beyond this machine: TensorBoard asks nobody for a password
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0  # a second on an idle machine, minutes on an overloaded one
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +75,7 @@ def serve(folder: Path, count: int, port: int, log: IO[str]) -> int:
 
 
 def wait_until_open(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Whether TensorBoard came to answer on `port` before it ended or a minute went by."""
+    """Whether TensorBoard came to answer on `port` before it ended or `_START_SECONDS` went by."""
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with socket.socket() as probe:

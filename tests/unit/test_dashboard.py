@@ -63,6 +63,6 @@ def test_it_serves_on_localhost_until_ctrl_c(tmp_path: Path) -> None:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", int(match[1]))) != 0
     finally:
-        process.kill()
-        process.stdout.close()
+        process.terminate()  # not kill: it is to end its TensorBoard too
         process.wait()
+        process.stdout.close()

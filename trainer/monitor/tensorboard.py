@@ -58,6 +58,9 @@ RANKED_BY = (
 """The metric columns of the HParams page, which shows five until asked for more. `final/` is written by
 `finish`; the last one is there while a run goes on."""
 
+FIRST_COLUMNS = ("env", "preset", "seed", "enable_adaptive_scaling", "gradient_norm_target")
+"""The five hyperparameters that the HParams page shows until asked for more."""
+
 
 class TensorBoardLog:
     """The event file of a run. Steps are `env_steps` everywhere.
@@ -126,9 +129,9 @@ class TensorBoardLog:
                 case _:
                     session.hparams[name].string_value = "null" if value is None else value
         experiment = Experiment(
-            # `differs` makes a column visible at once; what really differs no single run can know.
+            # `differs` makes a column come first; what really differs no single run can know.
             hparam_infos=[
-                HParamInfo(name=name, type=_hyperparameter_type(value), differs=True)
+                HParamInfo(name=name, type=_hyperparameter_type(value), differs=name in FIRST_COLUMNS)
                 for name, value in hyperparameters.items()
             ],
             metric_infos=[MetricInfo(name=MetricName(tag=tag)) for tag in RANKED_BY],
