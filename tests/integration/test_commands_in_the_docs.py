@@ -1,0 +1,112 @@
+"""Every `python -m …` that README.md and docs/ tell one to type works. Those in a block of their own are run,
+with reduced sizes; of modules that only a sentence names, `--help` is. docs/results/ records what was run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY, TINY_TOPOLOGY
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"python -m [\w.]+[^`#\n]*")
+
+SMALLER = ((r"episodes([= ])\d+", r"episodes\g<1>2"), (r"trainer\.total_env_steps=\d+", ""))
+REDUCED = {
+    "scripts.compare": ("--steps=4096", "--seeds=1"),
+    "scripts.dashboard": (),
+    "scripts.reference_scores": (),
+}
+"""What makes a script small; one that is not here is asked for `--help` only."""
+EXTRAS = {
+    "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "sweep"),
+    "format=onnx": ("onnxscript", "export"),
+}
+NOT_HERE = {
+    "hydra/launcher=submitit_slurm": "needs a cluster; tests/integration/test_sweep.py has its local twin",
+    "env=tank": "needs the files that the page shows",
+}
+
+
+def commands() -> tuple[list[str], list[str]]:
+    """Those in blocks, and modules that only sentences name."""
+    pages = [page.read_text() for page in PAGES]
+    blocks = [block for page in pages for block in BLOCK.findall(page)]
+    run = {found.strip() for block in blocks for found in COMMAND.findall(block)}
+    modules = {found.split()[2] for page in pages for found in COMMAND.findall(page)}
+    return sorted(run), sorted(modules - {command.split()[2] for command in run})
+
+
+IN_BLOCKS, MODULES = commands()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a finished run in `runs/example`."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    result = run(folder, "trainer.run", *TINY_TOPOLOGY, "hydra.run.dir=runs/example")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=400, check=False
+    )
+
+
+@pytest.mark.parametrize("command", IN_BLOCKS)
+def test_a_command_in_a_block_runs(folder: Path, command: str) -> None:
+    for part, reason in NOT_HERE.items():
+        if part in command:
+            pytest.skip(reason)
+    for part, (plugin, extra) in EXTRAS.items():
+        if part in command:
+            pytest.importorskip(plugin, reason=f"needs: pip install -e '.[{extra}]'")
+    for large, small in SMALLER:
+        command = re.sub(large, small, command)
+    module, *arguments = shlex.split(command.replace("runs/<run>", "runs/example"))[2:]
+    if module == "scripts.dashboard":
+        serves_until_interrupted(folder, arguments)
+        return
+    if module == "trainer.run" and not ("--help" in arguments or "resume=" in command):
+        arguments += TINY if "env=" in command else TINY_TOPOLOGY
+    elif module.startswith("scripts."):
+        arguments += REDUCED.get(module, ("--help",))
+    result = run(folder, module, *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def serves_until_interrupted(folder: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "scripts.dashboard", *arguments]
+    process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert "http://127.0.0.1:" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_in_a_sentence_answers_to_help(folder: Path, module: str) -> None:
+    result = run(folder, module, "--help")
+    assert result.returncode == 0, result.stderr
+    assert "usage" in result.stdout.lower() or module in result.stdout
