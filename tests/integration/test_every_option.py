@@ -46,3 +46,17 @@ def test_there_are_options_to_be_found() -> None:
         "converting",
         "maximum_performance",
     }
+
+
+def test_there_is_an_experiment_for_every_benchmark() -> None:
+    experiments = {option for group, option in OPTIONS if group == "experiment"}
+    assert experiments >= {
+        "cartpole",
+        "pendulum",
+        "moving",
+        "sliding",
+        "hard_move",
+        "catch_point",
+        "platform",
+        "goal",
+    }

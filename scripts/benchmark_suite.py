@@ -1,0 +1,198 @@
+"""Trains the benchmarks of the field over seeds and writes their table, published numbers beside ours.
+
+    python -m scripts.benchmark_suite --seeds 1-5 --jobs 2
+    python -m scripts.benchmark_suite --tasks platform,hard_move_4 --seeds 1-3
+    python -m scripts.benchmark_suite --report-only
+
+Each task is trained by its file in conf/experiment with adaptive weights (preset=balanced) and with fixed
+ones (preset=debug). What is finished is not trained again, so the same command goes on where it was stopped;
+`--report-only` trains nothing, reports what is there and says what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from scripts.benchmark_tasks import TASKS, Published, Task
+from scripts.experiments import Arm, Failure, Job, integers, names, plan
+from scripts.intervals import bootstrap, interquartile_mean
+from scripts.parallel import run
+from scripts.report import failed, provenance, shown, spans
+from scripts.results import Result, load, write_csv
+from trainer.compose import compose
+from trainer.config_errors import ConfigError
+
+ARMS = {"adaptive": "preset=balanced", "fixed": "preset=debug"}
+NOTES = "benchmarks-notes.md"
+
+LEGEND = """\
+Ours: greedy episodes on fresh seeds after training (100 or 200 of them), interquartile mean over the seeds,
+the worst seed in brackets; *adaptive* is `preset=balanced`, *fixed* is `preset=debug`, all else equal.
+The published numbers are the authors' own, at their own training lengths where these are named, and in their
+own implementations of the environments; where rules are not public, the environment's docstring says what was
+assumed. HyAR's HPPO stores the largest probability instead of the chosen one's: a low bar.
+`hard_move_<n>` is the published form (one choice of 2ⁿ options, each with a parameter of its own);
+`hard_move_<n>_actuator` is another, easier representation (n independent decisions, a parameter each), and no
+published number is of that form.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    command = shlex.join(["python", "-m", "scripts.benchmark_suite", *(arguments or sys.argv[1:])])
+    failures: list[Failure] = []
+    try:
+        jobs = _jobs(options.tasks, options.seeds, options.out)
+        if not options.report_only:
+            failures = run(jobs, options.jobs)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    found = [(job, load(job.folder, job.arm.name, job.env)) for job in jobs]
+    results = [result for _, result in found if result is not None]
+    if not results:
+        print(f"{options.out}: no finished runs to report", file=sys.stderr)
+        return 1
+    report(options.report, options.tasks, results, [job for job, r in found if r is None], failures, command)
+    print(f"report: {options.report}")
+    return 1 if failures else 0
+
+
+def _jobs(tasks: Sequence[Task], seeds: Sequence[int], out: Path) -> list[Job]:
+    """Seed by seed, so that a suite that is stopped early has something of every task and of both arms."""
+    jobs = []
+    for task in tasks:
+        arms = [Arm(name, (*task.overrides, preset)) for name, preset in ARMS.items()]
+        steps = compose([f"env={task.env}", *task.overrides]).trainer.total_env_steps
+        for job in plan(arms, [task.env], seeds, steps, out):
+            folder = (out / task.name / job.arm.name / f"s{job.seed}").resolve()
+            jobs.append(replace(job, env=task.name, folder=folder))
+    return sorted(jobs, key=lambda job: job.seed)
+
+
+def report(
+    path: Path,
+    tasks: Sequence[Task],
+    results: Sequence[Result],
+    missing: Sequence[Job],
+    failures: Sequence[Failure],
+    command: str,
+) -> None:
+    """Markdown at `path`, the raw numbers beside it."""
+    text = f"# The field's benchmarks\n\n{provenance(command, results)}\n{LEGEND}\n"
+    text += _table(_comparison(tasks, results))
+    text += f"\nWhat was tried on the way, what failed, and why: [{NOTES}]({NOTES}).\n"
+    text += f"\n## Every task and arm\n\n{_table(_details(tasks, results))}"
+    text += _missing(missing)
+    write_csv(path.with_suffix(".csv"), results)
+    text += f"\nEvery run: [{path.stem}.csv]({path.stem}.csv)\n{failed(failures)}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _comparison(tasks: Sequence[Task], results: Sequence[Result]) -> list[list[str]]:
+    rows = [["task", "steps", "measure", "published, PPO", "published, best", *ARMS, "seeds"]]
+    for task in tasks:
+        arms = [_runs(results, task, arm) for arm in ARMS]
+        if not any(arms):
+            continue
+        steps = max(run.summary["env_steps"] for runs in arms for run in runs)
+        measure = "success rate" if task.measure == "success_rate" else "return"
+        row = [task.name, f"{steps / 1000:,.0f} k", measure, _published(task.ppo), _published(task.best)]
+        row += [_summary(_figures(runs, task.measure)) for runs in arms]
+        rows.append([*row, " / ".join(str(len(runs)) for runs in arms)])
+    return rows
+
+
+def _details(tasks: Sequence[Task], results: Sequence[Result]) -> list[list[str]]:
+    head = ["task", "arm", "seeds", "success rate", "return", "lowest return", "balance before → after"]
+    rows = [[*head, "weights d / c", "seconds"]]
+    for task in tasks:
+        for arm in ARMS:
+            if not (runs := _runs(results, task, arm)):
+                continue
+            row = [task.name, arm, spans([run.seed for run in runs])]
+            for measure in ("success_rate", "return_mean"):
+                figures = _figures(runs, measure)
+                row.append(shown(bootstrap([figures])) if len(figures) else "–")
+            row.append(f"{_figures(runs, 'return_mean').min():.3f}")
+            row.append(" → ".join(_mean(runs, key) for key in ("balance_ratio_before", "balance_ratio")))
+            weights = ("discrete_weight_used", "continuous_weight_used")
+            row.append(" / ".join(_mean(runs, key) for key in weights))
+            rows.append([*row, f"{np.median([run.summary['seconds'] for run in runs]):.0f}"])
+    return rows
+
+
+def _runs(results: Sequence[Result], task: Task, arm: str) -> list[Result]:
+    return [result for result in results if (result.env, result.arm) == (task.name, arm)]
+
+
+def _figures(runs: Sequence[Result], key: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """One for each run that has it."""
+    return np.array([run.summary[key] for run in runs if run.summary[key] is not None], dtype=float)
+
+
+def _summary(figures: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> str:
+    return f"{float(interquartile_mean(figures)):.3f} ({figures.min():.3f})" if len(figures) else "–"
+
+
+def _mean(runs: Sequence[Result], key: str) -> str:
+    figures = _figures(runs, key)
+    return f"{figures.mean():.2f}" if len(figures) else "–"
+
+
+def _published(result: Published | None) -> str:
+    return "–" if result is None else f"{result.value:g}, {result.source}"
+
+
+def _missing(jobs: Sequence[Job]) -> str:
+    """A section that lists the runs which have not finished; nothing where there are none."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for job in jobs:
+        seeds.setdefault((job.env, job.arm.name), []).append(job.seed)
+    lines = "".join(
+        f"- {task}, {arm}: seeds {spans(which)}\n" for (task, arm), which in sorted(seeds.items())
+    )
+    return f"\n## Missing\n\nNot trained to the end yet:\n\n{lines}" if lines else ""
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *body))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", type=_tasks, default=TASKS, help="some of them, as a,b (default: all)")
+    parser.add_argument("--seeds", type=integers, default=integers("1-5"), help="as 1-5,7")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of the runs")
+    parser.add_argument(
+        "--report", type=Path, default=Path("docs/results/benchmarks.md"), help="Markdown file"
+    )
+    parser.epilog = "tasks:\n" + "\n".join(f"  {task.name:24} {' '.join(task.overrides)}" for task in TASKS)
+    return parser
+
+
+def _tasks(text: str) -> list[Task]:
+    known = {task.name: task for task in TASKS}
+    if unknown := [name for name in names(text) if name not in known]:
+        raise argparse.ArgumentTypeError(f"no such task: {', '.join(unknown)}; there are {', '.join(known)}")
+    return [known[name] for name in dict.fromkeys(names(text))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
