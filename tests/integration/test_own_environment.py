@@ -1,0 +1,58 @@
+"""The example of docs/own-environment.md, run as it is written there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trainer.compose import CONFIG_DIR
+
+ROOT = CONFIG_DIR.parent
+PAGE = (ROOT / "docs" / "own-environment.md").read_text()
+_FENCED = re.findall(r"^```(python|yaml|bash)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+BLOCKS = dict(reversed(_FENCED))  # the first of each language
+FILES = {"python": "tank.py", "yaml": "conf/env/tank.yaml"}
+SMALL = (
+    "trainer.total_env_steps=4096",
+    "trainer.eval_episodes=4",
+    "trainer.final_eval_episodes=8",
+    "hydra.run.dir=run",
+)
+
+
+def test_the_example_trains_as_written(tmp_path: Path) -> None:
+    for language, name in FILES.items():
+        assert f"`{name}`" in PAGE
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(BLOCKS[language])
+    python, *command = BLOCKS["bash"].split()
+    assert python == "python"
+    # Its YAML file stays out of this clone's conf/, which is searched besides.
+    command += [f"hydra.searchpath=[file://{tmp_path / 'conf'}]", *SMALL]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["env_steps"] == 4096
+    assert 0.0 <= summary["success_rate"] <= 1.0
+    # Both components, weighted as the YAML file says, and both sides of the action are learned.
+    weights = yaml.safe_load(BLOCKS["yaml"])["env"]["reward_components"]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for name in weights:
+        assert f"value/explained_variance/{name}" in lines[-1]
+    assert lines[-1]["gradient_scaling/continuous_norm_raw"] > 0
+    assert lines[-1]["gradient_scaling/discrete_norm_raw"] > 0
+
+
+def test_the_example_is_short() -> None:
+    assert len((BLOCKS["python"] + BLOCKS["yaml"]).splitlines()) == pytest.approx(40, abs=5)
