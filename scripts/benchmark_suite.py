@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "scripts.benchmark_suite", *(arguments or sys.argv[1:])])
     failures: list[Failure] = []
     try:
-        jobs = _jobs(options.tasks, options.seeds, options.out)
+        jobs = _jobs(options.tasks, options.arms, options.seeds, options.out)
         if not options.report_only:
             failures = run(jobs, options.jobs)
     except ConfigError as error:
@@ -68,11 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _jobs(tasks: Sequence[Task], seeds: Sequence[int], out: Path) -> list[Job]:
+def _jobs(tasks: Sequence[Task], chosen: Sequence[str], seeds: Sequence[int], out: Path) -> list[Job]:
     """Seed by seed, so that a suite that is stopped early has something of every task and of both arms."""
     jobs = []
     for task in tasks:
-        arms = [Arm(name, (*task.overrides, preset)) for name, preset in ARMS.items()]
+        arms = [Arm(name, (*task.overrides, ARMS[name])) for name in chosen]
         steps = compose([f"env={task.env}", *task.overrides]).trainer.total_env_steps
         for job in plan(arms, [task.env], seeds, steps, out):
             folder = (out / task.name / job.arm.name / f"s{job.seed}").resolve()
@@ -176,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tasks", type=_tasks, default=TASKS, help="some of them, as a,b (default: all)")
+    parser.add_argument("--arms", type=_arms, default=tuple(ARMS), help="adaptive,fixed (default) or one")
     parser.add_argument("--seeds", type=integers, default=integers("1-5"), help="as 1-5,7")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
@@ -189,9 +190,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _tasks(text: str) -> list[Task]:
     known = {task.name: task for task in TASKS}
+    return [known[name] for name in _chosen(text, known, "task")]
+
+
+def _arms(text: str) -> list[str]:
+    return _chosen(text, ARMS, "arm")
+
+
+def _chosen(text: str, known: Collection[str], kind: str) -> list[str]:
     if unknown := [name for name in names(text) if name not in known]:
-        raise argparse.ArgumentTypeError(f"no such task: {', '.join(unknown)}; there are {', '.join(known)}")
-    return [known[name] for name in dict.fromkeys(names(text))]
+        there = ", ".join(known)
+        raise argparse.ArgumentTypeError(f"no such {kind}: {', '.join(unknown)}; there are {there}")
+    return list(dict.fromkeys(names(text)))
 
 
 if __name__ == "__main__":
