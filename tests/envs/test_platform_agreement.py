@@ -11,7 +11,8 @@ import torch
 from envs.platform import PARAMETER_LIMITS, Platform
 
 reference = pytest.importorskip(
-    "gym_platform.envs", reason="hybrid-platform or numba is missing: pip install equipoise[benchmarks]"
+    "gym_platform.envs",
+    reason="hybrid-platform or numba is missing: pip install -c constraints.txt -e '.[benchmarks]'",
 )
 
 SEQUENCES = 1000
