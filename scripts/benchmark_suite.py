@@ -22,7 +22,7 @@ import numpy as np
 
 from scripts.benchmark_tasks import TASKS, Published, Task
 from scripts.experiments import Arm, Failure, Job, integers, names, plan
-from scripts.intervals import bootstrap, interquartile_mean
+from scripts.intervals import Floats, bootstrap, interquartile_mean
 from scripts.parallel import run
 from scripts.report import failed, provenance, shown, spans
 from scripts.results import Result, load, write_csv
@@ -137,12 +137,12 @@ def _runs(results: Sequence[Result], task: Task, arm: str) -> list[Result]:
     return [result for result in results if (result.env, result.arm) == (task.name, arm)]
 
 
-def _figures(runs: Sequence[Result], key: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _figures(runs: Sequence[Result], key: str) -> Floats:
     """One for each run that has it."""
     return np.array([run.summary[key] for run in runs if run.summary[key] is not None], dtype=float)
 
 
-def _summary(figures: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> str:
+def _summary(figures: Floats) -> str:
     return f"{float(interquartile_mean(figures)):.3f} ({figures.min():.3f})" if len(figures) else "–"
 
 
