@@ -21,7 +21,7 @@ from trainer.config import Config
 from trainer.data import Metric, Metrics, Rollout
 from trainer.evaluation import SEED_OFFSET, Evaluation, evaluate
 from trainer.failure import REPORT, forget_the_end, record_the_end
-from trainer.in_step import State, check_parameters, own_part, states_of_others
+from trainer.in_step import State, check_parameters, states_of_others
 from trainer.interruption import Interrupted, Interruption
 from trainer.monitor.balance import BalanceRecord
 from trainer.monitor.layout import SPREAD
@@ -352,9 +352,9 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises `CheckpointError` where the code, or the environment, is no longer that of the state, and
-        `ValueError` where the number of processes is not."""
-        state = own_part(state)
+        """Go on from a checkpoint's state, with what is this process's own in it (`in_step.own_part`).
+
+        Raises `CheckpointError` where the code, or the environment, is no longer that of the state."""
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
         self.seconds, self.best_return = state["seconds"], state["best_return"]
         try:
