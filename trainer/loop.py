@@ -35,6 +35,9 @@ from trainer.update import Update
 FINAL_SEED = 2 * SEED_OFFSET
 """The closing evaluation must not see the episodes by which `best.pt` was chosen."""
 
+ECHO = 5.0
+"""Seconds: a signal to all processes of a job (from SLURM, say) comes a second time, passed on by `torchrun`."""
+
 
 class DivergenceError(RuntimeError):
     """Updates were not finite, too many in a row. `details`: what was not, and where."""
@@ -83,7 +86,7 @@ class Trainer:
         Of several processes the first one does all this, and the others only train.
         """
         total = self.total_env_steps
-        with Interruption() as interruption:
+        with Interruption(ECHO if distributed.world_size() > 1 else 0.0) as interruption:
             if distributed.rank() > 0:
                 return self._train_along(interruption)
             forget_the_end(self.run_dir)

@@ -126,10 +126,11 @@ def test_one_run_folder_and_the_figures_of_all(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_of_two_processes_goes_on_exactly(tmp_path: Path) -> None:
-    """The signal comes to the second process alone, which has nothing to write."""
+    """The signal comes to the second process alone, which has nothing to write; twice, as by `torchrun`."""
     run_dir, marker, whole = tmp_path / "run", tmp_path / "marker", tmp_path / "whole"
     settings = (
         "env.signal=SIGTERM",
+        "env.times=2",
         f"env.at={3 * 8 + 5}",
         f"env.marker={marker}",
         "trainer.advantage_weighting.enable_learnable_weights=true",
