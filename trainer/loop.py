@@ -36,7 +36,7 @@ FINAL_SEED = 2 * SEED_OFFSET
 """The closing evaluation must not see the episodes by which `best.pt` was chosen."""
 
 ECHO = 5.0
-"""Seconds: a signal to all processes of a job (from SLURM, say) comes a second time, passed on by `torchrun`."""
+"""Seconds: a signal to all processes of a job (of SLURM, say) comes a second time, passed on by `torchrun`."""
 
 
 class DivergenceError(RuntimeError):
@@ -358,18 +358,18 @@ class Trainer:
         """Go on from a checkpoint's state, with what is this process's own in it (`in_step.own_part`).
 
         Raises `CheckpointError` where the code, or the environment, is no longer that of the state."""
-        self.iteration, self.env_steps = state["iteration"], state["env_steps"]
-        self.seconds, self.best_return = state["seconds"], state["best_return"]
         try:
+            self.iteration, self.env_steps = state["iteration"], state["env_steps"]
+            self.seconds, self.best_return = state["seconds"], state["best_return"]
             self.balance.load_state_dict(state["balance"])
             self.policy.load_state_dict(state["policy"])
             self.collector.load_state_dict(state["collector"])
             self.update.load_state_dict(state["update"])
+            torch.set_rng_state(state["torch_generator"])
         except EnvError:
             raise
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 "the checkpoint does not fit: the environment, a stage or this trainer has changed since it "
                 f"was written: {type(error).__name__}: {error}"
             ) from error
-        torch.set_rng_state(state["torch_generator"])

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 # torch takes seconds to import: only once there is something to build.
 
 AFTER_THE_FIRST = 20.0
-"""Seconds that other processes keep a configuration error to themselves. `torchrun` ends all processes with the
-first that ends: that must be the one that has said it."""
+"""Seconds that other processes keep a configuration error to themselves. `torchrun` ends all processes with
+the first that ends: that must be the one that has said it."""
 
 
 class RunError(Exception):

@@ -50,7 +50,9 @@ def start(cwd: Path, *arguments: str, late: float = 0.0) -> list[Run]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [Run(cwd, *arguments, prepare=functools.partial(torchrun_would, rank, port, late)) for rank in range(2)]
+    return [
+        Run(cwd, *arguments, prepare=functools.partial(torchrun_would, rank, port, late)) for rank in range(2)
+    ]
 
 
 def both(cwd: Path, *arguments: str) -> list[Ended]:
