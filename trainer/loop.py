@@ -36,7 +36,7 @@ FINAL_SEED = 2 * SEED_OFFSET
 """The closing evaluation must not see the episodes by which `best.pt` was chosen."""
 
 ECHO = 5.0
-"""Seconds: a signal to all processes of a job (of SLURM, say) comes a second time, passed on by `torchrun`."""
+"""Seconds: a signal to all processes of a job (of SLURM, say) comes again, passed on by `torchrun`."""
 
 
 class DivergenceError(RuntimeError):
