@@ -205,7 +205,8 @@ class GymnasiumEnv:
     def _rewards(self, rewards: NDArray[np.float64], infos: Mapping[str, Any]) -> Floats:
         """`[N, K]`. Where an episode ended, what its last step said is under `final_info`."""
         if self.reward_names == ("reward",):
-            values = rewards.astype(np.float32)[:, None]
+            with np.errstate(over="ignore"):  # told below, as an error
+                values = rewards.astype(np.float32)[:, None]
         else:
             values = np.zeros((self.num_envs, len(self.reward_names)), np.float32)
             for source in (infos, infos.get("final_info", {})):

@@ -38,13 +38,14 @@ class Workers(_Base):
 
     Raises:
         EnvError: an environment failed, died, or took longer than `timeout` seconds; all workers are gone
-            by then. Reports the worker's index.
+            by then. Reports the worker's index and the step.
     """
 
     def __init__(
         self, id: str, make: Sequence[Callable[[], gymnasium.Env[Any, Any]]], timeout: float | None
     ) -> None:
         self._id, self._timeout, self._owner = id, timeout, os.getpid()
+        self._steps = 0
         with self._ending_all_on_failure("start"):
             super().__init__(
                 [_in_worker(one, self._owner) for one in make],
@@ -62,6 +63,7 @@ class Workers(_Base):
             return self.reset_wait(timeout=self._timeout)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        self._steps += 1
         with self._ending_all_on_failure("step"):
             self.step_async(actions)
             return self.step_wait(timeout=self._timeout)
@@ -97,7 +99,8 @@ class Workers(_Base):
             silent = _listed([i for i, pipe in enumerate(self.parent_pipes) if pipe and not pipe.poll()])
             self.close(terminate=True)
             raise EnvError(
-                f"{self._id}: environment {silent} gave no answer to {doing} within {self._timeout} s"
+                f"{self._id}: environment {silent}, step {self._steps}: no answer to {doing} within "
+                f"{self._timeout} s"
             ) from error
         except (EOFError, OSError) as error:
             ended = connection.wait([process.sentinel for process in self.processes], timeout=GRACE)
@@ -107,7 +110,8 @@ class Workers(_Base):
             codes = _listed([self.processes[i].exitcode for i in dead])
             self.close(terminate=True)
             raise EnvError(
-                f"{self._id}: the process of environment {_listed(dead)} died in {doing}, exit code {codes}"
+                f"{self._id}: environment {_listed(dead)}, step {self._steps}: its process died in {doing}, "
+                f"exit code {codes}"
             ) from error
         except BaseException:
             self.close(terminate=True)

@@ -17,7 +17,9 @@ from envs.references import References, reference_returns
 from trainer import distributed
 from trainer.config import Adam, Component, Config
 from trainer.constructors import find_class
+from trainer.files import replace_file
 from trainer.gradients import FlatParameters
+from trainer.in_step import own_part
 from trainer.loop import Trainer
 from trainer.policy.actor_critic import ActorCritic
 from trainer.rollout import Collector, allocate
@@ -45,6 +47,8 @@ def build(
             there, environments that cannot be shared out.
     """
     run_dir = _new_run_dir(config) if run_dir is None else Path(run_dir)
+    if state is not None:
+        state = own_part(state)  # first: of another number of processes, it is that which is to be said
     with distributed.failing_together():
         trainer = _assemble(config, run_dir)
     distributed.copy_from_first(trainer.update.flat.vector.detach())
@@ -52,10 +56,18 @@ def build(
         if state is not None:
             trainer.load_state_dict(state)
         if distributed.rank() == 0:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            settings = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
-            (run_dir / "config.yaml").write_text(settings)
+            _write_config(config, run_dir)
     return trainer
+
+
+def _write_config(config: Config, run_dir: Path) -> None:
+    """`config.yaml`, whole or not at all. Raises OSError that names the folder."""
+    settings = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        replace_file(run_dir / "config.yaml", settings.encode())
+    except OSError as error:
+        raise OSError(f"cannot write to {run_dir}: {error.strerror or error}") from error
 
 
 def _assemble(config: Config, run_dir: Path) -> Trainer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -21,10 +22,14 @@ class Interruption:
     """A context in which the first signal is noted in `signal` and a second one raises `Interrupted`.
 
     Outside the main thread, where Python allows no handlers, signals keep the meaning that they had.
+
+    Args:
+        echo: seconds in which further signals are taken for the first one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, echo: float = 0.0) -> None:
         self.signal: signal.Signals | None = None
+        self._echo, self._noted = echo, 0.0
         self._at_once = False
         self._previous: dict[signal.Signals, signal._HANDLER] = {}
 
@@ -52,7 +57,10 @@ class Interruption:
             self._at_once = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        second = self.signal is not None
-        self.signal = self.signal or signal.Signals(number)
-        if second or self._at_once:
-            raise Interrupted(signal.Signals(number))
+        if self.signal is None:
+            self.signal, self._noted = signal.Signals(number), time.monotonic()
+            if not self._at_once:
+                return
+        elif time.monotonic() - self._noted < self._echo:
+            return
+        raise Interrupted(signal.Signals(number))

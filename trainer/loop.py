@@ -21,7 +21,7 @@ from trainer.config import Config
 from trainer.data import Metric, Metrics, Rollout
 from trainer.evaluation import SEED_OFFSET, Evaluation, evaluate
 from trainer.failure import REPORT, forget_the_end, record_the_end
-from trainer.in_step import State, check_parameters, own_part, states_of_others
+from trainer.in_step import State, check_parameters, states_of_others
 from trainer.interruption import Interrupted, Interruption
 from trainer.monitor.balance import BalanceRecord
 from trainer.monitor.layout import SPREAD
@@ -34,6 +34,9 @@ from trainer.update import Update
 
 FINAL_SEED = 2 * SEED_OFFSET
 """The closing evaluation must not see the episodes by which `best.pt` was chosen."""
+
+ECHO = 5.0
+"""Seconds: a signal to all processes of a job (of SLURM, say) comes again, passed on by `torchrun`."""
 
 
 class DivergenceError(RuntimeError):
@@ -83,7 +86,7 @@ class Trainer:
         Of several processes the first one does all this, and the others only train.
         """
         total = self.total_env_steps
-        with Interruption() as interruption:
+        with Interruption(ECHO if distributed.world_size() > 1 else 0.0) as interruption:
             if distributed.rank() > 0:
                 return self._train_along(interruption)
             forget_the_end(self.run_dir)
@@ -352,21 +355,21 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises `CheckpointError` where the code, or the environment, is no longer that of the state, and
-        `ValueError` where the number of processes is not."""
-        state = own_part(state)
-        self.iteration, self.env_steps = state["iteration"], state["env_steps"]
-        self.seconds, self.best_return = state["seconds"], state["best_return"]
+        """Go on from a checkpoint's state, with what is this process's own in it (`in_step.own_part`).
+
+        Raises `CheckpointError` where the code, or the environment, is no longer that of the state."""
         try:
+            self.iteration, self.env_steps = state["iteration"], state["env_steps"]
+            self.seconds, self.best_return = state["seconds"], state["best_return"]
             self.balance.load_state_dict(state["balance"])
             self.policy.load_state_dict(state["policy"])
             self.collector.load_state_dict(state["collector"])
             self.update.load_state_dict(state["update"])
+            torch.set_rng_state(state["torch_generator"])
         except EnvError:
             raise
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 "the checkpoint does not fit: the environment, a stage or this trainer has changed since it "
                 f"was written: {type(error).__name__}: {error}"
             ) from error
-        torch.set_rng_state(state["torch_generator"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 # torch takes seconds to import: only once there is something to build.
 
+AFTER_THE_FIRST = 20.0
+"""Seconds that other processes keep a configuration error to themselves. `torchrun` ends all processes with
+the first that ends: that must be the one that has said it."""
+
 
 class RunError(Exception):
     """A run that began and failed; the message says why, and is empty where another process tells it."""
@@ -37,8 +42,9 @@ def main() -> int:
         status = _main(sys.argv[1:])
         sys.stdout.flush()
     except ConfigError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes say the same
-            print(error, file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(AFTER_THE_FIRST)
+        print(error, file=sys.stderr)
         return 2
     except RunError as error:
         if str(error):

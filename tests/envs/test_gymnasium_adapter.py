@@ -332,8 +332,8 @@ def test_bounds_can_be_left_unchecked_but_not_finiteness() -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("hang", r"environment 1 gave no answer to step within 0.5 s"),
-        ("die", r"the process of environment 1 died in step, exit code 7"),
+        ("hang", r"environment 1, step 2: no answer to step within 0.5 s"),
+        ("die", r"environment 1, step 2: its process died in step, exit code 7"),
     ],
 )
 def test_a_worker_that_hangs_or_dies_is_named_and_all_are_gone(fault: str, message: str) -> None:

@@ -281,7 +281,7 @@ GYMNASIUM = [
     ("outside", r"environment \d, step 2: observation"),
     ("observation nan", r"environment \d, step 2: observation"),
     ("reward inf", r"environment \d, step 2: reward"),
-    ("hang", "gave no answer to step within 1"),
+    ("hang", "no answer to step within 1"),
     ("die", "died in step, exit code 7"),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -132,17 +133,27 @@ def test_what_cannot_be_changed_is_refused_by_name(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda saved: saved["policy"].update({"value_head.bias": torch.zeros(7)}), "value_head.bias"),
+        (lambda saved: saved.pop("iteration"), "KeyError: 'iteration'"),
+        (lambda saved: saved.update(balance=None), "TypeError"),
+        (lambda saved: saved.update(torch_generator=torch.zeros(5, dtype=torch.uint8)), "RNG state size"),
+    ],
+    ids=["policy", "iteration", "balance", "generator"],
+)
 def test_a_checkpoint_that_no_longer_fits_is_refused_with_the_reason(
-    tmp_path: Path, toy: Callable[..., Config]
+    tmp_path: Path, toy: Callable[..., Config], change: Callable[[dict[str, Any]], None], reason: str
 ) -> None:
     trainer = build(toy(), tmp_path / "run")
     saved = trainer.state_dict()
-    saved["policy"]["value_head.bias"] = torch.zeros(7)
+    change(saved)
     checkpoint.save(tmp_path / "run" / "checkpoints" / "last.pt", saved)
     refused = run(tmp_path, f"resume={tmp_path / 'run'}")
     assert refused.code == 1
     assert "the checkpoint does not fit" in refused.output
-    assert "value_head.bias" in refused.output
+    assert reason in refused.output
     assert "Traceback" not in refused.output
 
 

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +38,34 @@ from trainer.stages.protocol import LossState
 SHARED = "env._target_=envs.synthetic.Synthetic"
 
 
-def torchrun_would(rank: int, port: int) -> None:
+def torchrun_would(rank: int, port: int, late: float) -> None:
+    time.sleep(late if rank == 0 else 0.0)
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
 
 
-def start(cwd: Path, *arguments: str) -> list[Run]:
-    """The command in two processes that know each other."""
+def start(cwd: Path, *arguments: str, late: float = 0.0) -> list[Run]:
+    """The command in two processes that know each other; `late`: seconds by which the first one is."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [Run(cwd, *arguments, prepare=functools.partial(torchrun_would, rank, port)) for rank in range(2)]
+    return [
+        Run(cwd, *arguments, prepare=functools.partial(torchrun_would, rank, port, late)) for rank in range(2)
+    ]
 
 
 def both(cwd: Path, *arguments: str) -> list[Ended]:
     return [process.end() for process in start(cwd, *arguments)]
+
+
+def refused(cwd: Path, *arguments: str) -> list[Ended]:
+    """As under `torchrun`: the first to end ends the other. The first in rank is the last to begin."""
+    processes = start(cwd, *arguments, late=1.0)
+    connection.wait([process.process.sentinel for process in processes])
+    for process in processes:
+        process.process.terminate()
+    return [process.end() for process in processes]
 
 
 class SecondFaultyEnv(FaultyEnv):
@@ -115,10 +128,11 @@ def test_one_run_folder_and_the_figures_of_all(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_of_two_processes_goes_on_exactly(tmp_path: Path) -> None:
-    """The signal comes to the second process alone, which has nothing to write."""
+    """The signal comes to the second process alone, which has nothing to write; twice, as by `torchrun`."""
     run_dir, marker, whole = tmp_path / "run", tmp_path / "marker", tmp_path / "whole"
     settings = (
         "env.signal=SIGTERM",
+        "env.times=2",
         f"env.at={3 * 8 + 5}",
         f"env.marker={marker}",
         "trainer.advantage_weighting.enable_learnable_weights=true",
@@ -144,6 +158,19 @@ def test_an_interrupted_run_of_two_processes_goes_on_exactly(tmp_path: Path) -> 
     assert_curves_are_whole(run_dir)
 
 
+def test_a_run_of_one_process_is_not_resumed_by_two(tmp_path: Path) -> None:
+    """Nor is it said that its environments cannot be shared out, which cannot be changed any more."""
+    run_dir = tmp_path / "run"
+    odd = ("env.num_envs=9", "trainer.batch.num_minibatches=1", "trainer.gradient_scaling.measure_every=1")
+    assert run(tmp_path, *toy(run_dir, *odd)).code == 0
+    first, second = refused(tmp_path, f"resume={run_dir}")
+    assert (first.code, second.output) == (2, "")
+    assert first.output == (
+        "Configuration error: resume: a run of 1 processes goes on only with as many, not with 2: "
+        "python -m trainer.run resume=…\n"
+    )
+
+
 REFUSED = [
     ("env.num_envs=9", "env.num_envs = 9; allowed is a multiple of 2, the number of processes"),
     (
@@ -157,8 +184,8 @@ REFUSED = [
 @pytest.mark.parametrize(("argument", "message"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_what_cannot_be_shared_out_is_refused_once(tmp_path: Path, argument: str, message: str) -> None:
     measured = "trainer.gradient_scaling.measure_every=1"
-    first, second = both(tmp_path, *toy(tmp_path / "run", measured), argument)
-    assert (first.code, second.code) == (2, 2), first.output + second.output
+    first, second = refused(tmp_path, *toy(tmp_path / "run", measured), argument)
+    assert first.code == 2, first.output + second.output
     assert message in first.output
     assert len(first.output.splitlines()) == 1
     assert second.output == ""

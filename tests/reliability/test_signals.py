@@ -248,3 +248,16 @@ def test_a_full_disk(tmp_path: Path, choice: str) -> None:
     assert ended.code == 128 + signal.SIGTERM, ended.output
     assert "Traceback" not in ended.output
     assert_curves_are_whole(run_dir)  # what could not be written was written later
+
+
+def no_file_beyond_a_kilobyte() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_024, resource.RLIM_INFINITY))
+
+
+def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
+    ended = run(tmp_path, *toy(tmp_path / "run"), prepare=no_file_beyond_a_kilobyte)
+    assert ended.code == 1
+    assert ended.output.splitlines() == [
+        f"The run ended with an error. cannot write to {tmp_path / 'run'}: File too large"
+    ]
+    assert not (tmp_path / "run").exists()  # nothing half-written that one would try to resume

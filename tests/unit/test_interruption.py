@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -25,6 +26,16 @@ def test_the_second_signal_ends_at_once_whichever_it_is() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert interruption.signal is signal.SIGTERM
+
+
+def test_what_follows_at_once_may_be_the_same_signal_passed_on() -> None:
+    with Interruption(echo=0.2) as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.signal is signal.SIGTERM
+        time.sleep(0.25)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_handlers_are_as_before_afterwards_even_after_an_error() -> None:

@@ -32,6 +32,7 @@ def test_scalars_references_and_no_point_for_what_is_not_finite(tmp_path: Path) 
     log = TensorBoardLog(tmp_path, references={layout.BALANCED: 1.0})
     log.scalars({"episode/return": 1.5, "a": math.nan, "b": math.inf}, 100)
     log.scalars({"episode/return": 2.5, "a": 3.0}, 200)
+    log.finish({}, 200)
     log.flush()
     accumulator = read(tmp_path)
     assert points(accumulator, "episode/return") == [(100, 1.5), (200, 2.5)]

@@ -91,9 +91,7 @@ class TensorBoardLog:
 
     def scalars(self, figures: Mapping[str, float], step: int) -> None:
         """Points at `step`; what is not finite is no point. `metrics.jsonl` has it as null."""
-        points = {**figures, **self._references}
-        values = [Summary.Value(tag=tag, simple_value=x) for tag, x in points.items() if math.isfinite(x)]
-        self._write(Summary(value=values), step)
+        self._scalars({**figures, **self._references}, step)
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         tensor = TensorProto(
@@ -146,9 +144,8 @@ class TensorBoardLog:
         Not for an interrupted run: TensorBoard keeps the first end it reads, and this one is to go on.
         """
         names = (tag.removeprefix("final/") for tag in RANKED_BY if tag.startswith("final/"))
-        self.scalars(
-            {f"final/{name}": summary[name] for name in names if summary.get(name) is not None}, step
-        )
+        figures = {f"final/{name}": summary[name] for name in names if summary.get(name) is not None}
+        self._scalars(figures, step)
         end = SessionEndInfo(status=Status.Value("STATUS_SUCCESS"), end_time_secs=time.time())
         self._write_hparams(hparams_plugin.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
 
@@ -162,6 +159,10 @@ class TensorBoardLog:
 
     def close(self) -> None:
         self._writer.close()
+
+    def _scalars(self, points: Mapping[str, float], step: int) -> None:
+        values = [Summary.Value(tag=tag, simple_value=x) for tag, x in points.items() if math.isfinite(x)]
+        self._write(Summary(value=values), step)
 
     def _write(self, summary: Summary, step: int) -> None:
         self._writer.add(Event(wall_time=time.time(), step=step, summary=summary))
