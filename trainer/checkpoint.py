@@ -146,6 +146,14 @@ class Found(NamedTuple):
     notice: str | None
     """What the user should know: set where `last.pt` was damaged and an older checkpoint stands in."""
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """Of the run that wrote it. Raises `CheckpointError` where there is none."""
+        config = self.state.get("config") if isinstance(self.state, dict) else None
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{self.path} holds no configuration: no run of this trainer wrote it")
+        return config
+
 
 def newest(location: str | Path, device: str | torch.device = "cpu") -> Found:
     """The newest whole checkpoint of a run folder (or of its `checkpoints/`), or the very file named.

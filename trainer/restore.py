@@ -35,7 +35,7 @@ def restore(location: Path, device: str = "auto") -> Restored:
         ConfigError: where the configuration in it does not fit this version of the trainer.
     """
     found = newest(location)
-    config = check({**found.state["config"], "device": device})
+    config = check({**found.config, "device": device})
     where = torch.device(find_device(config))
     make_env = environment_maker(config, where)
     env = make_env(1)

@@ -138,11 +138,12 @@ def _resume(arguments: Sequence[str], resume: Sequence[str]) -> int:
         raise ConfigError("resume=<run folder or checkpoint> continues one run: no flags, no second resume=")
     try:
         found = newest(Path(resume[0].partition("=")[2]))
+        before = found.config
     except CheckpointError as error:
         raise ConfigError(f"resume: {error}") from None
     if found.notice:
         print(f"resume: {found.notice}", file=sys.stderr)
-    config = resumed(found.state["config"], others, str(found.path))
+    config = resumed(before, others, str(found.path))
     folder = found.path.resolve().parent
     _train(config, folder.parent if folder.name == "checkpoints" else folder, found.state)
     return 0

@@ -252,3 +252,11 @@ def test_newest_says_so_where_there_is_none(tmp_path: Path) -> None:
         newest(tmp_path)
     with pytest.raises(CheckpointError, match="does not exist"):
         newest(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("state", [{"iteration": 1}, {"config": [1]}, []])
+def test_a_checkpoint_of_no_run_says_so(tmp_path: Path, state: Any) -> None:
+    save(tmp_path / "last.pt", {})
+    found = newest(tmp_path / "last.pt")._replace(state=state)
+    with pytest.raises(CheckpointError, match="holds no configuration"):
+        _ = found.config
