@@ -76,7 +76,7 @@ def from_hydra(composed: DictConfig) -> Config:
 def admit(arguments: Sequence[str]) -> list[str]:
     """Prefix `++` to each `key=value` that is no choice of a group and not Hydra's own; flags come first.
 
-    Raises `ConfigError` for a value without a key, over which Hydra itself falls.
+    Raises `ConfigError` for a value without a key and for a list of options, over which Hydra itself falls.
     """
 
     def admitted(argument: str) -> str:
@@ -84,8 +84,11 @@ def admit(arguments: Sequence[str]) -> list[str]:
             raise ConfigError(f"cannot read the argument {argument!r} (arguments are key=value)")
         key = re.match(r"([A-Za-z_][\w./-]*)=", argument)
         if key and (key[1] in GROUPS or "/" in key[1]):
-            # Over a number Hydra falls, too; a text is merely no option that there is.
-            return re.sub(r"(?<=[=,])([+-]?[\d.][\w.+-]*|true|false|nan|inf)(?=,|$)", r"'\1'", argument)
+            if argument[key.end() :].lstrip().startswith(("[", "{")):
+                raise ConfigError(f"{argument}: {key[1]} is a group of which one option is chosen, by its name")
+            # Over anything but text Hydra falls, too; a text is merely no option that there is.
+            other = r"(?<=[=,])([+-]?[\d.][\w.+-]*|(?i:true|false|nan|inf|null))(?=,|$)"
+            return re.sub(other, r"'\1'", argument)
         ours = key and not key[1].startswith("hydra.")
         return f"++{argument}" if ours else argument
 

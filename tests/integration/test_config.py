@@ -178,6 +178,8 @@ ALONE = [
     ("preset=zzz", ["preset=zzz", "aggressive, balanced"]),
     ("preset=3", ["preset=3", "aggressive, balanced"]),
     ("experiment=cartpol", ["experiment=cartpol", "no such option"]),
+    ("env=null", ["env=null", "no such option"]),
+    ("env=[null]", ["env=[null]", "one option"]),
     ("=1", ["'=1'", "key=value"]),
     ("seed=a'b", ["seed=a'b", "in quotes"]),
     ("sead=1,2", ["sead=1,2", "--multirun"]),
