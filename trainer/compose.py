@@ -85,7 +85,9 @@ def admit(arguments: Sequence[str]) -> list[str]:
         key = re.match(r"([A-Za-z_][\w./-]*)=", argument)
         if key and (key[1] in GROUPS or "/" in key[1]):
             if argument[key.end() :].lstrip().startswith(("[", "{")):
-                raise ConfigError(f"{argument}: {key[1]} is a group of which one option is chosen, by its name")
+                raise ConfigError(
+                    f"{argument}: {key[1]} is a group of which one option is chosen, by its name"
+                )
             # Over anything but text Hydra falls, too; a text is merely no option that there is.
             other = r"(?<=[=,])([+-]?[\d.][\w.+-]*|(?i:true|false|nan|inf|null))(?=,|$)"
             return re.sub(other, r"'\1'", argument)
