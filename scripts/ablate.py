@@ -86,7 +86,7 @@ VARIANTS = (
     Arm("no_attention", (f"{_WEIGHTING}.enable_attention_weighting=false",), "weights without attention"),
     *_each("ratio", "trainer.ratio", ("per_decision", "per_type"), "PPO ratio {}"),
     *_each("reduction", "trainer.reduction", ("common", "active"), "divisor {}"),
-    *_each("norms", f"{_SCALING}.norm_parameters", ("all", "shared"), "norms over {} parameters"),
+    *_each("norms", f"{_SCALING}.norm_parameters", ("auto", "all"), "norms over {} parameters"),
     *_each("scale_with_side", f"{_ENTROPY}.scale_with_side", ("true", "false"), "scale_with_side {}"),
     *(_entropy(start, end) for start, end in ((0.1, 0.001), (0.005, 0.0005), (0, 0))),
     Arm("entropy_constant", (f"{_ENTROPY}.enable_adaptive_entropy=false",), "the end coefficient, no guard"),

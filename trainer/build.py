@@ -19,6 +19,7 @@ from trainer.config import Adam, Component, Config
 from trainer.constructors import find_class
 from trainer.files import replace_file
 from trainer.gradients import FlatParameters
+from trainer.host_memory import keep_freed_memory
 from trainer.in_step import own_part
 from trainer.loop import Trainer
 from trainer.policy.actor_critic import ActorCritic
@@ -76,6 +77,7 @@ def _assemble(config: Config, run_dir: Path) -> Trainer:
         list(config.trainer.stages),
     )
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     torch.manual_seed(config.seed)
     device = torch.device(find_device(config))
     make_env = environment_maker(config, device)

@@ -99,6 +99,7 @@ class SideGradients:
         cut: Cut | None = None,
     ) -> None:
         self.update = update
+        self.share = shared is not None
         self._cut = cut
         self._flat = flat
         self._shared = shared

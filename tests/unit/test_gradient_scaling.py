@@ -29,7 +29,8 @@ Pair = tuple[float, float]
 
 def build_scaling(kind: type[GradientScaling] = GradientScaling, **keywords: Any) -> GradientScaling:
     """As the document has it: absolute, and no warm-up unless asked for."""
-    return kind(**{"scaling_reference": "absolute", "warmup_steps": 0, **keywords})
+    document = {"scaling_reference": "absolute", "norm_parameters": "all", "warmup_steps": 0}
+    return kind(**{**document, **keywords})
 
 
 def push(scaling: GradientScaling, norms: Pair, dtype: torch.dtype = torch.float64) -> Pair:
@@ -521,11 +522,18 @@ def test_disabled_keeps_the_base_weights_and_only_watches(monitor_every: int, me
 
 def test_norm_of_all_or_of_the_shared_parameters() -> None:
     """Own parts 3 and 12, shared parts 4 and 5: norms 5 and 13, or 4 and 5; the gradients' product is 20."""
-    for which, norms in (("all", (5.0, 13.0)), ("shared", (4.0, 5.0))):
+    for which, norms in (("all", (5.0, 13.0)), ("shared", (4.0, 5.0)), ("auto", (4.0, 5.0))):
         training = Training(build_scaling(norm_parameters=which))
         training.step((3.0, 12.0), (4.0, 5.0))
         assert training.ema() == pytest.approx(norms)
         assert training.stage.monitoring["gradient_cosine"].item() == pytest.approx(20.0 / (5.0 * 13.0))
+
+
+def test_without_shared_parameters_auto_takes_all() -> None:
+    training = Training(build_scaling(norm_parameters="auto"))
+    training.shared = None
+    training.step((3.0, 12.0))
+    assert training.ema() == pytest.approx((3.0, 12.0))
 
 
 def test_shared_norms_need_shared_parameters() -> None:

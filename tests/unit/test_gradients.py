@@ -277,6 +277,7 @@ def test_the_update_steps_along_the_weighted_gradient(toy: Callable[..., Config]
         "policy.normalize_observations=false",
         "trainer.stages=[gradient_scaling]",
         "trainer.gradient_scaling.warmup_steps=0",
+        "trainer.gradient_scaling.norm_parameters=all",
     )
     trainer = build(config, tmp_path)
     update, log = trainer.update, MetricLog()

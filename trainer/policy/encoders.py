@@ -91,10 +91,12 @@ class NodeSet(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        nodes = inputs.view(*inputs.shape[:-1], self.nodes, inputs.shape[-1] // self.nodes)
+        nodes, exists = _split(inputs, self.nodes)
         hidden = self.node(nodes)
-        context = self.context(pool(hidden, nodes[..., :1]))
-        features: Tensor = self.activation(self.own(hidden).add_(context.unsqueeze(-2)))
+        context = self.context(pool(hidden, exists))
+        own = self.own(hidden).view(*exists.shape, self.width)
+        # A new tensor: overwriting a view costs copies of it in the backward.
+        features: Tensor = self.activation(own + context.unsqueeze(-2))
         return features
 
 
@@ -108,12 +110,18 @@ class NodeSetSummary(nn.Module):
         self.summary = MLP(self.width, [self.width], activation)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        nodes = inputs.view(*inputs.shape[:-1], self.nodes, inputs.shape[-1] // self.nodes)
-        summary: Tensor = self.summary(pool(self.node(nodes), nodes[..., :1]))
+        nodes, exists = _split(inputs, self.nodes)
+        summary: Tensor = self.summary(pool(self.node(nodes), exists))
         return summary
 
 
+def _split(inputs: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+    """`[B, M·F]` -> the nodes of all sets in one column `[B·M, F]`, and which of them exist `[B, M]`."""
+    sets = inputs.view(inputs.shape[0], nodes, inputs.shape[-1] // nodes)
+    return sets.flatten(0, 1), sets[..., 0]
+
+
 def pool(hidden: Tensor, exists: Tensor) -> Tensor:
-    """Mean over the nodes that exist, `[B, M, W]`, `[B, M, 1]` -> `[B, W]`; 0 without any."""
-    share = exists / exists.sum(-2, keepdim=True).clamp(min=1.0)
-    return (hidden * share).sum(-2)
+    """Mean over the nodes that exist, `[B·M, W]`, `[B, M]` -> `[B, W]`; 0 without any."""
+    share = exists / exists.sum(-1, keepdim=True).clamp(min=1.0)
+    return torch.bmm(share.unsqueeze(-2), hidden.view(*exists.shape, hidden.shape[-1])).squeeze(-2)

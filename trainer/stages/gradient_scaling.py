@@ -28,10 +28,11 @@ from torch import Tensor
 
 from trainer.data import Metric, Metrics, Reduction
 from trainer.stages.checked import checked
-from trainer.stages.protocol import Sides, WeightResult
+from trainer.stages.protocol import Side, Sides, WeightResult
 
 Weight = Annotated[float, Ge(0.0)]
 _NOTHING = math.nan
+_SIDES: tuple[Side, Side] = ("discrete", "continuous")
 
 
 class GradientScaling:
@@ -48,7 +49,8 @@ class GradientScaling:
         scaling_reference: `relative` bounds the correction, whatever the size of the gradients;
             `absolute` bounds target / ema itself, and so does nothing once both scales sit at a bound.
         weight_normalization: `sum` divides the weights by their sum; `none` lets the target act.
-        norm_parameters: `all` that a side's loss reaches, or only those `shared` by both sides.
+        norm_parameters: `all` that a side's loss reaches, or only those `shared` by both sides, where one can
+            drown the other; `auto`: the shared ones if there are any, else all.
         measure_every: updates from one measurement to the next.
         monitor_every: the same where scaling is disabled; 0: never.
         audit_every: also measure every so many updates for `balance_ratio` alone, without touching the
@@ -73,7 +75,7 @@ class GradientScaling:
         parameters: Sequence[Tensor] | None = None,
         scaling_reference: Literal["relative", "absolute"] = "relative",
         weight_normalization: Literal["sum", "none"] = "sum",
-        norm_parameters: Literal["all", "shared"] = "all",
+        norm_parameters: Literal["auto", "all", "shared"] = "auto",
         measure_every: Annotated[int, Ge(1)] = 1,
         monitor_every: Annotated[int, Ge(0)] = 50,
         audit_every: Annotated[int, Ge(0)] = 0,
@@ -97,7 +99,7 @@ class GradientScaling:
         self.parameters = parameters
         self.relative = scaling_reference == "relative"
         self.normalize = weight_normalization == "sum"
-        self.shared_only = norm_parameters == "shared"
+        self.norm_parameters = norm_parameters
         self.interval = measure_every if enable_adaptive_scaling else monitor_every
         self.audit_every = audit_every
         self.monitoring: dict[str, Tensor] = {}
@@ -113,10 +115,10 @@ class GradientScaling:
         audited = self.audit_every > 0 and sides.update % self.audit_every == 0
         norms, cosine = None, None
         if measured or audited:
-            discrete = sides.norm("discrete", shared=self.shared_only)
-            continuous = sides.norm("continuous", shared=self.shared_only)
+            shared = self.norm_parameters == "shared" or (self.norm_parameters == "auto" and sides.share)
+            discrete, continuous = (sides.norm(side, shared=shared) for side in _SIDES)
             norms = torch.stack([discrete, continuous]).to(torch.float64)
-            full = norms.prod() if not self.shared_only else sides.norm("discrete") * sides.norm("continuous")
+            full = norms.prod() if not shared else sides.norm("discrete") * sides.norm("continuous")
             cosine = sides.dot() / full
         weights = self._weigh(norms, learn=measured, cosine=cosine, decay=self.momentum**self.interval)
         return WeightResult(weights[0], weights[1], self._metrics())
@@ -198,9 +200,7 @@ class GradientScaling:
             "unusable_norms": (~(raw.isfinite() & (raw > 0))).double() if norms is not None else raw,
         }
         self.monitoring = {
-            f"{side}_{name}": pair[i]
-            for name, pair in pairs.items()
-            for i, side in enumerate(("discrete", "continuous"))
+            f"{side}_{name}": pair[i] for name, pair in pairs.items() for i, side in enumerate(_SIDES)
         }
         progress = self._updates / self.warmup_steps if self.warmup_steps else torch.ones_like(ema[0])
         self.monitoring |= {

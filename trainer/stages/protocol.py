@@ -85,6 +85,9 @@ class Sides(Protocol):
     update: int
     """The number of this optimizer step since training began, from 0."""
 
+    share: bool
+    """Whether there are parameters that both surrogates reach."""
+
     def norm(self, name: Side, *, shared: bool = False) -> Tensor:
         """Device scalar: the L2 norm of one surrogate's gradient, over all processes; with `shared` only
         that of the parameters which both surrogates reach."""
