@@ -1,0 +1,207 @@
+"""What balancing buys: fixed against adaptive weights where the discrete loss, or its weight, is wrong.
+
+    python -m scripts.scaling --parts adam,control,trunk --seeds 1-10 --jobs 2
+    python -m scripts.scaling --parts sgd --seeds 1-5 --jobs 2
+    python -m scripts.scaling --report-only
+
+The discrete loss is multiplied by 0.03, 1, 30 or 1000, or its base weight is 0.5, 0.7, 0.9 or 0.99: with
+fixed and with adaptive weights, with and without the entropy bonus, under Adam and under SGD, whose learning
+rate is tuned once for either kind of weights. `control` holds fixed weights where the adaptive ones ended on
+average, `trunk` gives each side a trunk of its own. Finished runs are not trained again: the same command
+goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from scripts import plots
+from scripts.experiments import Arm, Failure, add_arguments, integers, names, plan
+from scripts.parallel import run
+from scripts.results import Result, load, write_csv
+from scripts.scaling_report import picture, text
+from trainer.config_errors import ConfigError
+
+FACTORS = (0.03, 1.0, 30.0, 1000.0)
+BASE_WEIGHTS = (0.5, 0.7, 0.9, 0.99)
+"""Of the discrete side; 0.7 is the default, and the same cell as a factor of 1."""
+RATES = (0.03, 0.1, 0.3, 1.0)
+"""Learning rates that SGD is tuned over, at factor 1."""
+TUNING_SEEDS = (101, 102)
+WEIGHTS = ("fixed", "adaptive")
+
+_ENTROPY = "trainer.entropy_regularization"
+_BASE = "trainer.policy_loss_weights"
+_FACTOR = "trainer.discrete_loss_factor"
+_STAGES = (
+    "reward_normalization,advantage_weighting,value_clipping,discrete_loss_factor,entropy_regularization,"
+    "gradient_scaling"
+)
+
+
+class Cell(NamedTuple):
+    """One place of the study: what is wrong there, and under which conditions."""
+
+    factor: float = 1.0
+    base: float = 0.7
+    entropy: bool = True
+    own_trunks: bool = False
+
+    @property
+    def name(self) -> str:
+        wrong = f"x{self.factor:g}" if self.base == 0.7 else f"w{self.base:g}"
+        return wrong + "_no_entropy" * (not self.entropy) + "_own_trunks" * self.own_trunks
+
+    def overrides(self) -> tuple[str, ...]:
+        found = list(base_weights(self.base))
+        if self.factor != 1.0:
+            found += [
+                f"trainer.stages=[{_STAGES}]",
+                f"{_FACTOR}._target_=scripts.loss_factor.DiscreteLossFactor",
+                f"{_FACTOR}.factor={self.factor}",
+            ]
+        if not self.entropy:
+            found += [f"{_ENTROPY}.entropy_coeff_start=0", f"{_ENTROPY}.entropy_coeff_end=0"]
+        if self.own_trunks:
+            found.append("policy.shared_trunk=false")
+        return tuple(found)
+
+
+def grid() -> list[Cell]:
+    cells = [*(Cell(factor=f) for f in FACTORS), *(Cell(base=b) for b in BASE_WEIGHTS if b != 0.7)]
+    return [cell._replace(entropy=entropy) for entropy in (True, False) for cell in cells]
+
+
+OWN_TRUNKS = (Cell(own_trunks=True), Cell(factor=1000.0, own_trunks=True))
+CONTROLLED = tuple(Cell(factor=f) for f in FACTORS)
+
+
+def base_weights(discrete: float) -> tuple[str, str]:
+    return f"{_BASE}.discrete_weight={discrete:.6g}", f"{_BASE}.continuous_weight={1 - discrete:.6g}"
+
+
+def sgd(rate: float) -> tuple[str, str]:
+    return "optimizer=sgd", f"optimizer.learning_rate={rate:g}"
+
+
+def arm(cell: Cell, weights: str, optimizer: str = "adam", more: Sequence[str] = ()) -> Arm:
+    adaptive = "true" if weights == "adaptive" else "false"
+    scaling = f"trainer.gradient_scaling.enable_adaptive_scaling={adaptive}"
+    return Arm(f"{optimizer}_{cell.name}_{weights}", (*cell.overrides(), scaling, *more))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    command = shlex.join(["python", "-m", "scripts.scaling", *(arguments or sys.argv[1:])])
+    failures: list[Failure] = []
+    try:
+        if not options.report_only:
+            for part in options.parts:
+                failures += PARTS[part](options)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    results = finished(options, "*")
+    if not results:
+        print(f"{options.out}: no finished runs to report", file=sys.stderr)
+        return 1
+    path: Path = options.report
+    plots.save(picture(results), path.with_suffix(""))
+    write_csv(path.with_suffix(".csv"), results)
+    path.write_text(text(command, results, failures, path.stem))
+    print(f"report: {path}")
+    return 1 if failures else 0
+
+
+def train(options: argparse.Namespace, arms: Sequence[Arm], seeds: Sequence[int]) -> list[Failure]:
+    return run(plan(arms, options.env, seeds, options.steps, options.out), options.jobs)
+
+
+def finished(options: argparse.Namespace, pattern: str) -> list[Result]:
+    """The finished runs of the arms whose names fit."""
+    folders = [
+        folder
+        for env in options.env
+        for folder in sorted((options.out / env).glob(f"{pattern}/s*"))
+        if folder.is_dir()
+    ]
+    found = [load(folder, folder.parent.name, folder.parents[1].name) for folder in folders]
+    return [result for result in found if result is not None]
+
+
+def train_adam(options: argparse.Namespace) -> list[Failure]:
+    return train(options, [arm(cell, weights) for cell in grid() for weights in WEIGHTS], options.seeds)
+
+
+def train_trunks(options: argparse.Namespace) -> list[Failure]:
+    return train(options, [arm(cell, weights) for cell in OWN_TRUNKS for weights in WEIGHTS], options.seeds)
+
+
+def train_control(options: argparse.Namespace) -> list[Failure]:
+    return train(options, control_arms(options), options.seeds)
+
+
+def control_arms(options: argparse.Namespace) -> list[Arm]:
+    """Fixed weights at the mean of those that the adaptive runs of the same cell ended with."""
+    arms = []
+    for cell in CONTROLLED:
+        adaptive = arm(cell, "adaptive").name
+        ended = [run.summary["discrete_weight_used"] for run in finished(options, adaptive)]
+        if not ended:
+            raise ConfigError(f"control: {adaptive} has not been trained: --parts adam first")
+        arms.append(arm(cell, "control", more=base_weights(float(np.mean(ended)))))
+    return arms
+
+
+def train_sgd(options: argparse.Namespace) -> list[Failure]:
+    """The grid under SGD, for either kind of weights at the learning rate that was best at factor 1."""
+    failures, arms = [], []
+    for weights in WEIGHTS:
+        tuned = {rate: arm(Cell(), weights, f"tune_sgd_{rate:g}", sgd(rate)) for rate in RATES}
+        failures += train(options, list(tuned.values()), TUNING_SEEDS)
+        areas = {rate: [run.area for run in finished(options, tuned[rate].name)] for rate in RATES}
+        best = max(RATES, key=lambda rate: np.mean(areas[rate]) if areas[rate] else -np.inf)
+        print(f"SGD, {weights} weights: learning rate {best:g}")
+        arms += [arm(cell, weights, "sgd", sgd(best)) for cell in grid()]
+    return failures + train(options, arms, options.seeds)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], list[Failure]]] = {
+    "adam": train_adam,
+    "control": train_control,
+    "trunk": train_trunks,
+    "sgd": train_sgd,
+}
+
+
+def _parts(given: str) -> list[str]:
+    if unknown := [name for name in names(given) if name not in PARTS]:
+        raise argparse.ArgumentTypeError(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    return names(given)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    every = ",".join(PARTS)
+    parser.add_argument("--parts", type=_parts, default=list(PARTS), help=f"of {every} (default: all)")
+    parser.add_argument("--seeds", type=integers, default=integers("1-10"), help="as 1-10")
+    parser.add_argument("--out", type=Path, default=Path("runs/scaling"), help="folder of the runs")
+    parser.add_argument("--report", type=Path, default=Path("docs/results/scaling.md"), help="Markdown file")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
