@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from envs.checked import CheckedEnv
-from envs.protocol import BatchedEnv, Timestep
+from envs.protocol import BatchedEnv
 from trainer import distributed
 from trainer.data import Actions, Metric, Metrics, Rollout
 from trainer.policy.actor_critic import ActorCritic
@@ -77,10 +77,11 @@ class Collector:
         rollout, policy, space = self.rollout, self.policy, self.policy.space
         steps, num_envs = rollout.terminated.shape
         gumbel, normal = self._noise(steps, num_envs)
+        log_std = policy.global_log_std()
         ended: list[Metrics] = []
         acted: list[tuple[Tensor, Tensor, Tensor]] = []
         for step in range(steps):
-            heads = policy.actor(policy.normalize(self._observation))
+            heads = policy.actor(policy.normalize(self._observation), log_std)
             acted.append(heads)
             distribution = policy.as_distribution(*heads, action_mask=self._action_mask)
             actions = distribution.sample(gumbel[step], normal[step])
@@ -95,10 +96,10 @@ class Collector:
             rollout.truncated[step] = timestep.truncated
             rollout.final_observations[step] = timestep.final_observation
             self._observation, self._action_mask = timestep.observation, timestep.action_mask
-            ended.append(self._count(timestep))
+            ended.append({f"episode/{name}": Metric(figure) for name, figure in timestep.metrics.items()})
         rollout.last_observation.copy_(self._observation)
         self._remember_log_probs(acted)
-        return rollout, ended
+        return rollout, [*ended, self._count()]
 
     def _remember_log_probs(self, acted: list[tuple[Tensor, Tensor, Tensor]]) -> None:
         """Of all steps at once, from the heads that acted: many small operations less in the loop."""
@@ -121,18 +122,27 @@ class Collector:
         normal = torch.empty((steps, num_envs, space.num_parameters), device=device)
         return gumbel, normal.normal_(generator=self.generator)
 
-    def _count(self, timestep: Timestep) -> Metrics:
-        """The returns and lengths of the episodes that ended in this step, NaN for the others."""
-        done = timestep.terminated | timestep.truncated
-        self._episode_return = self._episode_return + timestep.rewards @ self.rollout.reward_weights
-        self._episode_length = self._episode_length + 1.0
-        ended = {"return": self._episode_return, "length": self._episode_length}
-        figures = {name: figure.where(done, torch.nan) for name, figure in ended.items()} | dict(
-            timestep.metrics
-        )
-        self._episode_return = self._episode_return.masked_fill(done, 0.0)
-        self._episode_length = self._episode_length.masked_fill(done, 0.0)
-        return {f"episode/{name}": Metric(figure) for name, figure in figures.items()}
+    def _count(self) -> Metrics:
+        """`[T, N]`: the returns and lengths of the episodes that ended in this rollout, NaN elsewhere."""
+        rollout = self.rollout
+        done = rollout.done
+        rewards = (rollout.rewards @ rollout.reward_weights).double()
+        # [T + 1, N]: up to the beginning of each step, with what the first episodes had before this rollout.
+        totals = torch.cat([self._episode_return.double()[None], rewards]).cumsum(0)
+        ends = torch.arange(1, len(done) + 1, device=done.device)[:, None]
+        began = torch.cat([torch.zeros_like(ends[:1]).expand_as(done[:1]), (ends * done).cummax(0).values])[
+            :-1
+        ]
+        first = began == 0
+        returns = totals[1:] - totals.gather(0, began).masked_fill(first, 0.0)
+        lengths = ends - began + self._episode_length * first
+        last = done[-1]
+        self._episode_return = returns[-1].float().masked_fill(last, 0.0)
+        self._episode_length = lengths[-1].masked_fill(last, 0.0)
+        return {
+            "episode/return": Metric(returns.float().where(done, torch.nan)),
+            "episode/length": Metric(lengths.where(done, torch.nan)),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -141,8 +141,17 @@ class ActorCritic(nn.Module):
         logits, mean, log_std = self.actor(inputs)
         return Heads(logits, mean, log_std, self.critic(inputs))
 
-    def actor(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`(logits [B, H, C], mean [B, P], log_std [P] or [B, P])`."""
+    def global_log_std(self) -> Tensor | None:
+        """`[P]`; None where it depends on the state, or there are no parameters."""
+        if self.log_std is None or self.parameter_head is None:
+            return None
+        return self._bounded(self.log_std).repeat(self.space.num_parameters // len(self.log_std))
+
+    def actor(self, inputs: Tensor, log_std: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """`(logits [B, H, C], mean [B, P], log_std [P] or [B, P])`.
+
+        `log_std`: what `global_log_std` gave, for who acts many times with the same parameters.
+        """
         size, space = inputs.shape[0], self.space
         features = self.choice_trunk(inputs) if self.choice_trunk is not None else None
         own = self.parameter_trunk(inputs) if self.parameter_trunk is not None else features
@@ -155,9 +164,9 @@ class ActorCritic(nn.Module):
         mean = self.parameter_head(own).view(size, space.num_parameters)
         if self.log_std_head is not None:
             log_std = self._bounded(self.log_std_head(own)).view(size, space.num_parameters)
-        else:
-            assert self.log_std is not None
-            log_std = self._bounded(self.log_std).repeat(space.num_parameters // len(self.log_std))
+        elif log_std is None:
+            log_std = self.global_log_std()
+        assert log_std is not None
         return logits, mean, log_std
 
     def critic(self, inputs: Tensor) -> Tensor:
