@@ -194,6 +194,7 @@ class Trainer:
             }
         )
         figures = self.log.read()
+        self.update.check_targets()
         self._check_updates(figures)
         check_parameters(self.policy, self.update.flat.vector, self.iteration + 1)
         self.iteration += 1

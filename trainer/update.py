@@ -7,6 +7,7 @@ rollout → rewards stage → values → GAE per component → advantages stage 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ class Update:
         self._gradient_stage = pipeline.gradients if both else None
         self._weights = WeightResult(self._base[0], self._base[1])
         self._skipped_in_a_row = torch.zeros((), device=device)
+        self._check_targets: Callable[[], None] | None = None
         shared = flat.mask(policy.side_parameters("discrete")) * flat.mask(
             policy.side_parameters("continuous")
         )
@@ -124,8 +126,9 @@ class Update:
             settings.gamma,
             settings.gae_lambda,
         )
-        with distributed.failing_together():
-            check_targets(advantages, returns, rewards, self.reward_names)
+        self._check_targets = partial(check_targets, advantages, returns, rewards, self.reward_names)
+        if advantages.device.type == "cpu":
+            self.check_targets()
         rollout.advantages = advantages[..., :components] / result.factor
         rollout.task_advantages = advantages[..., -1] if advantages.shape[-1] > components else None
         if pipeline.advantages is None:
@@ -147,6 +150,18 @@ class Update:
             values=normalize(rollout.values).flatten(0, 1),
             returns=normalize(returns).flatten(0, 1),
         )
+
+    def check_targets(self) -> None:
+        """Raise `NonFiniteError` for targets of the latest rollout that are not finite.
+
+        On the CPU they have been checked before anything learned from them. Elsewhere looking would wait for
+        the device in the middle of an update, whose steps are skipped anyway if its losses are not finite:
+        there it is for the loop to ask, when it reads the figures.
+        """
+        check, self._check_targets = self._check_targets, None
+        if check is not None:
+            with distributed.failing_together():
+                check()
 
     def _values(self, observations: Tensor) -> Tensor:
         policy = self.policy
