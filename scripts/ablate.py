@@ -71,7 +71,7 @@ def _each(name: str, key: str, values: Sequence[object], change: str) -> list[Ar
 
 def _entropy(start: float, end: float) -> Arm:
     overrides = (f"{_ENTROPY}.entropy_coeff_start={start}", f"{_ENTROPY}.entropy_coeff_end={end}")
-    return Arm(f"entropy_{start}", overrides, f"coefficient {start} → {end}" if start else "guard, no bonus")
+    return Arm(f"entropy_{start}", overrides, f"coefficient {start} → {end}")
 
 
 VARIANTS = (
@@ -83,14 +83,15 @@ VARIANTS = (
     ),
     *_each("preserve_task", f"{_REWARD}.preserve_task", ("true", "false"), "preserve_task {}"),
     *_each("objective", f"{_WEIGHTING}.objective", ("alignment", "surrogate"), "weights learn by {}"),
+    *_each("weight_rate", f"{_WEIGHTING}.weight_learning_rate", (0.003, 0.01), "weights learn at {}"),
     Arm("no_attention", (f"{_WEIGHTING}.enable_attention_weighting=false",), "weights without attention"),
     *_each("ratio", "trainer.ratio", ("per_decision", "per_type"), "PPO ratio {}"),
     *_each("reduction", "trainer.reduction", ("common", "active"), "divisor {}"),
     *_each("norms", f"{_SCALING}.norm_parameters", ("auto", "all"), "norms over {} parameters"),
     *_each("scale_with_side", f"{_ENTROPY}.scale_with_side", ("true", "false"), "scale_with_side {}"),
-    *(_entropy(start, end) for start, end in ((0.1, 0.001), (0.005, 0.0005), (0, 0))),
+    *(_entropy(start, end) for start, end in ((0.1, 0.001), (0.005, 0.0005))),
     Arm("entropy_constant", (f"{_ENTROPY}.enable_adaptive_entropy=false",), "the end coefficient, no guard"),
-    *_each("log_std", "policy.log_std_init", (-0.5, -1.0, -1.5), "initial log σ {}"),
+    *_each("log_std", "policy.log_std_init", (-1.0, -1.5, -2.0), "initial log σ {}"),
     *_each("measure_every", f"{_SCALING}.measure_every", (1, 5), "measure_every {}"),
     *_each("reference", f"{_SCALING}.scaling_reference", ("relative", "absolute"), "scaling_reference {}"),
     *_each("weights", f"{_SCALING}.weight_normalization", ("sum", "none"), "weight_normalization {}"),

@@ -37,8 +37,8 @@ def surrogates(
 
     Args:
         ratio: `per_decision`, each head and the parameters of each decision have a ratio of their own;
-            `per_type`, one ratio for all heads together and one for all parameters together, which with
-            many decisions is clipped almost at once.
+            `per_type`, one ratio for all heads together and one for all parameters together, which
+            bounds how far a whole action moves, and with many decisions is clipped soon.
         reduction: `common` divides both sides by the number of decisions of any type, so that equal weights
             give the gradient of the joint log-probability; `active` averages each side over its own.
     """
