@@ -46,7 +46,9 @@ def test_the_floor_knows_which_layers_need_a_gradient_of_their_input() -> None:
 
 def test_the_naive_way_takes_the_same_steps_as_the_trainer_s_own(tmp_path: Path) -> None:
     # The entropy bonus follows the trainer's own weights, of which the naive stage knows nothing.
-    common = (*SMALL, "trainer.entropy_regularization.scale_with_side=false")
+    # The document's way measures all parameters that a loss reaches.
+    all_of_them = "trainer.gradient_scaling.norm_parameters=all"
+    common = (*SMALL, "trainer.entropy_regularization.scale_with_side=false", all_of_them)
     own = Loop([*common, *ARMS["exact"]], tmp_path / "own")
     naive = Loop([*common, *ARMS["naive"]], tmp_path / "naive")
     start = own.trainer.update.flat.vector.detach().clone()
