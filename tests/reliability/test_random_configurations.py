@@ -74,6 +74,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "trainer.entropy_regularization.enable_adaptive_entropy": FLAG,
     "trainer.entropy_regularization.entropy_coeff_start": numbers(0.0, 10.0),
     "trainer.entropy_regularization.scale_with_side": FLAG,
+    "trainer.gradient_scaling.norm_parameters": st.sampled_from(["auto", "all"]),
     "trainer.gradient_scaling.enable_adaptive_scaling": FLAG,
     "trainer.gradient_scaling.scaling_momentum": numbers(0.0, 0.999),
     "trainer.gradient_scaling.warmup_steps": st.integers(0, 10),
