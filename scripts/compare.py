@@ -4,7 +4,7 @@
     python -m scripts.compare --arm fixed=preset=debug --arm adaptive=preset=balanced --env topology_spawn
 
 `presets` is adaptive weights (balanced) against fixed ones (debug), 5 seeds each, with a smaller budget than
-a full run has: about 5 minutes on two idle cores. The first arm is the one that the others are compared
+a full run has: about two minutes on two idle cores. The first arm is the one that the others are compared
 with. What is finished is not trained again: the same command goes on where it was stopped, and more seeds
 or arms can be added.
 """
