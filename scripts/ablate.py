@@ -24,12 +24,12 @@ from scripts.experiments import (
     integers,
     names,
     plan,
+    study,
     without_repetition,
 )
 from scripts.parallel import run
 from scripts.report import LEGEND, failed, markdown_table, provenance, spans
 from scripts.results import THRESHOLD, Result, load, ranked, write_csv
-from trainer.config_errors import ConfigError
 
 BASELINE = "default"
 CONFIRMED = 3
@@ -117,19 +117,13 @@ VARIANTS = (
 ARMS = (Arm(BASELINE, (), "nothing"), *SYSTEMS, *VARIANTS)
 
 
+@study
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts.ablate", *(arguments or sys.argv[1:])])
     failures: list[Failure] = []
-    try:
-        if not options.report_only:
-            failures = _train(options)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+    if not options.report_only:
+        failures = _train(options)
     results = _results(options, [*options.seeds, *options.confirm_seeds])
     if not results:
         print(f"{options.out}: no finished runs to report", file=sys.stderr)

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from trainer.data import Metric, Term
 from trainer.stages.gradient_scaling import GradientScaling
-from trainer.stages.protocol import LossState, reduce_term
-
-SIDES = ("discrete", "continuous")
+from trainer.stages.protocol import SIDES, LossState, reduce_term
 
 
 class NaiveScaling:

@@ -21,13 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from scripts.benchmark_tasks import TASKS, Published, Task
-from scripts.experiments import Arm, Failure, Job, integers, names, plan
+from scripts.experiments import Arm, Failure, Job, integers, names, plan, study
 from scripts.intervals import Floats, bootstrap, interquartile_mean
 from scripts.parallel import run
 from scripts.report import failed, provenance, shown, spans
 from scripts.results import Result, load, write_csv
 from trainer.compose import compose
-from trainer.config_errors import ConfigError
 
 ARMS = {"adaptive": "preset=balanced", "fixed": "preset=debug"}
 NOTES = "benchmarks-notes.md"
@@ -44,20 +43,14 @@ published number is of that form.
 """
 
 
+@study
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts.benchmark_suite", *(arguments or sys.argv[1:])])
     failures: list[Failure] = []
-    try:
-        jobs = _jobs(options.tasks, options.arms, options.seeds, options.out)
-        if not options.report_only:
-            failures = run(jobs, options.jobs)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+    jobs = _jobs(options.tasks, options.arms, options.seeds, options.out)
+    if not options.report_only:
+        failures = run(jobs, options.jobs)
     found = [(job, load(job.folder, job.arm.name, job.env)) for job in jobs]
     results = [result for _, result in found if result is not None]
     if not results:

@@ -19,11 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts import plots
-from scripts.experiments import Arm, Failure, add_arguments, integers, plan
+from scripts.experiments import Arm, Failure, add_arguments, integers, plan, study
 from scripts.parallel import run
 from scripts.report import LEGEND, failed, markdown_table, provenance
 from scripts.results import THRESHOLD, Result, load, write_csv
-from trainer.config_errors import ConfigError
 from trainer.monitor.ranking import Run, ranking
 
 PRESETS = (
@@ -32,6 +31,7 @@ PRESETS = (
 )
 
 
+@study
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -45,15 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "scripts.compare", *(arguments or sys.argv[1:])])
     out: Path = options.out or Path("runs") / (options.study or "comparison")
     failures: list[Failure] = []
-    try:
-        if not options.report_only:
-            failures = run(plan(arms, options.env, options.seeds, options.steps, out), options.jobs)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+    if not options.report_only:
+        failures = run(plan(arms, options.env, options.seeds, options.steps, out), options.jobs)
     folders = [
         (env, arm, seed, out / env / arm.name / f"s{seed}")
         for env in options.env

@@ -9,16 +9,20 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 import yaml
 
 from trainer.compose import compose
 from trainer.config import Config
+from trainer.config_errors import ConfigError
+
+P = ParamSpec("P")
 
 EVALUATIONS = 18
 """Of a run: enough for a learning curve, a twentieth of the run's time."""
@@ -73,6 +77,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=150_000, help="of the environment, for each run")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
+
+
+def study(main: Callable[P, int]) -> Callable[P, int]:
+    """`main` of a study's command line: one message and exit status 2 for a configuration that cannot be, 130
+    where somebody stops it."""
+
+    @wraps(main)
+    def guarded(*arguments: P.args, **keywords: P.kwargs) -> int:
+        try:
+            return main(*arguments, **keywords)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on", file=sys.stderr)
+            return 130
+
+    return guarded
 
 
 def names(text: str) -> list[str]:

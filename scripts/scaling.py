@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scripts import plots
-from scripts.experiments import Arm, Failure, add_arguments, integers, names, plan
+from scripts.experiments import Arm, Failure, add_arguments, integers, names, plan, study
 from scripts.parallel import run
 from scripts.results import Result, load, write_csv
 from scripts.scaling_report import picture, text
@@ -97,20 +97,14 @@ def arm(cell: Cell, weights: str, optimizer: str = "adam", more: Sequence[str] =
     return Arm(f"{optimizer}_{cell.name}_{weights}", (*cell.overrides(), scaling, *more))
 
 
+@study
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts.scaling", *(arguments or sys.argv[1:])])
     failures: list[Failure] = []
-    try:
-        if not options.report_only:
-            for part in options.parts:
-                failures += PARTS[part](options)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+    if not options.report_only:
+        for part in options.parts:
+            failures += PARTS[part](options)
     results = finished(options, "*")
     if not results:
         print(f"{options.out}: no finished runs to report", file=sys.stderr)

@@ -17,10 +17,8 @@ from trainer import config, distributed
 from trainer.data import Metric, Metrics, Minibatch, Term
 from trainer.policy.actor_critic import ActorCritic, Heads
 from trainer.stages.pipeline import Pipeline
-from trainer.stages.protocol import LossState, reduce_terms
+from trainer.stages.protocol import SIDES, LossState, reduce_terms
 from trainer.surrogates import surrogates
-
-SIDES = ("discrete", "continuous")
 
 
 class Losses(NamedTuple):

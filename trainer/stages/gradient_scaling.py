@@ -28,11 +28,10 @@ from torch import Tensor
 
 from trainer.data import Metric, Metrics, Reduction
 from trainer.stages.checked import checked
-from trainer.stages.protocol import Side, Sides, WeightResult
+from trainer.stages.protocol import SIDES, Sides, WeightResult
 
 Weight = Annotated[float, Ge(0.0)]
 _NOTHING = math.nan
-_SIDES: tuple[Side, Side] = ("discrete", "continuous")
 
 
 class GradientScaling:
@@ -116,7 +115,7 @@ class GradientScaling:
         norms, cosine = None, None
         if measured or audited:
             shared = self.norm_parameters == "shared" or (self.norm_parameters == "auto" and sides.share)
-            discrete, continuous = (sides.norm(side, shared=shared) for side in _SIDES)
+            discrete, continuous = (sides.norm(side, shared=shared) for side in SIDES)
             norms = torch.stack([discrete, continuous]).to(torch.float64)
             full = norms.prod() if not shared else sides.norm("discrete") * sides.norm("continuous")
             cosine = sides.dot() / full
@@ -200,7 +199,7 @@ class GradientScaling:
             "unusable_norms": (~(raw.isfinite() & (raw > 0))).double() if norms is not None else raw,
         }
         self.monitoring = {
-            f"{side}_{name}": pair[i] for name, pair in pairs.items() for i, side in enumerate(_SIDES)
+            f"{side}_{name}": pair[i] for name, pair in pairs.items() for i, side in enumerate(SIDES)
         }
         progress = self._updates / self.warmup_steps if self.warmup_steps else torch.ones_like(ema[0])
         self.monitoring |= {

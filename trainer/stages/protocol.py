@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 Side = Literal["discrete", "continuous"]
+SIDES: tuple[Side, Side] = ("discrete", "continuous")
 
 
 class RewardResult(NamedTuple):
