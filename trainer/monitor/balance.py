@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.stages.protocol import SIDES
+
 _PREFIX = "gradient_scaling/"
-_SIDES = ("discrete", "continuous")
 LAST_QUARTER = 0.75
 
 
@@ -16,7 +17,7 @@ class BalanceRecord:
 
     def __init__(self) -> None:
         self._late: list[dict[str, float]] = []
-        self._clamped = {side: [0.0, 0] for side in _SIDES}
+        self._clamped = {side: [0.0, 0] for side in SIDES}
 
     def add(self, env_steps: int, total_env_steps: int, figures: Mapping[str, float]) -> None:
         """Note an iteration after which `env_steps` of `total_env_steps` were done."""
@@ -25,7 +26,7 @@ class BalanceRecord:
                 clamped[0] += fraction
                 clamped[1] += 1
         if env_steps > LAST_QUARTER * total_env_steps:
-            names = ("balance_ratio", "balance_ratio_before", *(f"{side}_weight_used" for side in _SIDES))
+            names = ("balance_ratio", "balance_ratio_before", *(f"{side}_weight_used" for side in SIDES))
             kept = {name: figures[_PREFIX + name] for name in names if _PREFIX + name in figures}
             self._late.append({"env_steps": env_steps, **kept})
 
@@ -42,7 +43,7 @@ class BalanceRecord:
         return {
             "balance_ratio_before": _geometric_mean(column("balance_ratio_before")),
             "balance_ratio": _geometric_mean(column("balance_ratio")),
-            **{f"{side}_weight_used": _mean(column(f"{side}_weight_used")) for side in _SIDES},
+            **{f"{side}_weight_used": _mean(column(f"{side}_weight_used")) for side in SIDES},
             "clamped_fraction": max(known, default=None),
             **{f"{side}_clamped_fraction": fraction for side, fraction in clamped.items()},
         }
