@@ -48,13 +48,14 @@ class StreamPerEnv:
         root = _mix(torch.tensor(_signed(seed * _GOLDEN_GAMMA + 1), device=self.device))
         rows = torch.arange(first + 1, first + self.num_envs + 1, device=self.device)
         self._keys = _mix(root + rows * _signed(_GOLDEN_GAMMA))
-        self._drawn = 0
+        # On the device: a number of Python's would stand still in a CUDA graph.
+        self._drawn = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def uniform(self, *shape: int) -> Tensor:
         """`[N, *shape]` float32, uniform in [0, 1)."""
         count = math.prod(shape)
-        counters = torch.arange(self._drawn + 1, self._drawn + count + 1, device=self.device)
-        self._drawn += count
+        counters = self._drawn + torch.arange(1, count + 1, device=self.device)
+        self._drawn = self._drawn + count
         bits = _mix(self._keys[:, None] + counters * _signed(_GOLDEN_GAMMA))
         return (_shift_right(bits, 40).to(torch.float32) * 2.0**-24).view(self.num_envs, *shape)
 
@@ -65,10 +66,11 @@ class StreamPerEnv:
         return radius * (2.0 * math.pi * u[:, 1]).cos()
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        return {"keys": self._keys.clone(), "drawn": self._drawn}
+        return {"keys": self._keys.clone(), "drawn": int(self._drawn)}
 
     def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
         keys, drawn = state["keys"], state["drawn"]
         if not isinstance(keys, Tensor) or keys.shape != (self.num_envs,):
             raise ValueError(f"random streams: expected keys for {self.num_envs} environments")
-        self._keys, self._drawn = keys.to(self.device), int(drawn)
+        self._keys = keys.to(self.device)
+        self._drawn = torch.full_like(self._drawn, int(drawn))

@@ -100,7 +100,14 @@ def _assemble(config: Config, run_dir: Path) -> Trainer:
         run_dir,
         policy,
         # Each process has noise and an order of its own; those of the first are those of a single one.
-        Collector(env, policy, rollout, _generator(device, config.seed, 1 + 2 * rank), seed),
+        Collector(
+            env,
+            policy,
+            rollout,
+            _generator(device, config.seed, 1 + 2 * rank),
+            seed,
+            graphs=config.trainer.compile == "cudagraphs",
+        ),
         Update(
             policy,
             pipeline,
@@ -195,7 +202,8 @@ def _optimizer(config: Config, flat: FlatParameters) -> torch.optim.Optimizer:
     # A tensor: a Python number would be frozen into a captured graph.
     rate = torch.tensor(settings.learning_rate, device=flat.vector.device)
     if isinstance(settings, Adam):
-        return torch.optim.Adam([flat.vector], lr=rate, eps=settings.eps, fused=True)
+        capturable = flat.vector.device.type == "cuda"
+        return torch.optim.Adam([flat.vector], lr=rate, eps=settings.eps, fused=True, capturable=capturable)
     optimizer = torch.optim.SGD([flat.vector], lr=rate, momentum=settings.momentum, fused=True)
     if settings.momentum:
         # SGD makes this buffer in its first step, and leaves it unset if that step is skipped.

@@ -134,8 +134,9 @@ class Trainer(Section):
         description="when the run folder cannot be written (disk full): end the run, or go on and try again"
     )
     max_bad_updates: Count = Field(description="non-finite updates in a row that end the run")
-    compile: Literal["none", "default"] = Field(
-        description="default: torch.compile fuses what the losses are made of, at some cost at the start"
+    compile: Literal["none", "default", "cudagraphs"] = Field(
+        description="default: torch.compile fuses what the losses are made of, at some cost at the start; "
+        "cudagraphs: on a GPU, rollouts and updates are recorded and launched as a whole"
     )
     policy_loss_weights: PolicyLossWeights
     batch: Batch

@@ -17,6 +17,7 @@ from envs.protocol import BatchedEnv
 from envs.references import References
 from trainer import distributed
 from trainer.checkpoint import CheckpointError, Checkpoints
+from trainer.compiling import Compiling
 from trainer.config import Config
 from trainer.data import Metric, Metrics, Rollout
 from trainer.evaluation import SEED_OFFSET, Evaluation, evaluate
@@ -250,10 +251,10 @@ class Trainer:
             )
 
     def _tell_compiled(self, run_log: RunLog) -> None:
-        """After the first iteration of a run, and when something that was compiled is so no longer."""
-        compiled = self.update.compiled
-        if compiled is not None and (message := compiled.news()):
-            run_log.message(message)
+        """After the first iterations of a run, and when something that was compiled is so no longer."""
+        for compiling in self._compiling:
+            if message := compiling.news():
+                run_log.message(message)
 
     def evaluate(self, episodes: int, seed: int, render: bool = False) -> Evaluation:
         """Deterministic episodes of the present policy, in environments of their own."""
@@ -307,7 +308,7 @@ class Trainer:
             "iterations": self.iteration,
             "seconds": self.seconds,
             "steps_per_second": self.env_steps / self.seconds if self.seconds else None,
-            "compile_seconds": None if self.update.compiled is None else self.update.compiled.seconds,
+            "compile_seconds": sum(c.seconds for c in self._compiling) if self._compiling else None,
             **self.balance.summary(total),
             "versions": versions(),
             "git_revision": git_revision(),
@@ -321,6 +322,11 @@ class Trainer:
                 **result.figures,
             }
         return summary
+
+    @property
+    def _compiling(self) -> list[Compiling]:
+        """What `trainer.compile` works on."""
+        return [work.compiling for work in (self.update, self.collector) if work.compiling is not None]
 
     @property
     def _evaluates(self) -> bool:

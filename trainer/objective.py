@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trainer import config, distributed
+from trainer.compiling import Compiling
 from trainer.data import Metric, Metrics, Minibatch, Term
 from trainer.policy.actor_critic import ActorCritic, Heads
 from trainer.stages.pipeline import Pipeline
@@ -78,7 +79,7 @@ class Objective:
 
 
 class CompiledObjective:
-    """`Objective` through torch.compile; from the first failure on None, and `notice` says why.
+    """`Objective` through torch.compile; from the first failure on None, and `compiling` says why.
 
     The first call also differentiates, because that part is only compiled when it is first wanted.
     """
@@ -88,38 +89,26 @@ class CompiledObjective:
         torch._functorch.config.donated_buffer = False
         self._compiled = torch.compile(objective.__call__, fullgraph=True, dynamic=False)
         self._tried = False
-        self.seconds = 0.0
-        """What compiling has taken so far."""
-        self.notice: str | None = None
-        """Why nothing is compiled any more."""
+        self.compiling = Compiling("default", "the losses")
         if distributed.world_size() > 1:
-            self.notice = "there are several processes"
-        self._told: tuple[bool, str | None] = (False, None)
-
-    def news(self) -> str | None:
-        """A line for the terminal if something has changed since the last call."""
-        told, self._told = self._told, (self._tried, self.notice)
-        if told == self._told:
-            return None
-        if self.notice is not None:
-            return f"WARNING: trainer.compile = default: not compiled (any more): {self.notice}"
-        return f"compiled the losses in {self.seconds:.0f} s"
+            self.compiling.notice = "there are several processes"
 
     def __call__(
         self, leaves: Heads, batch: Minibatch, progress: Tensor, side_scale: tuple[Tensor, Tensor]
     ) -> Losses | None:
-        if self.notice is not None:
+        if self.compiling.notice is not None:
             return None
-        started = time.perf_counter()
+        began = time.perf_counter()
         try:
             losses: Losses = self._compiled(leaves, batch, progress, side_scale)
             if not self._tried:
                 _differentiate(losses, leaves)
         except Exception as error:  # of whatever is missing: a compiler, a header, an operation
-            self.notice = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            self.compiling.fail(error)
             return None
         if not self._tried:
-            self._tried, self.seconds = True, time.perf_counter() - started
+            self._tried = True
+            self.compiling.took(time.perf_counter() - began)
         return losses
 
 

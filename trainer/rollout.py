@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from envs.checked import CheckedEnv
 from envs.protocol import BatchedEnv
 from trainer import distributed
+from trainer.compiling import Compiling
+from trainer.cuda_graphs import Graphed, obstacle
 from trainer.data import Actions, Metric, Metrics, Rollout
 from trainer.policy.actor_critic import ActorCritic
 from trainer.policy.distributions import HybridDistribution
@@ -45,6 +48,20 @@ def allocate(env: BatchedEnv, space: HybridSpace, steps: int, width: int, num_va
     )
 
 
+@dataclass
+class Standing:
+    """What one rollout leaves for the next."""
+
+    observation: Tensor
+    """`[N, O]`."""
+    action_mask: Tensor | None
+    """`[N, H, C]`."""
+    episode_return: Tensor
+    """`[N]`: of the episode that goes on."""
+    episode_length: Tensor
+    """`[N]`."""
+
+
 class Collector:
     """Steps the environments and writes what happens into one rollout, over and over.
 
@@ -54,40 +71,56 @@ class Collector:
         rollout: the buffers.
         generator: of the exploration noise, on the environment's device.
         seed: of the environments.
+        graphs: record a whole rollout as a CUDA graph, if that can be done.
     """
 
     def __init__(
-        self, env: BatchedEnv, policy: ActorCritic, rollout: Rollout, generator: torch.Generator, seed: int
+        self,
+        env: BatchedEnv,
+        policy: ActorCritic,
+        rollout: Rollout,
+        generator: torch.Generator,
+        seed: int,
+        graphs: bool = False,
     ) -> None:
         self.env = env
         self._checked = CheckedEnv(env)
         self.policy = policy
         self.rollout = rollout
         self.generator = generator
-        self._observation, self._action_mask = self._checked.reset(seed)
-        if self._action_mask is not None:
-            steps = len(rollout.rewards)
-            rollout.action_mask = self._action_mask.new_zeros(steps, *self._action_mask.shape)
-        self._episode_return = torch.zeros(env.num_envs, device=env.device)
-        self._episode_length = torch.zeros(env.num_envs, device=env.device)
+        observation, mask = self._checked.reset(seed)
+        if mask is not None:
+            rollout.action_mask = mask.new_zeros(len(rollout.rewards), *mask.shape)
+        zeros = torch.zeros(env.num_envs, device=env.device)
+        self._now = Standing(observation, mask, zeros, zeros)
+        why = obstacle(env.device)
+        self._graphs = Graphed("the rollout", self._run, [self._now, env], why) if graphs else None
 
-    @torch.inference_mode()
+    @property
+    def compiling(self) -> Compiling | None:
+        """How far recording the rollout has come; None where nobody wants that."""
+        return None if self._graphs is None else self._graphs.compiling
+
     def collect(self) -> tuple[Rollout, list[Metrics]]:
         """Fill the rollout with the next T steps; the figures of each are for `episode_means`."""
-        rollout, policy, space = self.rollout, self.policy, self.policy.space
-        steps, num_envs = rollout.terminated.shape
-        gumbel, normal = self._noise(steps, num_envs)
+        noise = self._noise(*self.rollout.terminated.shape)
+        figures = self._run(*noise) if self._graphs is None else self._graphs(None, *noise)
+        return self.rollout, figures
+
+    @torch.inference_mode()
+    def _run(self, gumbel: Tensor, normal: Tensor) -> list[Metrics]:
+        rollout, policy, space, now = self.rollout, self.policy, self.policy.space, self._now
         log_std = policy.global_log_std()
         ended: list[Metrics] = []
         acted: list[tuple[Tensor, Tensor, Tensor]] = []
-        for step in range(steps):
-            heads = policy.actor(policy.normalize(self._observation), log_std)
+        for step in range(len(gumbel)):
+            heads = policy.actor(policy.normalize(now.observation), log_std)
             acted.append(heads)
-            distribution = policy.as_distribution(*heads, action_mask=self._action_mask)
+            distribution = policy.as_distribution(*heads, action_mask=now.action_mask)
             actions = distribution.sample(gumbel[step], normal[step])
-            rollout.observations[step] = self._observation
-            if self._action_mask is not None:
-                rollout.action_mask[step] = self._action_mask
+            rollout.observations[step] = now.observation
+            if now.action_mask is not None:
+                rollout.action_mask[step] = now.action_mask
             rollout.actions.choices[step] = actions.choices
             rollout.actions.parameters[step] = actions.parameters
             timestep = self._checked.step(space.to_native(actions))
@@ -95,11 +128,11 @@ class Collector:
             rollout.terminated[step] = timestep.terminated
             rollout.truncated[step] = timestep.truncated
             rollout.final_observations[step] = timestep.final_observation
-            self._observation, self._action_mask = timestep.observation, timestep.action_mask
+            now.observation, now.action_mask = timestep.observation, timestep.action_mask
             ended.append({f"episode/{name}": Metric(figure) for name, figure in timestep.metrics.items()})
-        rollout.last_observation.copy_(self._observation)
+        rollout.last_observation.copy_(now.observation)
         self._remember_log_probs(acted)
-        return rollout, [*ended, self._count()]
+        return [*ended, self._count()]
 
     def _remember_log_probs(self, acted: list[tuple[Tensor, Tensor, Tensor]]) -> None:
         """Of all steps at once, from the heads that acted: many small operations less in the loop."""
@@ -114,6 +147,7 @@ class Collector:
         rollout.discrete_log_prob.copy_(discrete.view_as(rollout.discrete_log_prob))
         rollout.continuous_log_prob.copy_(continuous.view_as(rollout.continuous_log_prob))
 
+    @torch.inference_mode()
     def _noise(self, steps: int, num_envs: int) -> tuple[Tensor, Tensor]:
         """Standard Gumbel `[T, N, H, C]` and normal `[T, N, P]` noise for a whole rollout."""
         space, device = self.policy.space, self.env.device
@@ -128,17 +162,17 @@ class Collector:
         done = rollout.done
         rewards = (rollout.rewards @ rollout.reward_weights).double()
         # [T + 1, N]: up to the beginning of each step, with what the first episodes had before this rollout.
-        totals = torch.cat([self._episode_return.double()[None], rewards]).cumsum(0)
+        totals = torch.cat([self._now.episode_return.double()[None], rewards]).cumsum(0)
         ends = torch.arange(1, len(done) + 1, device=done.device)[:, None]
         began = torch.cat([torch.zeros_like(ends[:1]).expand_as(done[:1]), (ends * done).cummax(0).values])[
             :-1
         ]
         first = began == 0
         returns = totals[1:] - totals.gather(0, began).masked_fill(first, 0.0)
-        lengths = ends - began + self._episode_length * first
+        lengths = ends - began + self._now.episode_length * first
         last = done[-1]
-        self._episode_return = returns[-1].float().masked_fill(last, 0.0)
-        self._episode_length = lengths[-1].masked_fill(last, 0.0)
+        self._now.episode_return = returns[-1].float().masked_fill(last, 0.0)
+        self._now.episode_length = lengths[-1].masked_fill(last, 0.0)
         return {
             "episode/return": Metric(returns.float().where(done, torch.nan)),
             "episode/length": Metric(lengths.where(done, torch.nan)),
@@ -147,10 +181,10 @@ class Collector:
     def state_dict(self) -> dict[str, Any]:
         return {
             "env": self.env.state_dict(),
-            "observation": self._observation.clone(),
-            "action_mask": None if self._action_mask is None else self._action_mask.clone(),
-            "episode_return": self._episode_return.clone(),
-            "episode_length": self._episode_length.clone(),
+            "observation": self._now.observation.clone(),
+            "action_mask": None if self._now.action_mask is None else self._now.action_mask.clone(),
+            "episode_return": self._now.episode_return.clone(),
+            "episode_length": self._now.episode_length.clone(),
             "generator": self.generator.get_state(),
         }
 
@@ -164,14 +198,14 @@ class Collector:
         self.generator.set_state(state["generator"].cpu())
         self.env.load_state_dict(state["env"])
         if self.notice is not None:
-            self._observation, self._action_mask = self._checked.reset()
-            self._episode_return.zero_()
-            self._episode_length.zero_()
+            self._now.observation, self._now.action_mask = self._checked.reset()
+            self._now.episode_return.zero_()
+            self._now.episode_length.zero_()
             return
-        self._observation = state["observation"].to(device)
-        self._action_mask = None if state["action_mask"] is None else state["action_mask"].to(device)
-        self._episode_return = state["episode_return"].to(device)
-        self._episode_length = state["episode_length"].to(device)
+        self._now.observation = state["observation"].to(device)
+        self._now.action_mask = None if state["action_mask"] is None else state["action_mask"].to(device)
+        self._now.episode_return = state["episode_return"].to(device)
+        self._now.episode_length = state["episode_length"].to(device)
 
 
 def episode_means(steps: list[Metrics]) -> Metrics:

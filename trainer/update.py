@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from trainer import config, distributed
 from trainer.advantage import compute_gae
+from trainer.compiling import Compiling
+from trainer.cuda_graphs import Graphed, obstacle
 from trainer.data import Actions, Metric, Metrics, Minibatch, Rollout
 from trainer.diagnosis import BadUpdates, check_targets
 from trainer.gradients import Cut, FlatParameters, SideGradients
@@ -25,6 +27,17 @@ from trainer.policy.actor_critic import ActorCritic, Heads
 from trainer.probe import PolicyProbe
 from trainer.stages.pipeline import Pipeline
 from trainer.stages.protocol import LossState, RewardResult, WeightResult
+
+
+class Learned(NamedTuple):
+    """By one optimizer step."""
+
+    kl: Tensor
+    metrics: Metrics
+    gradient: Tensor
+    """`[n]`, before clipping."""
+    look: Callable[[], LossState]
+    """Gives what the losses were computed from."""
 
 
 class Update:
@@ -54,24 +67,41 @@ class Update:
         self.generator = generator
         self.reward_names = reward_names
         self.bad = BadUpdates(policy, reward_names)
+        device = flat.vector.device
         self._objective = Objective(policy, pipeline, settings)
-        self.compiled = CompiledObjective(self._objective) if settings.compile == "default" else None
+        self._compiled = CompiledObjective(self._objective) if settings.compile == "default" else None
+        self._graphs: Graphed[Learned] | None = None
         self.updates = 0
         """Optimizer steps so far, skipped ones included."""
-        device = flat.vector.device
         space = policy.space
         both = space.num_heads > 0 and space.num_parameters > 0
         if not both:
             base_weights = (1.0, 1.0)  # there is nothing to weigh the only side against
         self._base = torch.tensor(base_weights, dtype=torch.float64, device=device)
         self._gradient_stage = pipeline.gradients if both else None
-        self._weights = WeightResult(self._base[0], self._base[1])
+        if settings.compile == "cudagraphs":
+            why = obstacle(device) or self._no_turn()
+            self._graphs = Graphed("the update", self._learn, pipeline.stages.values(), why)
+        self._used = self._base.clone()
+        """`[2]`: the weights of the previous update."""
         self._skipped_in_a_row = torch.zeros((), device=device)
         self._check_targets: Callable[[], None] | None = None
         shared = flat.mask(policy.side_parameters("discrete")) * flat.mask(
             policy.side_parameters("continuous")
         )
         self._shared = shared if bool(shared.any()) else None
+
+    def _no_turn(self) -> str | None:
+        stage = self._gradient_stage
+        if stage is None or callable(getattr(stage, "turn", None)):
+            return None
+        return f"{type(stage).__name__} has no turn(), see GradientStage"
+
+    @property
+    def compiling(self) -> Compiling | None:
+        """How far `trainer.compile` has come; None for `none`."""
+        work = self._compiled or self._graphs
+        return None if work is None else work.compiling
 
     @property
     def learning_rate(self) -> Tensor:
@@ -180,11 +210,22 @@ class Update:
 
     def _minibatch(self, batch: Minibatch, progress: Tensor, log: MetricLog) -> Tensor:
         """One optimizer step; returns the joint KL divergence."""
+        if self._graphs is None or self._graphs.compiling.notice is not None:
+            done = self._learn(batch, progress)
+        else:
+            turn = getattr(self._gradient_stage, "turn", None)
+            done = self._graphs(None if turn is None else turn(self.updates), batch, progress)
+        self.updates += 1
+        log.add(done.metrics)
+        self.bad.note(self.updates, done.look, done.gradient, self._skipped_in_a_row)
+        return done.kl.clone()  # a graph writes over its own the next time
+
+    def _learn(self, batch: Minibatch, progress: Tensor) -> Learned:
+        """All that the device does for one optimizer step."""
         losses, cut, look = self._losses(batch, progress)
         gradient, loss, metrics = self._gradient(losses, cut)
-        log.add({**losses.metrics, **metrics, **self._step(gradient, loss)})
-        self.bad.note(self.updates, look, gradient, self._skipped_in_a_row)
-        return losses.kl
+        metrics = {**losses.metrics, **metrics, **self._step(gradient, loss)}
+        return Learned(losses.kl, metrics, gradient, look)
 
     def _losses(
         self, batch: Minibatch, progress: Tensor
@@ -192,9 +233,9 @@ class Update:
         """The losses; where their graph is cut, if they are compiled; and what they were computed from."""
         heads, given = self.policy(batch.inputs), (batch, progress, self._side_scale())
         objective = self._objective
-        if self.compiled is not None:
+        if self._compiled is not None:
             copies = Heads(*(head.detach().requires_grad_(head.requires_grad) for head in heads))
-            losses = self.compiled(copies, *given)
+            losses = self._compiled(copies, *given)
             if losses is not None:
                 cut = Cut(heads, copies, reach_of(losses))
                 return losses, cut, lambda: objective.state(copies, *given)[0]
@@ -203,20 +244,19 @@ class Update:
 
     def _side_scale(self) -> tuple[Tensor, Tensor]:
         """Each side's weight in the previous update over its base weight; 1 where that is 0."""
-        used = torch.stack([self._weights.discrete, self._weights.continuous])
-        scale = torch.where(self._base > 0, used / self._base, 1.0).to(self.flat.vector.dtype)
+        scale = torch.where(self._base > 0, self._used / self._base, 1.0).to(self.flat.vector.dtype)
         return scale[0], scale[1]
 
     def _gradient(self, losses: Losses, cut: Cut | None) -> tuple[Tensor, Tensor, Metrics]:
         """The gradient of the weighted loss, before clipping; the unweighted loss; the figures."""
         discrete, continuous, rest = losses.discrete, losses.continuous, losses.rest
         sides = SideGradients(self.flat, self._shared, discrete, continuous, rest, self.updates, cut)
-        metrics: Metrics = {}
+        weights = WeightResult(self._base[0], self._base[1])
         if self._gradient_stage is not None:
-            self._weights = self._gradient_stage.gradients(sides)
-            metrics = self._weights.metrics
+            weights = self._gradient_stage.gradients(sides)
+            self._used.copy_(torch.stack([weights.discrete, weights.continuous]))
         loss = distributed.mean(rest.detach() + discrete.detach() + continuous.detach())
-        return sides.combine(self._weights), loss, metrics
+        return sides.combine(weights), loss, weights.metrics
 
     def _step(self, gradient: Tensor, loss: Tensor) -> Metrics:
         """Clip and step; where gradient or loss is not finite, that is counted and nothing changes."""
@@ -230,8 +270,7 @@ class Update:
         # Fused optimizers leave parameters and moments alone where this flag is set, without the host.
         self.optimizer.found_inf, self.optimizer.grad_scale = skipped, None  # type: ignore[attr-defined]
         self.optimizer.step()
-        self.updates += 1
-        self._skipped_in_a_row = (self._skipped_in_a_row + 1.0) * skipped
+        self._skipped_in_a_row.add_(1.0).mul_(skipped)
         return {
             "optimizer/gradient_norm": Metric(norm),
             "optimizer/skipped": Metric(skipped, "sum"),
@@ -245,18 +284,21 @@ class Update:
             "generator": self.generator.get_state(),
             "updates": self.updates,
             "skipped_in_a_row": self._skipped_in_a_row.clone(),
-            "weights": torch.stack([self._weights.discrete, self._weights.continuous]),
+            "weights": self._used.clone(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
+        device = self.flat.vector.device
         for group in self.optimizer.param_groups:  # torch moves the moments to the device, and not this
-            group["lr"] = group["lr"].to(self.flat.vector.device)
+            group["lr"] = group["lr"].to(device)
+            if "capturable" in group:
+                group["capturable"] = device.type == "cuda"
         self.pipeline.load_state_dict(state["stages"])
         self.generator.set_state(state["generator"].cpu())
         self.updates = state["updates"]
-        self._skipped_in_a_row = state["skipped_in_a_row"].to(self._skipped_in_a_row)
-        self._weights = WeightResult(*state["weights"].to(self._base).unbind())
+        self._skipped_in_a_row.copy_(state["skipped_in_a_row"])
+        self._used.copy_(state["weights"])
 
 
 def _take(samples: Minibatch, chosen: Tensor) -> Minibatch:

@@ -102,8 +102,8 @@ def test_without_a_compiler_the_run_goes_on_and_says_why(
 
     monkeypatch.setattr(torch, "compile", missing)
     trainer, fallen_back = trained(toy("trainer.compile=default"), tmp_path / "a")
-    assert trainer.update.compiled.news().endswith("RuntimeError: no C++ compiler")
-    assert trainer.update.compiled.news() is None, "said once"
+    assert trainer.update.compiling.news().endswith("RuntimeError: no C++ compiler")
+    assert trainer.update.compiling.news() is None, "said once"
     assert trainer.summary(None)["compile_seconds"] == 0.0
     assert torch.equal(fallen_back, trained(toy(), tmp_path / "b")[1])
 
@@ -111,8 +111,8 @@ def test_without_a_compiler_the_run_goes_on_and_says_why(
 @pytest.mark.skipif(which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler on this machine")
 def test_compiled_losses_teach_the_same(toy: Callable[..., Config], tmp_path: Path) -> None:
     trainer, compiled = trained(toy("trainer.compile=default"), tmp_path / "a")
-    assert trainer.update.compiled.notice is None
-    assert "compiled" in trainer.update.compiled.news()
+    assert trainer.update.compiling.notice is None
+    assert "compiled" in trainer.update.compiling.news()
     assert trainer.summary(None)["compile_seconds"] > 0.0
     torch.testing.assert_close(compiled, trained(toy(), tmp_path / "b")[1], rtol=1e-3, atol=1e-5)
 

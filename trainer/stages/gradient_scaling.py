@@ -110,8 +110,7 @@ class GradientScaling:
 
     def gradients(self, sides: Sides) -> WeightResult:
         """The stage's moment: weights of this update, measuring the gradients if it is their turn."""
-        measured = self.interval > 0 and sides.update % self.interval == 0
-        audited = self.audit_every > 0 and sides.update % self.audit_every == 0
+        measured, audited = self.turn(sides.update)
         norms, cosine = None, None
         if measured or audited:
             shared = self.norm_parameters == "shared" or (self.norm_parameters == "auto" and sides.share)
@@ -121,6 +120,11 @@ class GradientScaling:
             cosine = sides.dot() / full
         weights = self._weigh(norms, learn=measured, cosine=cosine, decay=self.momentum**self.interval)
         return WeightResult(weights[0], weights[1], self._metrics())
+
+    def turn(self, update: int) -> tuple[bool, bool]:
+        """Whether this update is measured, and whether it is audited."""
+        measured, audited = (e > 0 and update % e == 0 for e in (self.interval, self.audit_every))
+        return measured, audited
 
     def compute_adaptive_gradient_scaling(
         self, discrete_loss: Tensor, continuous_loss: Tensor, parameters: Iterable[Tensor] | None = None

@@ -1,0 +1,304 @@
+"""CUDA graphs, as far as a CPU can tell: `Tape` repeats recorded operations as a graph does, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from trainer import cuda_graphs, rollout, update
+from trainer.build import build
+from trainer.compose import compose
+from trainer.config import Config
+from trainer.cuda_graphs import EAGER_CALLS, Graphed, obstacle
+from trainer.loop import Trainer
+from trainer.stages.gradient_scaling import GradientScaling
+from trainer.stages.protocol import LossState, Sides, WeightResult
+
+READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
+
+
+class Tape(TorchDispatchMode):
+    """Records operations with the tensors that they were given, which is all that a CUDA graph knows.
+
+    As there, recording changes nothing (what was written to is put back), and reading a value is an error.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._operations: list[tuple[Any, Any, Any, Any]] = []
+        self._born: set[int] = set()
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function.namespace == "profiler":
+            return function(*args, **kwargs)
+        if function._schema.name in READS:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        for written in _written(function, args, kwargs):
+            place = written.untyped_storage().data_ptr()
+            if place not in self._born:
+                whole = torch.empty(0, dtype=written.dtype).set_(written.untyped_storage())
+                self._before.setdefault(place, (whole, whole.clone()))
+        result = function(*args, **kwargs)
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        self._born |= {t.untyped_storage().data_ptr() for t in tree_leaves(result) if t is not None} - given
+        self._operations.append((function, args, kwargs, result))
+        return result
+
+    @torch.inference_mode()
+    def forget(self) -> None:
+        for whole, before in self._before.values():
+            whole.copy_(before)
+
+    @torch.inference_mode()
+    def replay(self) -> None:
+        for function, args, kwargs, result in self._operations:
+            again = function(*args, **kwargs)
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if old is not None and old.data_ptr() != new.data_ptr():  # else a view, or written in place
+                    old.copy_(new)
+
+
+def _written(function: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    given = dict(zip((a.name for a in function._schema.arguments), args, strict=False)) | kwargs
+    names = [a.name for a in function._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    return [t for name in names for t in tree_leaves(given.get(name)) if isinstance(t, Tensor)]
+
+
+def record(function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    with Tape() as tape:
+        result = function()
+    tape.forget()
+    return result, tape.replay
+
+
+@pytest.fixture
+def taped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "record", record)
+    for module in (rollout, update):
+        monkeypatch.setattr(module, "obstacle", lambda device: None)
+
+
+class Keeper:
+    """State in all the ways in which it is kept."""
+
+    def __init__(self) -> None:
+        self.total = torch.zeros(2)
+        self.pair = (torch.zeros(2), torch.ones(2))
+        self.figures: dict[str, Tensor] = {"last": torch.zeros(())}
+        self.inner = Inner()
+        self.name = "constant"
+
+    def add(self, number: Tensor) -> Tensor:
+        self.inner.count = self.inner.count + 1
+        self.pair = (self.pair[1], self.pair[0] + number)  # what is written back lies where it is written to
+        self.total = self.total + number * self.inner.count
+        self.figures = {"last": number.sum()}
+        return self.total * 2 + self.pair[0]
+
+
+class Inner:
+    def __init__(self) -> None:
+        self.count = torch.zeros((), dtype=torch.int64)
+
+
+def test_state_that_is_replaced_lasts_from_replay_to_replay(taped: None) -> None:
+    eager, keeper = Keeper(), Keeper()
+    graphed = Graphed("adding", keeper.add, [keeper], None)
+    homes = None
+    for i in range(8):
+        number = torch.tensor([1.0, i])
+        assert torch.equal(graphed(None, number), eager.add(number)), i
+        for mine, theirs in zip(_state(keeper), _state(eager), strict=True):
+            assert torch.equal(mine, theirs), i
+        if i == EAGER_CALLS:
+            homes = [t.data_ptr() for t in _state(keeper)]
+    assert graphed.compiling.notice is None
+    assert homes == [t.data_ptr() for t in _state(keeper)]
+    assert graphed.compiling.news().startswith("compiled adding in")
+
+
+def _state(keeper: Keeper) -> list[Tensor]:
+    return [keeper.total, *keeper.pair, keeper.figures["last"], keeper.inner.count]
+
+
+def test_without_writing_back_the_replays_would_start_from_the_same_state(
+    taped: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_graphs, "_put_back", lambda slots: None)
+    eager, keeper = Keeper(), Keeper()
+    graphed = Graphed("adding", keeper.add, [keeper], None)
+    number = torch.ones(2)
+    results = [(graphed(None, number).clone(), eager.add(number)) for _ in range(6)]
+    assert not torch.equal(*results[-1])
+
+
+def test_what_somebody_puts_there_between_two_replays_counts(taped: None) -> None:
+    eager, keeper = Keeper(), Keeper()
+    graphed = Graphed("adding", keeper.add, [keeper], None)
+    for i in range(6):
+        if i == 4:
+            for one in (eager, keeper):
+                one.total = torch.full((2,), 100.0)
+        assert torch.equal(graphed(None, torch.ones(2)), eager.add(torch.ones(2))), i
+
+
+class Counting(Keeper):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def add(self, number: Tensor) -> Tensor:
+        self.calls += 1
+        return super().add(number) * self.calls
+
+
+class Reading(Keeper):
+    def add(self, number: Tensor) -> Tensor:
+        result = super().add(number)
+        return result * float(result.sum())
+
+
+class Growing(Keeper):
+    def add(self, number: Tensor) -> Tensor:
+        self.total = torch.cat([self.total, number])
+        return self.total.sum()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(Counting, "Counting.calls"), (Reading, "not permitted"), (Growing, "Growing.total")],
+)
+def test_what_cannot_be_recorded_goes_on_without_a_graph(
+    taped: None, kind: type[Keeper], reason: str
+) -> None:
+    eager, keeper = kind(), kind()
+    graphed = Graphed("adding", keeper.add, [keeper], None)
+    for i in range(6):
+        assert torch.equal(graphed(None, torch.ones(2)), eager.add(torch.ones(2))), i
+    assert reason in graphed.compiling.notice
+    news = graphed.compiling.news()
+    assert news.startswith("WARNING: trainer.compile = cudagraphs: adding: not compiled")
+    assert reason in news
+    assert graphed.compiling.news() is None, "said once"
+
+
+def test_each_key_has_a_graph_of_its_own(taped: None) -> None:
+    switch = {"sign": 1.0}
+    graphed = Graphed("scaling", lambda number: number * switch["sign"], [], None)
+    for i in range(10):
+        switch["sign"] = -1.0 if i % 2 else 1.0
+        assert float(graphed(i % 2, torch.tensor(3.0))) == (-3.0 if i % 2 else 3.0)
+
+
+SMALL = (
+    "policy.hidden_sizes=[8]",
+    "env.num_envs=8",
+    "device=cpu",
+    "threads=1",
+    "trainer.batch.rollout_steps=4",
+)
+ENVS = ("topology_spawn", "synthetic", "platform", "moving", "sliding", "hard_move", "catch_point")
+ITERATIONS = 6
+
+
+def trained(overrides: list[str], folder: Path) -> tuple[Trainer, list[dict[str, float]]]:
+    trainer = build(compose(overrides), folder)
+    figures = [trainer.iterate() for _ in range(ITERATIONS)]
+    return trainer, [{k: v for k, v in f.items() if not k.startswith("time/")} for f in figures]
+
+
+@pytest.mark.parametrize("env", ENVS)
+def test_a_run_of_graphs_is_the_run_without(taped: None, env: str, tmp_path: Path) -> None:
+    """Bit for bit, figures too; `measure_every` 3 of 4 × 2 updates and audits need several graphs."""
+    overrides = [f"env={env}", *SMALL, "trainer.batch.num_minibatches=2", "trainer.batch.update_epochs=4"]
+    overrides += [
+        f"trainer.gradient_scaling.{key}" for key in ("measure_every=3", "audit_every=5", "warmup_steps=9")
+    ]
+    graphs, figures = trained([*overrides, "trainer.compile=cudagraphs"], tmp_path / "graphs")
+    assert [work.notice for work in graphs._compiling] == [None, None]
+    assert graphs.summary(None)["compile_seconds"] > 0.0
+    eager, expected = trained(overrides, tmp_path / "eager")
+    assert eager._compiling == []
+    assert figures == expected
+    assert torch.equal(graphs.update.flat.vector, eager.update.flat.vector)
+    mine, theirs = graphs.state_dict(), eager.state_dict()
+    for part in ("collector", "update"):
+        for one, other in zip(tree_leaves(mine[part]), tree_leaves(theirs[part]), strict=True):
+            assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+
+
+class CountingStage:
+    """A loss stage whose weight depends on how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def losses(self, state: LossState) -> LossState:
+        self.asked += 1
+        return state
+
+
+class WithoutTurn:
+    def __init__(self) -> None:
+        self.scaling = GradientScaling()
+
+    def gradients(self, sides: Sides) -> WeightResult:
+        return self.scaling.gradients(sides)
+
+
+@pytest.mark.parametrize(
+    ("stage", "moment", "reason"),
+    [(CountingStage, "value_clipping", "CountingStage.asked"), (WithoutTurn, "gradient_scaling", "turn()")],
+)
+def test_a_stage_that_cannot_be_recorded_is_named(
+    taped: None, stage: type, moment: str, reason: str, toy: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = toy("trainer.compile=cudagraphs")
+    section = config.trainer.sections[moment].model_copy(
+        update={"target": f"{__name__}.{stage.__name__}", "keywords": {}}
+    )
+    sections = {**config.trainer.sections, moment: section}
+    config = config.model_copy(update={"trainer": config.trainer.model_copy(update={"sections": sections})})
+    trainer = build(config, tmp_path)
+    for _ in range(3):
+        trainer.iterate()
+    assert reason in trainer.update.compiling.notice
+    assert trainer.collector.compiling.notice is None
+
+
+def test_on_the_cpu_the_run_goes_on_and_says_why(
+    toy: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = build(toy("trainer.compile=cudagraphs"), tmp_path / "graphs")
+    assert trainer.train()["status"] == "finished"
+    out = capsys.readouterr().out
+    assert "WARNING: trainer.compile = cudagraphs: the update: not compiled" in " ".join(out.split())
+    assert "CUDA graphs need cuda" in " ".join(out.split())
+    eager = build(toy(), tmp_path / "eager")
+    eager.train()
+    assert torch.equal(trainer.update.flat.vector, eager.update.flat.vector)
+
+
+def test_several_processes_stand_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.distributed.world_size", lambda: 2)
+    assert obstacle(torch.device("cuda")) == "there are several processes"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("env", [*ENVS, "goal"])
+def test_on_cuda_graphs_teach_the_same(env: str, tmp_path: Path) -> None:
+    overrides = [f"env={env}", *SMALL[:2], "device=cuda", "trainer.batch.num_minibatches=2"]
+    graphs, figures = trained([*overrides, "trainer.compile=cudagraphs"], tmp_path / "graphs")
+    assert [work.notice for work in graphs._compiling] == [None, None]
+    eager, expected = trained(overrides, tmp_path / "eager")
+    torch.testing.assert_close(graphs.update.flat.vector, eager.update.flat.vector, rtol=1e-3, atol=1e-4)
+    assert figures[-1].keys() == expected[-1].keys()

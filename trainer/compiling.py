@@ -1,0 +1,39 @@
+"""What `trainer.compile` has achieved, for the terminal and the summary."""
+
+from __future__ import annotations
+
+
+class Compiling:
+    """Of one piece of work: how long it took, or why it is not done (any more).
+
+    Args:
+        setting: of `trainer.compile`.
+        what: is compiled.
+    """
+
+    def __init__(self, setting: str, what: str) -> None:
+        self._setting, self._what = setting, what
+        self.seconds = 0.0
+        """What it has taken so far."""
+        self.notice: str | None = None
+        """Why it is not done any more; None: nothing is wrong."""
+        self._told: tuple[float, str | None] = (0.0, None)
+
+    def took(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def fail(self, error: Exception) -> None:
+        lines = str(error).strip().splitlines()
+        self.notice = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+    def news(self) -> str | None:
+        """A line for the terminal if something has changed since the last call."""
+        told, self._told = self._told, (self.seconds, self.notice)
+        if told == self._told:
+            return None
+        if self.notice is not None:
+            return (
+                f"WARNING: trainer.compile = {self._setting}: {self._what}: not compiled (any more): "
+                f"{self.notice}"
+            )
+        return f"compiled {self._what} in {self.seconds:.1f} s"
