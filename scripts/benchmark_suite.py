@@ -14,19 +14,17 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from scripts.benchmark_tasks import TASKS, Published, Task
-from scripts.experiments import Arm, Failure, Job, integers, names, plan, study
+from scripts.benchmark_tasks import TASKS, Published, Task, chosen, jobs_of, tasks_named
+from scripts.experiments import Failure, Job, integers, study
 from scripts.intervals import Floats, bootstrap, interquartile_mean
 from scripts.parallel import run
 from scripts.report import failed, provenance, shown, spans
 from scripts.results import Result, load, write_csv
-from trainer.compose import compose
 
 ARMS = {"adaptive": "preset=balanced", "fixed": "preset=debug"}
 NOTES = "benchmarks-notes.md"
@@ -48,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts.benchmark_suite", *(arguments or sys.argv[1:])])
     failures: list[Failure] = []
-    jobs = _jobs(options.tasks, options.arms, options.seeds, options.out)
+    arms = {name: [ARMS[name]] for name in options.arms}
+    jobs = jobs_of(options.tasks, arms, options.seeds, options.out)
     if not options.report_only:
         failures = run(jobs, options.jobs)
     found = [(job, load(job.folder, job.arm.name, job.env)) for job in jobs]
@@ -59,18 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report(options.report, options.tasks, results, [job for job, r in found if r is None], failures, command)
     print(f"report: {options.report}")
     return 1 if failures else 0
-
-
-def _jobs(tasks: Sequence[Task], chosen: Sequence[str], seeds: Sequence[int], out: Path) -> list[Job]:
-    """Seed by seed, so that a suite that is stopped early has something of every task and of both arms."""
-    jobs = []
-    for task in tasks:
-        arms = [Arm(name, (*task.overrides, ARMS[name])) for name in chosen]
-        steps = compose([f"env={task.env}", *task.overrides]).trainer.total_env_steps
-        for job in plan(arms, [task.env], seeds, steps, out):
-            folder = (out / task.name / job.arm.name / f"s{job.seed}").resolve()
-            jobs.append(replace(job, env=task.name, folder=folder))
-    return sorted(jobs, key=lambda job: job.seed)
 
 
 def report(
@@ -182,19 +169,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tasks(text: str) -> list[Task]:
-    known = {task.name: task for task in TASKS}
-    return [known[name] for name in _chosen(text, known, "task")]
+    return tasks_named(text, TASKS)
 
 
 def _arms(text: str) -> list[str]:
-    return _chosen(text, ARMS, "arm")
-
-
-def _chosen(text: str, known: Collection[str], kind: str) -> list[str]:
-    if unknown := [name for name in names(text) if name not in known]:
-        there = ", ".join(known)
-        raise argparse.ArgumentTypeError(f"no such {kind}: {', '.join(unknown)}; there are {there}")
-    return list(dict.fromkeys(names(text)))
+    return chosen(text, ARMS, "arm")
 
 
 if __name__ == "__main__":

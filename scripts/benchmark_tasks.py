@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
+
+from scripts.experiments import Arm, Job, names, plan
+from trainer.compose import compose
 
 Measure = Literal["success_rate", "return_mean"]
 
@@ -67,3 +73,36 @@ TASKS = (
     *_hard_move(10, 0.05, Published(0.82, HYAR)),
 )
 """The cheapest first."""
+
+
+def jobs_of(
+    tasks: Sequence[Task],
+    arms: Mapping[str, Sequence[str]],
+    seeds: Sequence[int],
+    out: Path,
+    share: float = 1.0,
+) -> list[Job]:
+    """Every task with every arm's overrides, for `share` of its steps; seed by seed, so that a study that is
+    stopped early has something of all."""
+    jobs = []
+    for task in tasks:
+        steps = compose([f"env={task.env}", *task.overrides]).trainer.total_env_steps
+        variants = [Arm(name, (*task.overrides, *overrides)) for name, overrides in arms.items()]
+        for job in plan(variants, [task.env], seeds, round(share * steps), out):
+            folder = (out / task.name / job.arm.name / f"s{job.seed}").resolve()
+            jobs.append(replace(job, env=task.name, folder=folder))
+    return sorted(jobs, key=lambda job: job.seed)
+
+
+def tasks_named(text: str, allowed: Sequence[Task] = TASKS) -> list[Task]:
+    """`a,b` of a command line. Raises `argparse.ArgumentTypeError`."""
+    known = {task.name: task for task in allowed}
+    return [known[name] for name in chosen(text, known, "task")]
+
+
+def chosen(text: str, known: Collection[str], kind: str) -> list[str]:
+    """The names in `a,b`, each once. Raises `argparse.ArgumentTypeError` for one that is not known."""
+    if unknown := [name for name in names(text) if name not in known]:
+        there = ", ".join(known)
+        raise argparse.ArgumentTypeError(f"no such {kind}: {', '.join(unknown)}; there are {there}")
+    return list(dict.fromkeys(names(text)))

@@ -50,7 +50,7 @@ def bootstrap(
     random = np.random.default_rng(seed)
     drawn = np.concatenate([_resample(stratum, resamples, random) for stratum in strata], axis=1)
     value = float(statistic(np.concatenate(list(strata))))
-    return _interval(value, statistic(drawn), confidence)
+    return interval(value, statistic(drawn), confidence)
 
 
 def probability_of_improvement(
@@ -72,7 +72,7 @@ def probability_of_improvement(
         _wins(_resample(x, resamples, random), _resample(y, resamples, random))
         for x, y in zip(ours, theirs, strict=True)
     ]
-    return _interval(float(np.mean(values)), np.mean(drawn, axis=0), confidence)
+    return interval(float(np.mean(values)), np.mean(drawn, axis=0), confidence)
 
 
 def area_under_curve(steps: Floats, scores: Floats) -> float:
@@ -94,6 +94,13 @@ def steps_to(threshold: float, steps: Floats, scores: Floats) -> float:
     return float(steps[last - 1] + part * (steps[last] - steps[last - 1]))
 
 
+def interval(value: float, drawn: Floats, confidence: float = CONFIDENCE) -> Interval:
+    """`value` between the percentiles of the resampled `drawn` `[resamples]`."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(value, float(low), float(high))
+
+
 def _resample(values: Floats, resamples: int, random: np.random.Generator) -> Floats:
     """`[resamples, n]`: as many values as there are, drawn with replacement."""
     return values[random.integers(len(values), size=(resamples, len(values)))]
@@ -103,9 +110,3 @@ def _wins(ours: Floats, theirs: Floats) -> Floats:
     """The fraction of pairs that ours win, `[..., n]` and `[..., m]` to `[...]`."""
     difference = ours[..., :, None] - theirs[..., None, :]
     return np.asarray(((np.sign(difference) + 1) / 2).mean((-2, -1)))
-
-
-def _interval(value: float, drawn: Floats, confidence: float) -> Interval:
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
