@@ -32,7 +32,7 @@ from trainer.config_errors import ConfigError
 FACTORS = (0.03, 1.0, 30.0, 1000.0)
 BASE_WEIGHTS = (0.5, 0.7, 0.9, 0.99)
 """Of the discrete side; 0.7 is the default, and the same cell as a factor of 1."""
-RATES = (0.03, 0.1, 0.3, 1.0)
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Learning rates that SGD is tuned over, at factor 1."""
 TUNING_SEEDS = (101, 102)
 WEIGHTS = ("fixed", "adaptive")
