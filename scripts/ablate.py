@@ -202,13 +202,29 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_arguments(parser)
-    parser.add_argument("--seeds", type=integers, default=integers("1-10"), help="to choose on, as 1-10")
+    parser.add_argument(
+        "--seeds", type=integers, default=integers("1-10"), help="to choose on, as 1-10 (default: 1-10)"
+    )
     parser.add_argument("--confirm-seeds", type=integers, default=[], help="to confirm on, as 11-20")
-    parser.add_argument("--confirm", type=int, default=CONFIRMED, help="arms to confirm, besides the default")
+    parser.add_argument(
+        "--confirm",
+        type=int,
+        default=CONFIRMED,
+        help="arms to confirm, besides the default (default: %(default)s)",
+    )
     parser.add_argument("--arms", type=_arms, default=ARMS, help="some arms, as a,b (default: all)")
-    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="score of `steps to`")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of the runs")
-    parser.add_argument("--report", type=Path, default=Path("docs/results/ablation.md"), help="Markdown file")
+    parser.add_argument(
+        "--threshold", type=float, default=THRESHOLD, help="score of `steps to` (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/ablation"), help="folder of the runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        default=Path("docs/results/ablation.md"),
+        help="Markdown file (default: %(default)s)",
+    )
     parser.epilog = "arms:\n" + "\n".join(f"  {arm.name:28} {arm.change}" for arm in ARMS)
     return parser
 

@@ -157,10 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tasks", type=_tasks, default=TASKS, help="some of them, as a,b (default: all)")
     parser.add_argument("--arms", type=_arms, default=tuple(ARMS), help="adaptive,fixed (default) or one")
-    parser.add_argument("--seeds", type=integers, default=integers("1-5"), help="as 1-5,7")
+    parser.add_argument("--seeds", type=integers, default=integers("1-5"), help="as 1-5,7 (default: 1-5)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of the runs")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/benchmarks"), help="folder of the runs (default: %(default)s)"
+    )
     parser.add_argument(
         "--report", type=Path, default=Path("docs/results/benchmarks.md"), help="Markdown file"
     )

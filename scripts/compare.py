@@ -118,8 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("study", nargs="?", choices=["presets"], help="arms that are named already")
     parser.add_argument("--arm", type=parse_arm, action="append", default=[], metavar="NAME=OVERRIDE,…")
     add_arguments(parser)
-    parser.add_argument("--seeds", type=integers, default=integers("1-5"), help="as 1-5,7")
-    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="score of `steps to`")
+    parser.add_argument("--seeds", type=integers, default=integers("1-5"), help="as 1-5,7 (default: 1-5)")
+    parser.add_argument(
+        "--threshold", type=float, default=THRESHOLD, help="score of `steps to` (default: %(default)s)"
+    )
     parser.add_argument(
         "--out", type=Path, help="folder of the runs (default: runs/presets or runs/comparison)"
     )

@@ -73,9 +73,11 @@ class Failure:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every study has."""
-    parser.add_argument("--env", type=names, default=["topology_spawn"], help="environments, as a,b")
-    parser.add_argument("--steps", type=int, default=150_000, help="of the environment, for each run")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    known = "environments of conf/env, as a,b (default: topology_spawn)"
+    parser.add_argument("--env", type=environments, default=["topology_spawn"], help=known)
+    steps = "of the environment, for each run (default: 150000)"
+    parser.add_argument("--steps", type=int, default=150_000, help=steps)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default: 2)")
     parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
 
 
@@ -95,6 +97,16 @@ def study(main: Callable[P, int]) -> Callable[P, int]:
             return 130
 
     return guarded
+
+
+def environments(text: str) -> list[str]:
+    """`a,b`, each of which can be composed. Raises `argparse.ArgumentTypeError`, which says what there is."""
+    try:
+        for name in names(text):
+            compose([f"env={name}"])
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return names(text)
 
 
 def names(text: str) -> list[str]:

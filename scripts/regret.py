@@ -133,8 +133,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--share", type=float, default=0.4, help="of each task's steps (default: 0.4)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default: 2)")
     parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
-    parser.add_argument("--out", type=Path, default=Path("runs/regret"), help="folder of the runs")
-    parser.add_argument("--report", type=Path, default=Path("docs/results/regret.md"), help="Markdown file")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/regret"), help="folder of the runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        default=Path("docs/results/regret.md"),
+        help="Markdown file (default: %(default)s)",
+    )
     parser.epilog = f"tasks: {', '.join(task.name for task in HYBRID)}"
     return parser
 

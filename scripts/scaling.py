@@ -26,7 +26,7 @@ from scripts import plots
 from scripts.experiments import Arm, Failure, add_arguments, integers, names, plan, study
 from scripts.parallel import run
 from scripts.results import Result, load, write_csv
-from scripts.scaling_report import picture, text
+from scripts.scaling_report import headline, picture, text
 from trainer.config_errors import ConfigError
 
 FACTORS = (0.03, 1.0, 30.0, 1000.0)
@@ -111,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     path: Path = options.report
     plots.save(picture(results), path.with_suffix(""))
+    plots.save(headline(results), path.with_name(f"{path.stem}_headline"))
     write_csv(path.with_suffix(".csv"), results)
     path.write_text(text(command, results, failures, path.stem))
     print(f"report: {path}")
@@ -191,9 +192,16 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(parser)
     every = ",".join(PARTS)
     parser.add_argument("--parts", type=_parts, default=list(PARTS), help=f"of {every} (default: all)")
-    parser.add_argument("--seeds", type=integers, default=integers("1-10"), help="as 1-10")
-    parser.add_argument("--out", type=Path, default=Path("runs/scaling"), help="folder of the runs")
-    parser.add_argument("--report", type=Path, default=Path("docs/results/scaling.md"), help="Markdown file")
+    parser.add_argument("--seeds", type=integers, default=integers("1-10"), help="as 1-10 (default: 1-10)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/scaling"), help="folder of the runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        default=Path("docs/results/scaling.md"),
+        help="Markdown file (default: %(default)s)",
+    )
     return parser
 
 

@@ -148,6 +148,20 @@ def picture(results: Sequence[Result]) -> Figure:
     return figure
 
 
+def headline(results: Sequence[Result]) -> Figure:
+    """The same against the loss's factor alone, with the entropy bonus: a panel for each optimizer."""
+    found = {c: cells for c, cells in arranged(results).items() if c.bonus and not c.own_trunks}
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    panels = figure.subplots(1, max(len(found), 1), sharey=True, squeeze=False)[0]
+    for axis, (condition, cells) in zip(panels, found.items(), strict=False):
+        factors = {f"× {size:g}": runs for (kind, size), runs in cells.items() if kind == "x"}
+        _panel(axis, factors, "discrete loss multiplied by")
+        axis.set_title(condition.title.partition(",")[0], fontsize=10)
+    panels[0].set_ylabel("area under the learning curve")
+    panels[0].legend(fontsize=8)
+    return figure
+
+
 def _panel(axis: Axes, places: Mapping[str, Runs], label: str) -> None:
     for index, (weights, (name, marker, dash, colour)) in enumerate(STYLES.items()):
         found = [

@@ -14,7 +14,7 @@ import torch
 from scripts import scaling
 from scripts.loss_factor import DiscreteLossFactor
 from scripts.results import Result
-from scripts.scaling_report import arranged, picture, text
+from scripts.scaling_report import arranged, headline, picture, text
 from trainer.compose import compose
 from trainer.config_errors import ConfigError
 from trainer.data import Term
@@ -101,3 +101,6 @@ def test_the_report_sets_fixed_beside_adaptive() -> None:
     assert lines.index(row) < next(i for i, line in enumerate(lines) if line.startswith("| base weight 0.9"))
     axes = picture(results).axes
     assert [tick.get_text() for tick in axes[0].get_xticklabels()] == ["× 30"]
+    panels = headline(results).axes
+    assert [axis.get_title() for axis in panels] == ["Adam"]  # the other condition has no bonus
+    assert [list(line.get_ydata()) for line in panels[0].lines[1::2]] == [[0.2], [0.4]]
