@@ -97,11 +97,12 @@ class Graphed(Generic[Result]):
                 return self._function(*inputs)
             self.compiling.took(time.perf_counter() - began)
         graph = self._graphs[key]
+        try:
+            _put_back(graph.slots)  # somebody else may have put something there, a checkpoint's state say
+        except ChangeError as error:
+            self.compiling.fail(error)
+            return self._function(*inputs)
         _write(zip(_tensors(graph.inputs), _tensors(inputs), strict=True))
-        for slot in graph.slots:  # somebody else may have put something there, a checkpoint's state say
-            if slot.now is not slot.value:
-                _write(zip(_tensors(slot.value), _tensors(slot.now), strict=True))
-                setattr(slot.owner, slot.name, slot.value)
         graph.replay()
         return graph.result
 

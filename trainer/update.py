@@ -81,7 +81,7 @@ class Update:
         self._gradient_stage = pipeline.gradients if both else None
         if settings.compile == "cudagraphs":
             why = obstacle(device) or self._no_turn()
-            self._graphs = Graphed("the update", self._learn, pipeline.stages.values(), why)
+            self._graphs = Graphed("the update", self._learn, pipeline.of_updates, why)
         self._used = self._base.clone()
         """`[2]`: the weights of the previous update."""
         self._skipped_in_a_row = torch.zeros((), device=device)

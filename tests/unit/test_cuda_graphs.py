@@ -151,6 +151,17 @@ def test_what_somebody_puts_there_between_two_replays_counts(taped: None) -> Non
         assert torch.equal(graphed(None, torch.ones(2)), eager.add(torch.ones(2))), i
 
 
+def test_what_somebody_puts_there_must_fit(taped: None) -> None:
+    eager, keeper = Keeper(), Keeper()
+    graphed = Graphed("adding", keeper.add, [keeper], None)
+    for i in range(6):
+        if i == 4:
+            for one in (eager, keeper):
+                one.total = torch.zeros(1)  # broadcasts, so that a copy would hide it
+        assert torch.equal(graphed(None, torch.ones(2)), eager.add(torch.ones(2))), i
+    assert "Keeper.total" in graphed.compiling.notice
+
+
 class Counting(Keeper):
     def __init__(self) -> None:
         super().__init__()

@@ -93,6 +93,8 @@ class Pipeline:
         self.advantages = next((s for s in stages.values() if isinstance(s, AdvantageStage)), None)
         self._losses = [s for s in stages.values() if isinstance(s, LossStage)]
         self.gradients = next((s for s in stages.values() if isinstance(s, GradientStage)), None)
+        self.of_updates = [s for s in stages.values() if isinstance(s, LossStage | GradientStage)]
+        """Those that act in every minibatch."""
 
     def losses(self, state: LossState) -> LossState:
         for stage in self._losses:
