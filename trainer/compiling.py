@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from trainer import distributed
+
 
 class Compiling:
     """Of one piece of work: how long it took, or why it is not done (any more).
@@ -9,13 +11,14 @@ class Compiling:
     Args:
         setting: of `trainer.compile`.
         what: is compiled.
+        notice: why it is not done, where that is known beforehand.
     """
 
-    def __init__(self, setting: str, what: str) -> None:
+    def __init__(self, setting: str, what: str, notice: str | None = None) -> None:
         self._setting, self._what = setting, what
         self.seconds = 0.0
         """What it has taken so far."""
-        self.notice: str | None = None
+        self.notice = notice
         """Why it is not done any more; None: nothing is wrong."""
         self._told: tuple[float, str | None] = (0.0, None)
 
@@ -37,3 +40,8 @@ class Compiling:
                 f"{self.notice}"
             )
         return f"compiled {self._what} in {self.seconds:.1f} s"
+
+
+def several_processes() -> str | None:
+    """The reason for which nothing is compiled where there are several: their collective operations."""
+    return "there are several processes" if distributed.world_size() > 1 else None

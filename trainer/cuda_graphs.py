@@ -21,8 +21,7 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
-from trainer import distributed
-from trainer.compiling import Compiling
+from trainer.compiling import Compiling, several_processes
 
 Result = TypeVar("Result")
 Replay = Callable[[], None]
@@ -54,7 +53,7 @@ class Slot(NamedTuple):
 
 class _Graph(NamedTuple, Generic[Result]):
     replay: Replay
-    inputs: Sequence[Any]
+    inputs: Sequence[Tensor]
     slots: Sequence[Slot]
     result: Result
 
@@ -75,8 +74,7 @@ class Graphed(Generic[Result]):
     def __init__(
         self, what: str, function: Callable[..., Result], owners: Iterable[object], obstacle: str | None
     ) -> None:
-        self.compiling = Compiling("cudagraphs", what)
-        self.compiling.notice = obstacle
+        self.compiling = Compiling("cudagraphs", what, obstacle)
         self._function = function
         self._owners = list(owners)
         self._calls: dict[Hashable, int] = {}
@@ -102,13 +100,13 @@ class Graphed(Generic[Result]):
         except ChangeError as error:
             self.compiling.fail(error)
             return self._function(*inputs)
-        _write(zip(_tensors(graph.inputs), _tensors(inputs), strict=True))
+        _write(zip(graph.inputs, _tensors(inputs), strict=True))
         graph.replay()
         return graph.result
 
     def _recorded(self, inputs: Sequence[Any]) -> _Graph[Result]:
         own = _copied(inputs)
-        slots = [Slot(*found) for found in _attributes(self._owners, set())]
+        slots = list(_slots(self._owners, set()))
 
         def once() -> Result:
             result = self._function(*own)
@@ -122,14 +120,14 @@ class Graphed(Generic[Result]):
                 if slot.now is not slot.value:
                     setattr(slot.owner, slot.name, slot.value)
             raise
-        return _Graph(replay, own, [slot for slot in slots if _tensors(slot.value)], result)
+        return _Graph(replay, _tensors(own), [slot for slot in slots if _tensors(slot.value)], result)
 
 
 def obstacle(device: torch.device) -> str | None:
     """What stands in the way of graphs on `device`, in words."""
     if device.type != "cuda":
         return f"the run is on the device {device}, and CUDA graphs need cuda"
-    return "there are several processes" if distributed.world_size() > 1 else None
+    return several_processes()
 
 
 def record(function: Callable[[], Result]) -> tuple[Result, Replay]:
@@ -140,15 +138,15 @@ def record(function: Callable[[], Result]) -> tuple[Result, Replay]:
     return result, graph.replay
 
 
-def _attributes(owners: Iterable[object], seen: set[int]) -> Iterator[tuple[object, str, Any]]:
+def _slots(owners: Iterable[object], seen: set[int]) -> Iterator[Slot]:
     for owner in owners:
         if id(owner) in seen:
             continue
         seen.add(id(owner))
         for name, value in list(vars(owner).items()):
-            yield owner, name, value
+            yield Slot(owner, name, value)
             if hasattr(value, "__dict__") and not callable(value) and not isinstance(value, _OPAQUE):
-                yield from _attributes([value], seen)
+                yield from _slots([value], seen)
 
 
 def _put_back(slots: Sequence[Slot]) -> None:

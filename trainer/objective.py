@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainer import config, distributed
-from trainer.compiling import Compiling
+from trainer import config
+from trainer.compiling import Compiling, several_processes
 from trainer.data import Metric, Metrics, Minibatch, Term
 from trainer.policy.actor_critic import ActorCritic, Heads
 from trainer.stages.pipeline import Pipeline
@@ -89,9 +89,7 @@ class CompiledObjective:
         torch._functorch.config.donated_buffer = False
         self._compiled = torch.compile(objective.__call__, fullgraph=True, dynamic=False)
         self._tried = False
-        self.compiling = Compiling("default", "the losses")
-        if distributed.world_size() > 1:
-            self.compiling.notice = "there are several processes"
+        self.compiling = Compiling("default", "the losses", several_processes())
 
     def __call__(
         self, leaves: Heads, batch: Minibatch, progress: Tensor, side_scale: tuple[Tensor, Tensor]

@@ -92,7 +92,7 @@ class Collector:
         if mask is not None:
             rollout.action_mask = mask.new_zeros(len(rollout.rewards), *mask.shape)
         zeros = torch.zeros(env.num_envs, device=env.device)
-        self._now = Standing(observation, mask, zeros, zeros)
+        self._now = Standing(observation, mask, zeros, zeros.clone())
         why = obstacle(env.device)
         self._graphs = Graphed("the rollout", self._run, [self._now, env], why) if graphs else None
 

@@ -116,14 +116,15 @@ class Update:
         """One iteration's learning. `progress` is the fraction of the run that is done, 0 to 1."""
         done = torch.tensor(progress, device=self.flat.vector.device)
         samples = self.prepare(rollout, log)
-        settings = self.settings.batch
+        settings, limit = self.settings.batch, self.settings.target_kl
         size = len(samples.advantages) // settings.num_minibatches
         for _ in range(settings.update_epochs):
             divergence = []
             order = torch.randperm(len(samples.advantages), generator=self.generator, device=done.device)
             for batch in _split(_take(samples, order), size):
-                divergence.append(self._minibatch(batch, done, log))
-            limit = self.settings.target_kl
+                kl = self._minibatch(batch, done, log)
+                if limit is not None:
+                    divergence.append(kl.clone())  # a graph writes over its own the next time
             if limit is not None and float(distributed.mean(torch.stack(divergence).mean())) > limit:
                 break
         if self.policy.normalizer is not None:
@@ -210,15 +211,15 @@ class Update:
 
     def _minibatch(self, batch: Minibatch, progress: Tensor, log: MetricLog) -> Tensor:
         """One optimizer step; returns the joint KL divergence."""
-        if self._graphs is None or self._graphs.compiling.notice is not None:
+        if self._graphs is None:
             done = self._learn(batch, progress)
         else:
             turn = getattr(self._gradient_stage, "turn", None)
-            done = self._graphs(None if turn is None else turn(self.updates), batch, progress)
+            done = self._graphs(turn and turn(self.updates), batch, progress)
         self.updates += 1
         log.add(done.metrics)
         self.bad.note(self.updates, done.look, done.gradient, self._skipped_in_a_row)
-        return done.kl.clone()  # a graph writes over its own the next time
+        return done.kl
 
     def _learn(self, batch: Minibatch, progress: Tensor) -> Learned:
         """All that the device does for one optimizer step."""

@@ -247,6 +247,20 @@ def test_a_run_of_graphs_is_the_run_without(taped: None, env: str, tmp_path: Pat
             assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
 
 
+def test_epochs_end_early_where_they_do_without_graphs(taped: None, tmp_path: Path) -> None:
+    """A divergence that the next replay wrote over would end them elsewhere."""
+    overrides = ["env=moving", *SMALL, "trainer.batch.num_minibatches=4", "trainer.batch.update_epochs=4"]
+    overrides += [
+        "optimizer.learning_rate=0.01",
+        "trainer.target_kl=0.01",
+        "trainer.gradient_scaling.measure_every=3",
+    ]
+    graphs, figures = trained([*overrides, "trainer.compile=cudagraphs"], tmp_path / "graphs")
+    eager, expected = trained(overrides, tmp_path / "eager")
+    assert graphs.update.updates == eager.update.updates < ITERATIONS * 16
+    assert figures == expected
+
+
 class CountingStage:
     """A loss stage whose weight depends on how often it was asked."""
 
