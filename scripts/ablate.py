@@ -21,8 +21,10 @@ from scripts.experiments import (
     Failure,
     Job,
     add_arguments,
+    add_environments,
+    add_places,
+    chosen,
     integers,
-    names,
     plan,
     study,
     without_repetition,
@@ -201,39 +203,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser)
-    parser.add_argument(
-        "--seeds", type=integers, default=integers("1-10"), help="to choose on, as 1-10 (default: 1-10)"
-    )
+    add_arguments(parser, seeds="1-10")
+    add_environments(parser)
+    add_places(parser, "runs/ablation", "docs/results/ablation.md")
     parser.add_argument("--confirm-seeds", type=integers, default=[], help="to confirm on, as 11-20")
     parser.add_argument(
-        "--confirm",
-        type=int,
-        default=CONFIRMED,
-        help="arms to confirm, besides the default (default: %(default)s)",
+        "--confirm", type=int, default=CONFIRMED, help=f"arms to confirm besides the default ({CONFIRMED})"
     )
     parser.add_argument("--arms", type=_arms, default=ARMS, help="some arms, as a,b (default: all)")
-    parser.add_argument(
-        "--threshold", type=float, default=THRESHOLD, help="score of `steps to` (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/ablation"), help="folder of the runs (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--report",
-        type=Path,
-        default=Path("docs/results/ablation.md"),
-        help="Markdown file (default: %(default)s)",
-    )
+    parser.add_argument("--threshold", type=float, default=THRESHOLD, help=f"of `steps to` ({THRESHOLD:g})")
     parser.epilog = "arms:\n" + "\n".join(f"  {arm.name:28} {arm.change}" for arm in ARMS)
     return parser
 
 
 def _arms(text: str) -> list[Arm]:
     known = {arm.name: arm for arm in ARMS}
-    if unknown := [name for name in names(text) if name not in known]:
-        raise argparse.ArgumentTypeError(f"no such arm: {', '.join(unknown)}; there are {', '.join(known)}")
-    return [known[name] for name in dict.fromkeys([BASELINE, *names(text)])]
+    return [known[name] for name in dict.fromkeys([BASELINE, *chosen(text, known, "arm")])]
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.benchmark_tasks import TASKS, Published, Task, chosen, jobs_of, tasks_named
-from scripts.experiments import Failure, Job, integers, study
+from scripts.benchmark_tasks import TASKS, Published, Task, jobs_of, tasks_named
+from scripts.experiments import Failure, Job, add_arguments, add_places, chosen, study
 from scripts.intervals import Floats, bootstrap, interquartile_mean
 from scripts.parallel import run
-from scripts.report import failed, provenance, shown, spans
+from scripts.report import failed, provenance, shown, spans, table
 from scripts.results import Result, load, write_csv
 
 ARMS = {"adaptive": "preset=balanced", "fixed": "preset=debug"}
@@ -70,9 +70,9 @@ def report(
 ) -> None:
     """Markdown at `path`, the raw numbers beside it."""
     text = f"# The field's benchmarks\n\n{provenance(command, results)}\n{LEGEND}\n"
-    text += _table(_comparison(tasks, results))
+    text += table(_comparison(tasks, results))
     text += f"\nWhat was tried on the way, what failed, and why: [{NOTES}]({NOTES}).\n"
-    text += f"\n## Every task and arm\n\n{_table(_details(tasks, results))}"
+    text += f"\n## Every task and arm\n\n{table(_details(tasks, results))}"
     text += _missing(missing)
     write_csv(path.with_suffix(".csv"), results)
     text += f"\nEvery run: [{path.stem}.csv]({path.stem}.csv)\n{failed(failures)}"
@@ -146,26 +146,14 @@ def _missing(jobs: Sequence[Job]) -> str:
     return f"\n## Missing\n\nNot trained to the end yet:\n\n{lines}" if lines else ""
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *body))
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_arguments(parser, seeds="1-5")
+    add_places(parser, "runs/benchmarks", "docs/results/benchmarks.md")
     parser.add_argument("--tasks", type=_tasks, default=TASKS, help="some of them, as a,b (default: all)")
     parser.add_argument("--arms", type=_arms, default=tuple(ARMS), help="adaptive,fixed (default) or one")
-    parser.add_argument("--seeds", type=integers, default=integers("1-5"), help="as 1-5,7 (default: 1-5)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/benchmarks"), help="folder of the runs (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--report", type=Path, default=Path("docs/results/benchmarks.md"), help="Markdown file"
-    )
     parser.epilog = "tasks:\n" + "\n".join(f"  {task.name:24} {' '.join(task.overrides)}" for task in TASKS)
     return parser
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from scripts.experiments import Arm, Job, names, plan
+from scripts.experiments import Arm, Job, chosen, plan
 from trainer.compose import compose
 
 Measure = Literal["success_rate", "return_mean"]
@@ -94,15 +93,7 @@ def jobs_of(
     return sorted(jobs, key=lambda job: job.seed)
 
 
-def tasks_named(text: str, allowed: Sequence[Task] = TASKS) -> list[Task]:
+def tasks_named(text: str, allowed: Sequence[Task]) -> list[Task]:
     """`a,b` of a command line. Raises `argparse.ArgumentTypeError`."""
     known = {task.name: task for task in allowed}
     return [known[name] for name in chosen(text, known, "task")]
-
-
-def chosen(text: str, known: Collection[str], kind: str) -> list[str]:
-    """The names in `a,b`, each once. Raises `argparse.ArgumentTypeError` for one that is not known."""
-    if unknown := [name for name in names(text) if name not in known]:
-        there = ", ".join(known)
-        raise argparse.ArgumentTypeError(f"no such {kind}: {', '.join(unknown)}; there are {there}")
-    return list(dict.fromkeys(names(text)))

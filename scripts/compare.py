@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts import plots
-from scripts.experiments import Arm, Failure, add_arguments, integers, plan, study
+from scripts.experiments import Arm, Failure, add_arguments, add_environments, plan, study
 from scripts.parallel import run
 from scripts.report import LEGEND, failed, markdown_table, provenance
 from scripts.results import THRESHOLD, Result, load, write_csv
@@ -117,11 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("study", nargs="?", choices=["presets"], help="arms that are named already")
     parser.add_argument("--arm", type=parse_arm, action="append", default=[], metavar="NAME=OVERRIDE,…")
-    add_arguments(parser)
-    parser.add_argument("--seeds", type=integers, default=integers("1-5"), help="as 1-5,7 (default: 1-5)")
-    parser.add_argument(
-        "--threshold", type=float, default=THRESHOLD, help="score of `steps to` (default: %(default)s)"
-    )
+    add_arguments(parser, seeds="1-5")
+    add_environments(parser)
+    parser.add_argument("--threshold", type=float, default=THRESHOLD, help=f"of `steps to` ({THRESHOLD:g})")
     parser.add_argument(
         "--out", type=Path, help="folder of the runs (default: runs/presets or runs/comparison)"
     )

@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
@@ -71,14 +71,32 @@ class Failure:
     reason: str
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every study has."""
-    known = "environments of conf/env, as a,b (default: topology_spawn)"
-    parser.add_argument("--env", type=environments, default=["topology_spawn"], help=known)
-    steps = "of the environment, for each run (default: 150000)"
-    parser.add_argument("--steps", type=int, default=150_000, help=steps)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default: 2)")
+_DEFAULT = "(default: %(default)s)"
+
+
+def add_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
+    """The options that every study has. `seeds`: those that are trained by default, as `1-10`."""
+    parser.add_argument("--seeds", type=integers, default=seeds, help=f"as 1-3,7 {_DEFAULT}")
+    parser.add_argument(
+        "--jobs", type=positive, default=2, help=f"runs at a time, one thread each {_DEFAULT}"
+    )
     parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
+
+
+def add_environments(parser: argparse.ArgumentParser) -> None:
+    """The options of a study whose environments are free."""
+    parser.add_argument(
+        "--env", type=environments, default="topology_spawn", help=f"of conf/env, as a,b {_DEFAULT}"
+    )
+    parser.add_argument(
+        "--steps", type=positive, default=150_000, help=f"of the environment, for each run {_DEFAULT}"
+    )
+
+
+def add_places(parser: argparse.ArgumentParser, out: str, report: str) -> None:
+    """The options of a study whose report is one Markdown file."""
+    parser.add_argument("--out", type=Path, default=out, help=f"folder of the runs {_DEFAULT}")
+    parser.add_argument("--report", type=Path, default=report, help=f"Markdown file {_DEFAULT}")
 
 
 def study(main: Callable[P, int]) -> Callable[P, int]:
@@ -107,6 +125,21 @@ def environments(text: str) -> list[str]:
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return names(text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on. Raises `argparse.ArgumentTypeError`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def chosen(text: str, known: Collection[str], kind: str) -> list[str]:
+    """The names in `a,b`, each once. Raises `argparse.ArgumentTypeError` for one that is not known."""
+    if unknown := [name for name in names(text) if name not in known]:
+        there = ", ".join(known)
+        raise argparse.ArgumentTypeError(f"no such {kind}: {', '.join(unknown)}; there are {there}")
+    return list(dict.fromkeys(names(text)))
 
 
 def names(text: str) -> list[str]:

@@ -14,16 +14,15 @@ import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from scripts.benchmark_tasks import TASKS, Task, jobs_of, tasks_named
-from scripts.experiments import Failure, integers, study
+from scripts.experiments import Failure, add_arguments, add_places, study
 from scripts.intervals import RESAMPLES, Floats, interval
 from scripts.parallel import run
-from scripts.report import failed, provenance, shown
-from scripts.results import Result, load, write_csv
+from scripts.report import failed, provenance, shown, table
+from scripts.results import Result, by_arm, load, strata, write_csv
 
 WEIGHTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Of the discrete surrogate; the continuous one has the rest."""
@@ -82,14 +81,10 @@ def complete(results: Sequence[Result], figure: str) -> Scores:
     """The tasks that have runs of every arm."""
     scores: dict[str, dict[str, Floats]] = {}
     for task in dict.fromkeys(result.env for result in results):
-        arms = {arm: _runs(results, task, arm, figure) for arm in ARMS}
-        if all(len(runs) for runs in arms.values()):
-            scores[task] = arms
+        runs = by_arm(results, task)
+        if runs.keys() >= ARMS.keys():
+            scores[task] = {arm: strata(runs[arm], figure, [task])[0] for arm in ARMS}
     return scores
-
-
-def _runs(results: Sequence[Result], task: str, arm: str, figure: str) -> Floats:
-    return np.array([getattr(r, figure) for r in results if (r.env, r.arm) == (task, arm)], dtype=float)
 
 
 def regrets(scores: Scores) -> dict[str, Floats]:
@@ -110,38 +105,35 @@ def _table(scores: Scores) -> str:
         for task, arms in scores.items()
     }
     known, resampled = regrets(scores), regrets(drawn)
-    rows = [["arm", *scores, "mean regret", "largest regret"], ["---"] * (len(scores) + 3)]
+    rows = [["arm", *scores, "mean regret", "largest regret"]]
     for arm in sorted(ARMS, key=lambda a: known[a].mean()):
         cells = [f"{scores[task][arm].mean():.3f}" for task in scores]
         mean, largest = (
             shown(interval(float(f(known[arm])), f(resampled[arm], axis=0))) for f in (np.mean, np.max)
         )
         rows.append([f"**{arm}**" if arm == ADAPTIVE else arm, *cells, mean, largest])
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+    return table(rows)
 
 
 def _tasks(text: str) -> list[Task]:
     return tasks_named(text, HYBRID)
 
 
+def fraction(text: str) -> float:
+    """Above 0 and up to 1. Raises `argparse.ArgumentTypeError`."""
+    if not 0.0 < (share := float(text)) <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} must lie in (0, 1]")
+    return share
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_arguments(parser, seeds="1-3")
+    add_places(parser, "runs/regret", "docs/results/regret.md")
     parser.add_argument("--tasks", type=_tasks, default=HYBRID, help="some of them, as a,b (default: all)")
-    parser.add_argument("--seeds", type=integers, default=integers("1-3"), help="as 1-5,7 (default: 1-3)")
-    parser.add_argument("--share", type=float, default=0.4, help="of each task's steps (default: 0.4)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default: 2)")
-    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/regret"), help="folder of the runs (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--report",
-        type=Path,
-        default=Path("docs/results/regret.md"),
-        help="Markdown file (default: %(default)s)",
-    )
+    parser.add_argument("--share", type=fraction, default=0.4, help="of each task's steps (default: 0.4)")
     parser.epilog = f"tasks: {', '.join(task.name for task in HYBRID)}"
     return parser
 

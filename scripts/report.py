@@ -57,8 +57,13 @@ def markdown_table(
                 row.append(shown(probability_of_improvement(strata(runs, figure, envs), theirs), 2))
         row.append(_balance(runs))
         rows.append(row)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+    return table([head, *rows])
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown; the first row is the head."""
+    head, *body = rows
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *body))
 
 
 def shown(interval: Interval, digits: int = 3) -> str:

@@ -23,7 +23,16 @@ from typing import NamedTuple
 import numpy as np
 
 from scripts import plots
-from scripts.experiments import Arm, Failure, add_arguments, integers, names, plan, study
+from scripts.experiments import (
+    Arm,
+    Failure,
+    add_arguments,
+    add_environments,
+    add_places,
+    chosen,
+    plan,
+    study,
+)
 from scripts.parallel import run
 from scripts.results import Result, load, write_csv
 from scripts.scaling_report import headline, picture, text
@@ -179,29 +188,19 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Failure]]] = {
 }
 
 
-def _parts(given: str) -> list[str]:
-    if unknown := [name for name in names(given) if name not in PARTS]:
-        raise argparse.ArgumentTypeError(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    return names(given)
+def _parts(text: str) -> list[str]:
+    return chosen(text, PARTS, "part")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser)
+    add_arguments(parser, seeds="1-10")
+    add_environments(parser)
+    add_places(parser, "runs/scaling", "docs/results/scaling.md")
     every = ",".join(PARTS)
-    parser.add_argument("--parts", type=_parts, default=list(PARTS), help=f"of {every} (default: all)")
-    parser.add_argument("--seeds", type=integers, default=integers("1-10"), help="as 1-10 (default: 1-10)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/scaling"), help="folder of the runs (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--report",
-        type=Path,
-        default=Path("docs/results/scaling.md"),
-        help="Markdown file (default: %(default)s)",
-    )
+    parser.add_argument("--parts", type=_parts, default=every, help="some of them (default: %(default)s)")
     return parser
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from scripts.experiments import Failure
 from scripts.intervals import Floats, bootstrap, probability_of_improvement
-from scripts.report import failed, provenance, shown
+from scripts.report import failed, provenance, shown, table
 from scripts.results import Result
 
 _ARM = re.compile(
@@ -87,7 +87,7 @@ def _table(cells: Cells) -> str:
     head = ["what is wrong", "runs", "area, fixed", "area, adaptive", "P(adaptive > fixed)"]
     head += ["final, fixed", "final, adaptive", *(["final, control"] if with_control else [])]
     head += ["correct", "error", "push"]
-    rows = [head, ["---"] * len(head)]
+    rows = [head]
     for (kind, size), runs in cells.items():
         row = [_wrong(kind, size), " + ".join(str(len(runs.get(w, ()))) for w in ("fixed", "adaptive"))]
         row += [_mean(runs, weights, "area") for weights in ("fixed", "adaptive")]
@@ -97,7 +97,7 @@ def _table(cells: Cells) -> str:
         row += [_change(runs, f, 2, np.median) for f in ("decision_accuracy", "spawn_parameter_error")]
         row.append(_change(runs, "balance_ratio", 2, lambda values: np.exp(np.mean(np.log(values)))))
         rows.append(row)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows) + "\n"
+    return table(rows)
 
 
 def _wrong(kind: str, size: float) -> str:
