@@ -67,7 +67,7 @@ def _remarks(tasks: Result) -> list[str]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(
             column, justify="left" if column in ("task", "arm", "phase") else "right", no_wrap=True
@@ -77,7 +77,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _speed_table(tasks: Result) -> Table:
     title = "Whole loop; floor: bare matrix products = 1.00; ±: half the interquartile range"
-    table = _table(title, "task", "arm", "steps/s", "ms", "of the floor", "against off")
+    table = _table(title, "task", "arm", "steps/s", "ms", "of floor", "against off")
     for name, task in tasks.items():
         for arm, steps in task["steps_per_second"].items():
             fraction, against = _spread(task["fraction_of_floor"][arm]), _spread(task["against_off"][arm])
@@ -108,7 +108,7 @@ def _growth_table(axis: str, points: Result) -> Table:
 
 
 def _milliseconds(task: Result, arm: str) -> str:
-    return f"{1e3 * median(task['seconds'][arm]):.1f}"
+    return f"{1e3 * median(task['seconds'][arm]):.0f}"
 
 
 def _spread(numbers: dict[str, float]) -> str:

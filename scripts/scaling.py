@@ -1,14 +1,16 @@
-"""What balancing buys: fixed against adaptive weights where the discrete loss, or its weight, is wrong.
+r"""What balancing buys: fixed against adaptive weights where the discrete loss, or its weight, is wrong.
 
     python -m scripts.scaling --parts adam,control,trunk --seeds 1-10 --jobs 2
     python -m scripts.scaling --parts sgd --seeds 1-5 --jobs 2
+    python -m scripts.scaling --parts decisive --seeds 1-5 --steps 400000 --out runs/scaling_full \
+        --report docs/results/scaling_full.md
     python -m scripts.scaling --report-only
 
 The discrete loss is multiplied by 0.03, 1, 30 or 1000, or its base weight is 0.5, 0.7, 0.9 or 0.99: with
 fixed and with adaptive weights, with and without the entropy bonus, under Adam and under SGD, whose learning
 rate is tuned once for either kind of weights. `control` holds fixed weights where the adaptive ones ended on
-average, `trunk` gives each side a trunk of its own. Finished runs are not trained again: the same command
-goes on where it was stopped.
+average, `trunk` gives each side a trunk of its own, `decisive` has the wrong losses under Adam alone.
+Finished runs are not trained again: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -147,6 +149,10 @@ def train_adam(options: argparse.Namespace) -> list[Failure]:
     return train(options, [arm(cell, weights) for cell in grid() for weights in WEIGHTS], options.seeds)
 
 
+def train_decisive(options: argparse.Namespace) -> list[Failure]:
+    return train(options, [arm(cell, weights) for cell in CONTROLLED for weights in WEIGHTS], options.seeds)
+
+
 def train_trunks(options: argparse.Namespace) -> list[Failure]:
     return train(options, [arm(cell, weights) for cell in OWN_TRUNKS for weights in WEIGHTS], options.seeds)
 
@@ -181,6 +187,7 @@ def train_sgd(options: argparse.Namespace) -> list[Failure]:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], list[Failure]]] = {
+    "decisive": train_decisive,
     "adam": train_adam,
     "control": train_control,
     "trunk": train_trunks,

@@ -2,7 +2,7 @@
 
 On the synthetic task everything is as `python -m trainer.run env=synthetic` has it (three reward components,
 scaling on, the default `measure_every`), but for the sizes. On a Gymnasium environment it is the adapter's
-default, `env=gymnasium`, with the task's sizes. `reach` has settings of its own, `CARTPOLE`.
+default, `env=gymnasium`, with the task's sizes. `reach` takes the committed experiment.
 """
 
 from __future__ import annotations
@@ -20,22 +20,7 @@ from trainer.compose import compose
 from trainer.monitor.run_log import RunLog
 
 PACKAGES = ("equipoise", "torch", "numpy", "gymnasium")
-CARTPOLE = (
-    "env=gymnasium",
-    "env.id=CartPole-v1",
-    "env.num_envs=8",
-    "device=cpu",
-    "optimizer.learning_rate=2e-3",
-    "trainer.total_env_steps=80_000",
-    "trainer.gamma=0.98",
-    "trainer.gae_lambda=0.9",
-    "trainer.batch.rollout_steps=32",
-    "trainer.batch.update_epochs=10",
-    "trainer.batch.num_minibatches=2",
-    "trainer.entropy_regularization.entropy_coeff_start=0.0",
-    "trainer.entropy_regularization.entropy_coeff_end=0.0",
-    "trainer.gradient_scaling.measure_every=7",
-)
+CARTPOLE = ("env=gymnasium", "experiment=cartpole", "device=cpu")
 ACROSS = 5
 """The default `measure_every`; it must not divide the updates of an iteration."""
 
