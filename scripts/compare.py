@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts import plots
-from scripts.experiments import Arm, Failure, add_arguments, add_environments, plan, study
-from scripts.parallel import run
+from scripts.experiments import Arm, Failure, add_arguments, add_environments, plan, state_of, study
+from scripts.parallel import foreign, run
 from scripts.report import LEGEND, failed, markdown_table, provenance
 from scripts.results import THRESHOLD, Result, load, write_csv
 from trainer.monitor.ranking import Run, ranking
@@ -29,6 +29,14 @@ PRESETS = (
     Arm("debug", ("preset=debug",), "fixed weights 0.7 / 0.3"),
     Arm("balanced", ("preset=balanced",), "adaptive weights"),
 )
+THE_STUDYS = {
+    "seed": "use --seeds",
+    "env": "use --env",
+    "trainer.total_env_steps": "use --steps",
+    "threads": "every run has one",
+    "resume": "the same command goes on with what is unfinished",
+}
+"""Settings that are the same in all arms -> what to use instead."""
 
 
 @study
@@ -44,22 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"two arms have the same name: {', '.join(arm.name for arm in arms)}")
     command = shlex.join(["python", "-m", "scripts.compare", *(arguments or sys.argv[1:])])
     out: Path = options.out or Path("runs") / (options.study or "comparison")
-    failures: list[Failure] = []
-    if not options.report_only:
-        failures = run(plan(arms, options.env, options.seeds, options.steps, out), options.jobs)
-    folders = [
-        (env, arm, seed, out / env / arm.name / f"s{seed}")
-        for env in options.env
-        for arm in arms
-        for seed in options.seeds
-    ]
-    results = [r for env, arm, _, folder in folders if (r := load(folder, arm.name, env)) is not None]
+    jobs = plan(arms, options.env, options.seeds, options.steps, out)
+    failures = foreign(jobs) if options.report_only else run(jobs, options.jobs)
+    ours = [job for job in jobs if state_of(job) != "different"]
+    results = [r for job in ours if (r := load(job.folder, job.arm.name, job.env)) is not None]
     if not results:
         print(f"{out}: no finished runs to report", file=sys.stderr)
         return 1
     folder = options.report or out / "report"
     report(folder, results, arms, failures, command, options.threshold)
-    ranking([Run(arm.name, f"{env} {arm.name} s{seed}", run_dir) for env, arm, seed, run_dir in folders])
+    ranking([Run(job.arm.name, job.name, job.folder) for job in ours])
     print(f"report: {folder / 'report.md'}")
     return 1 if failures else 0
 
@@ -104,6 +106,10 @@ def parse_arm(text: str) -> Arm:
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r}: an arm is name=override,… (name= is the default)")
     overrides = re.findall(r"""(?:[^,\[\]{}"']|\[[^\]]*\]|\{[^}]*\}|"[^"]*"|'[^']*')+""", rest)
+    for override in overrides:
+        if (key := override.lstrip("+").partition("=")[0]) in THE_STUDYS or key.startswith("hydra"):
+            allowed = THE_STUDYS.get(key, "each run's folder is the study's")
+            raise argparse.ArgumentTypeError(f"{key} cannot differ between arms: {allowed}")
     change = " ".join(f"`{override}`" for override in overrides) or "the default"
     try:
         return Arm(name, tuple(overrides), change)

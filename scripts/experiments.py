@@ -18,7 +18,7 @@ from typing import Any, Literal, ParamSpec
 
 import yaml
 
-from trainer.compose import compose
+from trainer.compose import CONFIG_DIR, compose
 from trainer.config import Config
 from trainer.config_errors import ConfigError
 
@@ -37,8 +37,9 @@ class Arm:
     change: str = ""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.-]+", self.name):
-            raise ValueError(f"the arm {self.name!r} names a folder: use letters, digits, '_', '.' and '-'")
+        if not re.fullmatch(r"[\w-][\w.-]*", self.name):
+            allowed = "use letters, digits, '_', '-' and, not in front, '.'"
+            raise ValueError(f"the arm {self.name!r} names a folder: {allowed}")
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,8 @@ def study(main: Callable[P, int]) -> Callable[P, int]:
 
 
 def environments(text: str) -> list[str]:
-    """`a,b`, each of which can be composed. Raises `argparse.ArgumentTypeError`, which says what there is."""
-    try:
-        for name in names(text):
-            compose([f"env={name}"])
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return names(text)
+    """`a,b`, files of conf/env. Raises `argparse.ArgumentTypeError`, which says what there is."""
+    return chosen(text, sorted(path.stem for path in (CONFIG_DIR / "env").glob("*.yaml")), "environment")
 
 
 def positive(text: str) -> int:
@@ -139,6 +135,8 @@ def chosen(text: str, known: Collection[str], kind: str) -> list[str]:
     if unknown := [name for name in names(text) if name not in known]:
         there = ", ".join(known)
         raise argparse.ArgumentTypeError(f"no such {kind}: {', '.join(unknown)}; there are {there}")
+    if not names(text):
+        raise argparse.ArgumentTypeError(f"no {kind} is named; there are {', '.join(known)}")
     return list(dict.fromkeys(names(text)))
 
 
@@ -147,11 +145,16 @@ def names(text: str) -> list[str]:
 
 
 def integers(text: str) -> list[int]:
-    """`1-3,7` as 1, 2, 3, 7."""
+    """`1-3,7` as 1, 2, 3, 7. Raises `argparse.ArgumentTypeError`."""
     found: list[int] = []
     for part in names(text):
-        first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        span = range(int(match[1]), int(match[2] or match[1]) + 1) if match else ()
+        if not span:
+            raise argparse.ArgumentTypeError(f"{part!r} is neither a number nor a span of numbers, as 1-3")
+        found += span
+    if not found:
+        raise argparse.ArgumentTypeError("none are named; wanted are numbers, as 1-3,7")
     return found
 
 

@@ -39,7 +39,7 @@ def run(jobs: Sequence[Job], parallel: int = 2, console: Console | None = None) 
     console = console or Console()
     states = {job.folder: state_of(job) for job in jobs}
     waiting = deque(job for job in jobs if states[job.folder] in ("new", "unfinished"))
-    failures = [Failure(job, _DIFFERENT) for job in jobs if states[job.folder] == "different"]
+    failures = foreign(jobs, console)
     console.print(f"{len(jobs)} runs: {len(jobs) - len(waiting) - len(failures)} done, {len(waiting)} to do")
     with _Crew(len(waiting), console) as crew:
         while waiting or crew.running:
@@ -48,6 +48,18 @@ def run(jobs: Sequence[Job], parallel: int = 2, console: Console | None = None) 
             time.sleep(_POLL_SECONDS)
             crew.collect()
     return failures + crew.failures
+
+
+def foreign(jobs: Sequence[Job], console: Console | None = None) -> list[Failure]:
+    """Jobs whose folder holds something else; says so."""
+    failures = [Failure(job, _DIFFERENT) for job in jobs if state_of(job) == "different"]
+    for failure in failures:
+        _say(console or Console(), f"{failure.job.name}: {failure.job.folder}: {failure.reason}")
+    return failures
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass
@@ -107,9 +119,9 @@ class _Crew:
             self.failures.append(Failure(job, complaint))
         outcome = "failed" if complaint else f"finished, {_score(job)}"
         text = f"[{self.ended}/{self.total}] {job.name}: {outcome}, {seconds:.0f} s"
-        self.console.print(
-            f"{text}  eta {self._eta(self.ended)}", markup=False, highlight=False, soft_wrap=True
-        )
+        _say(self.console, f"{text}  eta {self._eta(self.ended)}")
+        if complaint is not None:
+            _say(self.console, complaint)
 
     def _eta(self, done: float) -> str:
         if done <= 0:

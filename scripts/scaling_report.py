@@ -25,7 +25,8 @@ interval of a bootstrap with 2,000 resamples; *area* is the mean height of the l
 closing evaluation. *P(adaptive > fixed)*: probability that an adaptive run has the larger area (Agarwal et
 al., 2021). *Correct*: decisions as the expert's, *error*: of the parameters, in half ranges; medians, fixed
 → adaptive. *Push*: of the discrete over that of the continuous side per unit of base weight, geometric mean
-over the last quarter, fixed → adaptive.
+over the last quarter, fixed → adaptive. *Skipped*: updates whose gradient was not finite,
+in all runs together, likewise.
 """
 STYLES = {
     "fixed": ("fixed weights", "o", "--", "#d55e00"),
@@ -86,7 +87,7 @@ def _table(cells: Cells) -> str:
     with_control = any("control" in runs for runs in cells.values())
     head = ["what is wrong", "runs", "area, fixed", "area, adaptive", "P(adaptive > fixed)"]
     head += ["final, fixed", "final, adaptive", *(["final, control"] if with_control else [])]
-    head += ["correct", "error", "push"]
+    head += ["correct", "error", "push", "skipped"]
     rows = [head]
     for (kind, size), runs in cells.items():
         row = [_wrong(kind, size), " + ".join(str(len(runs.get(w, ()))) for w in ("fixed", "adaptive"))]
@@ -96,6 +97,8 @@ def _table(cells: Cells) -> str:
         row += [_mean(runs, weights, "final") for weights in chosen]
         row += [_change(runs, f, 2, np.median) for f in ("decision_accuracy", "spawn_parameter_error")]
         row.append(_change(runs, "balance_ratio", 2, lambda values: np.exp(np.mean(np.log(values)))))
+        skipped = (sum(run.skipped for run in runs.get(w, ())) for w in ("fixed", "adaptive"))
+        row.append(" → ".join(f"{number:g}" for number in skipped))
         rows.append(row)
     return table(rows)
 

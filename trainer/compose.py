@@ -7,6 +7,7 @@ it names the nearest right key, and finds all mistakes at once.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,8 @@ def _run_name(*, _root_: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+# With a cache, which Hydra hands on with the configuration: in a job's own process too it is the sweep's.
+OmegaConf.register_new_resolver("sweep_process", os.getpid, use_cache=True, replace=True)
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:

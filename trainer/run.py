@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # torch takes seconds to import: only once there is something to build.
 
+_CHECKPOINTS = "checkpoints"
+"""A run makes this folder first, which claims the folder around it."""
 AFTER_THE_FIRST = 20.0
 """Seconds that other processes keep a configuration error to themselves. `torchrun` ends all processes with
 the first that ends: that must be the one that has said it."""
@@ -145,7 +147,7 @@ def _resume(arguments: Sequence[str], resume: Sequence[str]) -> int:
         print(f"resume: {found.notice}", file=sys.stderr)
     config = resumed(before, others, str(found.path))
     folder = found.path.resolve().parent
-    _train(config, folder.parent if folder.name == "checkpoints" else folder, found.state)
+    _train(config, folder.parent if folder.name == _CHECKPOINTS else folder, found.state)
     return 0
 
 
@@ -206,15 +208,25 @@ def _not_resumed(config: Config) -> Config:
 
 
 def _unused(run_dir: Path) -> Path:
-    if os.environ.get("RANK", "0") == "0" and any(run_dir.iterdir()):
+    """`run_dir`, which is this run's from now on: another that began in the same second is refused."""
+    if os.environ.get("RANK", "0") != "0":
+        return run_dir
+    if any(run_dir.iterdir()):
         known = (run_dir / "config.yaml").exists()
         advice = f"already holds a run; continue it with resume={run_dir}" if known else "is not empty"
         raise ConfigError(f"hydra.run.dir: {run_dir} {advice}")
+    try:
+        (run_dir / _CHECKPOINTS).mkdir()
+    except FileExistsError:
+        raise ConfigError(f"hydra.run.dir: another run has just begun in {run_dir}; start again") from None
     return run_dir
 
 
 def _remove_if_empty(run_dir: Path) -> None:
     """Hydra makes the folder before the configuration is checked."""
+    checkpoints = run_dir / _CHECKPOINTS
+    if checkpoints.exists() and not any(checkpoints.iterdir()):
+        checkpoints.rmdir()
     if run_dir.exists() and run_dir != Path.cwd() and not any(run_dir.iterdir()):
         os.removedirs(os.path.relpath(run_dir))  # its parents too, where nothing else is in them
 

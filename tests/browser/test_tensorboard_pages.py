@@ -44,7 +44,7 @@ CHARTS = """
 return deep(document, 'tf-custom-scalar-multi-line-chart-card, tf-custom-scalar-margin-chart-card').map(
   card => [
     deep(card.shadowRoot, 'tf-card-heading').map(e => e.displayName)[0],
-    deep(card.shadowRoot, 'path').filter(p => (p.getAttribute('d') || '').includes('L')).length,
+    deep(card.shadowRoot, 'path.line').filter(p => (p.getAttribute('d') || '').includes('L')).length,
   ]);
 """
 CELLS = "return deep(document, 'vaadin-grid-cell-content').map(e => e.textContent.trim()).filter(t => t);"

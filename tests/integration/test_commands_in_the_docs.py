@@ -3,6 +3,7 @@ with reduced sizes; of modules that only a sentence names, `--help` is. docs/res
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -103,6 +104,26 @@ def serves_until_interrupted(folder: Path, arguments: list[str]) -> None:
         process.terminate()
         process.wait()
         process.stdout.close()
+
+
+def test_the_tree_of_the_readme_has_every_file_with_the_first_line_of_its_docstring() -> None:
+    shown = (ROOT / "README.md").read_text().partition("Every file in a line")[2].partition("</details>")[0]
+    folders = (
+        "envs",
+        "trainer",
+        "trainer/stages",
+        "trainer/policy",
+        "trainer/monitor",
+        "scripts",
+        "scripts/peers",
+    )
+    expected = ["```"]
+    for folder in folders:
+        expected.append(f"{folder}/")
+        for path in sorted((ROOT / folder).glob("[!_]*.py")):
+            docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+            expected.append(f"  {path.name:26}{docstring.splitlines()[0]}")
+    assert shown.split("\n")[2:-2] == [*expected, "```"]
 
 
 @pytest.mark.parametrize("module", MODULES)

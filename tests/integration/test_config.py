@@ -413,6 +413,15 @@ def test_a_run_folder_that_is_in_use(tmp_path: Path, file: str, expected: str) -
         _unused(tmp_path)
 
 
+def test_of_two_runs_that_begin_in_one_folder_at_once_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(()))  # both looked before either wrote
+    _unused(tmp_path)
+    with pytest.raises(ConfigError, match="another run has just begun in"):
+        _unused(tmp_path)
+
+
 def test_a_run_that_does_not_fit_into_the_memory(tmp_path: Path) -> None:
     config = compose(["trainer.batch.rollout_steps=1000000000", "device=cpu"])  # some 150 TB
     with pytest.raises(ConfigError, match=r"not enough memory.*trainer\.batch\.rollout_steps"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -16,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from scripts import ablate, compare
-from scripts.experiments import Arm, integers, plan, state_of, without_repetition
+from scripts.experiments import Arm, environments, integers, plan, state_of, without_repetition
 from scripts.parallel import run
 from scripts.results import load
 from trainer.config_errors import ConfigError
@@ -103,6 +104,19 @@ def test_a_run_of_another_configuration_is_left_alone_and_named(study: tuple[Pat
     assert (jobs[0].folder / "summary.json").exists()
 
 
+def test_a_report_leaves_out_runs_of_another_configuration_and_says_so(
+    study: tuple[Path, list[str], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _, _ = study
+    where = ["--seeds=1", f"--steps={3 * ITERATION}", f"--out={out}", f"--report={out / 'other'}"]
+    assert compare.main([arm_option("adaptive", "trainer.gamma=0.9"), *where, "--report-only"]) == 1
+    said = capsys.readouterr()
+    assert "topology_spawn adaptive s1: " in said.out
+    assert "another configuration" in said.out
+    assert "no finished runs" in said.err
+    assert not (out / "other").exists()
+
+
 def test_the_learning_curve_is_the_runs_own(
     study: tuple[Path, list[str], int],
 ) -> None:
@@ -155,13 +169,39 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_seeds_and_arms_are_read_as_typed() -> None:
     assert integers("1-3,7,10-11") == [1, 2, 3, 7, 10, 11]
-    arm = compare.parse_arm("a.b=trainer.stages=[x,y],seed=2,env.kwargs={a: 1, b: 2}")
+    arm = compare.parse_arm("a.b=trainer.stages=[x,y],preset=debug,env.kwargs={a: 1, b: 2}")
     assert arm.name == "a.b"
-    assert arm.overrides == ("trainer.stages=[x,y]", "seed=2", "env.kwargs={a: 1, b: 2}")
+    assert arm.overrides == ("trainer.stages=[x,y]", "preset=debug", "env.kwargs={a: 1, b: 2}")
     assert compare.parse_arm("default=").overrides == ()
-    for wrong in ("../up=seed=1", "nothing"):
-        with pytest.raises(Exception, match=r"\.\./up|nothing"):
-            compare.parse_arm(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["3-1", "a", "1-", "-1", ""])
+def test_seeds_that_are_none_are_refused(wrong: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=repr(wrong) if wrong else "none are named"):
+        integers(wrong)
+
+
+@pytest.mark.parametrize(
+    ("arm", "says"),
+    [
+        ("../up=preset=debug", r"\.\./up"),
+        ("..=preset=debug", r"'\.\.'"),
+        ("nothing", "nothing"),
+        ("a=seed=3", "seed cannot differ between arms: use --seeds"),
+        ("a=+env=goal", "use --env"),
+        ("a=trainer.total_env_steps=10", "use --steps"),
+        ("a=hydra.run.dir=x", r"hydra\.run\.dir cannot differ"),
+    ],
+)
+def test_arms_that_are_no_variant_are_refused(arm: str, says: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=says):
+        compare.parse_arm(arm)
+
+
+def test_the_environments_of_gymnasium_can_be_compared_too(tmp_path: Path) -> None:
+    """Which one it is only the arm knows."""
+    (job,) = plan([Arm("a", ("env.id=CartPole-v1",))], environments("gymnasium"), [1], 4096, tmp_path)
+    assert job.config["env"]["id"] == "CartPole-v1"
 
 
 def test_a_misspelt_override_ends_the_study_before_it_starts(tmp_path: Path) -> None:

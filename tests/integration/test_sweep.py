@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,15 @@ def test_an_unforeseen_error_is_shown_whole_and_does_not_end_the_sweep(tmp_path:
     assert "ZeroDivisionError" in result.stderr
     assert "failed: #0 env._target_=broken.Env" in result.stdout
     assert "1/1" in result.stdout
+
+
+def test_sweeps_that_start_together_rank_each_its_own_jobs(tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        ended = list(pool.map(lambda preset: sweep(tmp_path, f"preset={preset}"), ("balanced", "debug")))
+    assert [result.returncode for result in ended] == [0, 0]
+    assert len(list((tmp_path / "sweeps").iterdir())) == 2
+    for result in ended:
+        assert "1/1" in result.stdout.partition("ranking, topology_spawn")[2]
 
 
 def test_jobs_are_named_by_what_not_all_of_them_have() -> None:

@@ -16,6 +16,9 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from tests.conftest import TINY_TOPOLOGY
+from trainer.build import build
+from trainer.compose import compose
 from trainer.monitor import layout
 from trainer.monitor.tensorboard import RANKED_BY, TensorBoardLog, encode_gif
 
@@ -154,7 +157,7 @@ TAGS = {
     "Is exploration collapsing?": [
         "entropy/discrete",
         "entropy/continuous",
-        "entropy/discrete_guard",
+        "entropy/discrete_guard_active",
         "reference/min_entropy_threshold",
         "reference/min_continuous_entropy",
         "entropy/coefficient",
@@ -177,6 +180,22 @@ def test_every_question_has_the_tags_that_answer_it(tmp_path: Path) -> None:
         assert len(unused) <= 2, unused
 
 
+def test_every_chart_finds_something_in_a_run_of_the_default(tmp_path: Path) -> None:
+    config = compose(
+        [*TINY_TOPOLOGY, "trainer.total_env_steps=1024", "trainer.gradient_scaling.warmup_steps=8"]
+    )
+    build(config, tmp_path).train()
+    tags = read(tmp_path).Tags()["scalars"]
+    empty = [
+        chart.title
+        for group in layout.LAYOUT.values()
+        for chart in group
+        if isinstance(chart, layout.Lines)
+        and not any(re.match(pattern, tag) for pattern in chart.patterns for tag in tags)
+    ]
+    assert empty == []
+
+
 def test_a_chart_shows_no_tag_of_another() -> None:
     """TensorBoard matches from the start only: an open end would draw the guard into the entropy."""
 
@@ -188,7 +207,7 @@ def test_a_chart_shows_no_tag_of_another() -> None:
             if isinstance(chart, layout.Lines) and any(re.match(pattern, tag) for pattern in chart.patterns)
         ]
 
-    assert charts("entropy/discrete_guard") == ["Collapse guards"]
+    assert charts("entropy/discrete_guard_active") == ["Collapse guards"]
     assert charts("time/steps_per_second") == ["Environment steps per second"]
     assert charts("gradient_scaling/discrete_norm_raw") == []
 

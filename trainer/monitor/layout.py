@@ -77,7 +77,7 @@ LAYOUT: dict[str, tuple[Chart, ...]] = {
             "Continuous entropy, threshold of its guard",
             ("^entropy/continuous$", f"^{MIN_CONTINUOUS_ENTROPY}$"),
         ),
-        Lines("Collapse guards", (r"^entropy/\w+_guard$",)),
+        Lines("Collapse guards", (r"^entropy/\w+_guard_active$",)),
         Lines("Coefficient", ("^entropy/coefficient$",)),
     ),
     "Which component drives?": (

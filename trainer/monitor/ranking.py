@@ -40,7 +40,8 @@ def ranking(runs: Sequence[Run], console: Console | None = None) -> None:
     environments = {summary["env"] for summary in summaries if summary["env"]}
     for env in sorted(environments):
         here = [(run.name, s) for run, s in zip(runs, summaries, strict=True) if s["env"] == env]
-        returns = all(s.get("normalized_score") is None for _, s in here)
+        ended = [s for _, s in here if s["status"] == "finished"]
+        returns = bool(ended) and all(s["normalized_score"] is None for s in ended)
         table = Table(title=f"ranking, {env}")
         table.add_column("configuration", overflow="fold")
         for column in ("finished", "return" if returns else "score", "lowest", "highest", "balance"):
@@ -68,6 +69,8 @@ def _row(group: _Group) -> list[str]:
 
 def _complaint(run: Run, summary: dict[str, Any]) -> list[str]:
     reason = summary.get("error") or run.error
+    if summary["status"] == "interrupted":
+        reason = f"to go on: python -m trainer.run resume={run.folder}"
     lines = [f"{summary['status']}: {run.title}", reason, str(run.folder) if run.folder.exists() else None]
     return [line if number == 0 else f"  {line}" for number, line in enumerate(filter(None, lines))]
 
