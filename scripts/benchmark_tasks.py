@@ -39,18 +39,13 @@ class Task:
 
 
 def _hard_move(n: int, ppo: float, best: Published) -> tuple[Task, Task]:
-    """The published form, one parameter for each of 2ⁿ options, and ours of n independent actuators."""
+    """The published form, one parameter for each of 2ⁿ options, and ours of n independent actuators,
+    of which there are no published numbers."""
     overrides = ("experiment=hard_move", f"env.n={n}")
-    published = (Published(ppo, HPPO), best)
+    option, actuator = ((*overrides, f"env.form={form}") for form in ("option", "actuator"))
     return (
-        Task(f"hard_move_{n}", "hard_move", (*overrides, "env.form=option"), "success_rate", *published),
-        Task(
-            f"hard_move_{n}_actuator",
-            "hard_move",
-            (*overrides, "env.form=actuator"),
-            "success_rate",
-            *published,
-        ),
+        Task(f"hard_move_{n}", "hard_move", option, "success_rate", Published(ppo, HPPO), best),
+        Task(f"hard_move_{n}_actuator", "hard_move", actuator, "success_rate"),
     )
 
 
