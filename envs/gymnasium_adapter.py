@@ -302,7 +302,12 @@ def _make_guarded(make: functools.partial[gymnasium.Env[Any, Any]], index: int, 
 def _to_numpy(action: NativeAction, space: gymnasium.Space[Any], path: str) -> Any:
     """Batched arrays of the space's own dtypes; copies, as an environment may keep what it is given."""
     if isinstance(action, Tensor) and action.shape[1:] == space.shape:
-        return action.numpy(force=True).astype(space.dtype)
+        array = action.numpy(force=True).astype(space.dtype)
+        if isinstance(space, spaces.Box) and space.dtype != np.float32:
+            # Not a silent clamp but rounding: the trainer reckons in float32, where a bound such as 0.1 is
+            # rounded to a number beyond it.
+            np.clip(array, space.low, space.high, out=array)
+        return array
     if isinstance(space, spaces.Dict):
         if not isinstance(action, dict) or action.keys() != space.spaces.keys():
             raise ValueError(f"{path} must be a dict with the keys {list(space.spaces)}")

@@ -154,6 +154,18 @@ class OwnState(Opaque):
         self.t, self.buffer = state["t"], state["buffer"]
 
 
+class Strict(Counter):
+    """Takes only actions of its space, whose bounds are no float32 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = spaces.Box(-0.1, 0.1, (2,), np.float64)  # float32(0.1) is above 0.1
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        assert self.action_space.contains(action), action
+        return super().step(action[0])
+
+
 class Painter(Counter):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
@@ -165,5 +177,5 @@ class Painter(Counter):
         return np.full((4, 6, 3), self.t, np.uint8)
 
 
-for _one in (Counter, OnlyOne, Scores, Structured, Opaque, OwnState, Painter):
+for _one in (Counter, OnlyOne, Scores, Structured, Opaque, OwnState, Strict, Painter):
     gymnasium.register(f"test/{_one.__name__}-v0", entry_point=_one)

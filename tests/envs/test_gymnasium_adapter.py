@@ -161,6 +161,13 @@ def test_continuous_actions_and_bounds_of_the_flat_space() -> None:
     assert env.observation_space == spaces.Box(np.float32([-1, -1, -8]), np.float32([1, 1, 8]))
 
 
+def test_rounding_to_float32_never_leaves_the_bounds_of_a_float64_box() -> None:
+    env = GymnasiumEnv("test/Strict-v0", 1)
+    env.reset(0)
+    assert env.step(torch.tensor([[0.1, -0.1]])).rewards.item() == np.float32(0.1)
+    assert env.step(torch.tensor([[-0.1, 0.0625]])).rewards.item() == -np.float32(0.1)
+
+
 def test_an_unsupported_leaf_is_named() -> None:
     space = spaces.Dict({"a": spaces.Tuple((spaces.Discrete(2), spaces.Text(5)))})
     with pytest.raises(ValueError, match=r"observation\['a'\]\[1\] is a Text .*accepted are Box, Discrete"):
