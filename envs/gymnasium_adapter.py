@@ -78,6 +78,7 @@ class GymnasiumEnv:
         self.notice: str | None = None
         """Set by `load_state_dict` where the state could not be restored exactly: what is different."""
         components = _component_weights(reward_components)
+        self._own_reward = not components
         self.reward_names = tuple(components) or ("reward",)
         self.reward_weights = tuple(components.values()) or (1.0,)
 
@@ -204,7 +205,7 @@ class GymnasiumEnv:
 
     def _rewards(self, rewards: NDArray[np.float64], infos: Mapping[str, Any]) -> Floats:
         """`[N, K]`. Where an episode ended, what its last step said is under `final_info`."""
-        if self.reward_names == ("reward",):
+        if self._own_reward:
             with np.errstate(over="ignore"):  # told below, as an error
                 values = rewards.astype(np.float32)[:, None]
         else:

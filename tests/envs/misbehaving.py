@@ -166,6 +166,21 @@ class Strict(Counter):
         return super().step(action[0])
 
 
+class Says(Counter):
+    """Says what it is told to in `info`; its own reward is the action, 5 to 7."""
+
+    def __init__(self, info: dict[str, Any], action_space: spaces.Space[Any] | None = None) -> None:
+        super().__init__(length=1)
+        self.said = info
+        self.action_space = action_space or self.action_space
+
+    def info(self) -> dict[str, Any]:
+        return self.said
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        return super().step(5 if isinstance(action, dict) else action)
+
+
 class Painter(Counter):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
@@ -177,5 +192,5 @@ class Painter(Counter):
         return np.full((4, 6, 3), self.t, np.uint8)
 
 
-for _one in (Counter, OnlyOne, Scores, Structured, Opaque, OwnState, Strict, Painter):
+for _one in (Counter, OnlyOne, Scores, Structured, Opaque, OwnState, Strict, Says, Painter):
     gymnasium.register(f"test/{_one.__name__}-v0", entry_point=_one)

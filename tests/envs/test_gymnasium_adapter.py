@@ -221,6 +221,16 @@ def test_components_masks_and_success_come_from_info(vectorization: Any) -> None
     env.close()
 
 
+def test_a_component_called_reward_is_read_from_info_as_any_other() -> None:
+    kwargs = {"info": {"reward": 0.25}}
+    env = GymnasiumEnv("test/Says-v0", 1, kwargs=kwargs, reward_components=["reward"])
+    env.reset(0)
+    assert stepped(env, [6]).rewards.tolist() == [[0.25]]
+    env = GymnasiumEnv("test/Says-v0", 1, kwargs=kwargs)
+    env.reset(0)
+    assert stepped(env, [6]).rewards.tolist() == [[6.0]]
+
+
 @BOTH
 def test_where_no_episode_ended_success_is_nan_and_all_else_goes_on(vectorization: Any) -> None:
     env = GymnasiumEnv(
