@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.guard import Contract, EnvError, Guard, head_sizes
+from envs.guard import Contract, EnvError, Guard
 from envs.observations import Floats, ObservationLayout
 from envs.protocol import NativeAction, Relevance, Timestep
 from envs.references import References
@@ -29,7 +29,7 @@ class GymnasiumEnv:
     Read from `info`, where the environment gives it:
       `action_mask`: 0/1 or bool for each choice, of the observation it comes with, from `reset` on. One
         array for one `Discrete`; with more heads one array per head, or all in a row, in the order of the
-        action space.
+        action space; for a `Dict` also a dict with the mask of each part that holds heads.
       `is_success` or `success` where an episode ends: the metric `success`.
       the keys of `reward_components`, at every step.
 
@@ -99,7 +99,7 @@ class GymnasiumEnv:
         self._steps = 0  # since the start of this process, as `Guard` counts too
         self._steps_before = 0
 
-        contract = Contract(id, self._layout, head_sizes(self.action_space), tuple(components))
+        contract = Contract(id, self._layout, self.action_space, tuple(components))
         guarded = [functools.partial(_make_guarded, make, index, contract) for index in range(num_envs)]
         self._envs: SyncVectorEnv[Any, Any] | Workers = (
             SyncVectorEnv(guarded, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)

@@ -253,6 +253,42 @@ def test_where_no_episode_ended_success_is_nan_and_all_else_goes_on(vectorizatio
     env.close()
 
 
+BRANCHES = spaces.Dict(
+    {
+        "size": spaces.Box(0, 1, (2,)),
+        "where": spaces.Dict({"x": spaces.Discrete(3), "y": spaces.MultiDiscrete([2, 2])}),
+        "what": spaces.Discrete(2),
+    }
+)
+
+
+def masked(mask: Any) -> GymnasiumEnv:
+    info = {"action_mask": mask}
+    return GymnasiumEnv("test/Says-v0", 1, kwargs={"info": info, "action_space": BRANCHES})
+
+
+@pytest.mark.parametrize("more", [{}, {"size": None}])  # None as Gymnasium's own `sample(mask)` has it
+def test_a_mask_may_be_a_dict_like_the_actions(more: dict[str, Any]) -> None:
+    # Heads are counted in the order of the space, whose keys are sorted, not in the order of the mask.
+    mask = masked({"where": {"y": ([0, 1], [1, 1]), "x": np.array([1, 0, 1])}, "what": [1, 0], **more})
+    expected = [[True, False, False], [True, False, True], [False, True, False], [True, True, False]]
+    assert mask.reset(0)[1].tolist() == [expected]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"what": [1, 0]},
+        {"what": [1, 0], "where": [1, 1, 1, 1]},
+        {"what": [1, 0], "where": {"x": [1, 1, 1], "y": [[1, 1], [1, 1]]}, "how": [1]},
+        {"what": None, "where": {"x": [1, 1, 1], "y": [[1, 1], [1, 1]]}},
+    ],
+)
+def test_a_dict_of_masks_that_does_not_fit_is_refused(mask: Any) -> None:
+    with pytest.raises(EnvError, match=r"heads of \[2, 3, 2, 2\] .*a dict with a mask under each key"):
+        masked(mask).reset(0)
+
+
 def test_masks_of_an_environment_of_gymnasium() -> None:
     env = GymnasiumEnv("Taxi-v4" if "Taxi-v4" in gymnasium.registry else "Taxi-v3", 2)
     observation, mask = env.reset(0)
