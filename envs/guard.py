@@ -144,8 +144,15 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _success(self, info: dict[str, Any]) -> dict[str, Any]:
         for key in ("is_success", "success"):
             if key in info:
-                self._check_real(f"info[{key!r}]", info[key])
-                return {"success": float(info[key])}
+                value = info[key]
+                plain = isinstance(value, int | float | np.generic | np.ndarray)
+                number = np.asarray(value if plain else None)
+                if number.size != 1 or number.dtype.kind not in "fiub":
+                    self._fail(
+                        f"info[{key!r}] is {value!r}; allowed is one bool or number, or an array of one;"
+                        " leave the key out where there is nothing to report"
+                    )
+                return {"success": float(number.item())}
         return {}
 
     def _mask(self, info: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -229,6 +230,25 @@ def test_a_component_called_reward_is_read_from_info_as_any_other() -> None:
     env = GymnasiumEnv("test/Says-v0", 1, kwargs=kwargs)
     env.reset(0)
     assert stepped(env, [6]).rewards.tolist() == [[6.0]]
+
+
+@pytest.mark.parametrize("key", ["is_success", "success"])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(True, 1), (np.False_, 0), (np.array([True]), 1), (np.array([[0.25]]), 0.25)]
+)
+def test_success_is_one_bool_or_number(key: str, value: Any, expected: float) -> None:
+    env = GymnasiumEnv("test/Says-v0", 1, kwargs={"info": {key: value}})
+    env.reset(0)
+    assert stepped(env, [5]).metrics["success"].tolist() == [expected]
+
+
+@pytest.mark.parametrize("value", [None, "yes", [True], np.array([True, False]), np.array(["yes"])])
+def test_any_other_success_is_named(value: Any) -> None:
+    env = GymnasiumEnv("test/Says-v0", 1, kwargs={"info": {"success": value}})
+    env.reset(0)
+    expected = f"environment 0, step 1: info['success'] is {value!r}; allowed is one bool or number"
+    with pytest.raises(EnvError, match=re.escape(expected)):
+        stepped(env, [5])
 
 
 @BOTH
