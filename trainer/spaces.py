@@ -22,6 +22,10 @@ from envs.protocol import NativeAction, Relevance
 from trainer.data import Actions
 
 ACCEPTED = "Discrete, MultiDiscrete and bounded float Box, alone or nested in Dict and Tuple"
+ADVICE = (
+    "give every parameter bounds with low < high that float32 can hold, as it must their difference "
+    "(gymnasium.wrappers.RescaleAction, or bounds in the environment)"
+)
 
 
 class UnsupportedSpaceError(ValueError):
@@ -208,20 +212,31 @@ def _check_leaf(path: str, space: gymnasium.Space[Any]) -> int:
     """How many heads or parameters the leaf holds; refuses what a policy cannot act on."""
     if isinstance(space, spaces.Discrete):
         return 1
-    if isinstance(space, spaces.MultiDiscrete):
-        return int(np.prod(space.shape))
-    if not isinstance(space, spaces.Box):
+    if not isinstance(space, spaces.MultiDiscrete | spaces.Box):
         raise UnsupportedSpaceError(f"{path}: {space} is not supported; accepted are {ACCEPTED}")
-    if not np.issubdtype(space.dtype, np.floating):
-        raise UnsupportedSpaceError(f"{path}: {space} has dtype {space.dtype}; a Box must be of floats")
-    if not np.isfinite(space.low).all() or not np.isfinite(space.high).all():
+    count = int(np.prod(space.shape))
+    if count == 0:
         raise UnsupportedSpaceError(
-            f"{path}: {space} is unbounded; accepted are {ACCEPTED}: give every parameter finite bounds "
-            "(gymnasium.wrappers.RescaleAction, or bounds in the environment)"
+            f"{path}: {space} is empty; accepted are {ACCEPTED}, of one number or more"
         )
-    if not (space.low < space.high).all():
-        raise UnsupportedSpaceError(f"{path}: {space} has a bound with low >= high")
-    return int(np.prod(space.shape))
+    if isinstance(space, spaces.Box) and (fault := _fault_of_box(space)) is not None:
+        raise UnsupportedSpaceError(f"{path}: {space} {fault}; accepted are {ACCEPTED}: {ADVICE}")
+    return count
+
+
+def _fault_of_box(box: spaces.Box) -> str | None:
+    if not np.issubdtype(box.dtype, np.floating):
+        return f"has dtype {box.dtype}, not floats"
+    if not np.isfinite(box.low).all() or not np.isfinite(box.high).all():
+        return "is unbounded"
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = box.low.astype(np.float32), box.high.astype(np.float32)
+        width = high - low
+    if not np.isfinite(width).all():
+        return "is so wide that high - low is infinite as float32"
+    if not (width > 0).all():
+        return "has a bound with low >= high as float32"
+    return None
 
 
 def _choice_counts(space: gymnasium.Space[Any]) -> list[int]:
