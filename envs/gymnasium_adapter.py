@@ -40,6 +40,7 @@ class GymnasiumEnv:
         reward_components: keys of `info` that are the `K` reward components, with their weights (1 if only
             names are given); the environment's own reward is then left aside. None: `reward`, `K` = 1.
         relevance: see `envs.protocol.Relevance`; None: the environment's attribute `relevance`, if any.
+            Empty: no table, not even the environment's, but what follows from the action space.
         reference_returns: `random` and `expert` (may be None), see `envs.references.References`.
         timeout: seconds that an environment in a process of its own may take to answer; None: for ever.
         check_bounds: whether observations must lie inside the observation space.
@@ -85,7 +86,8 @@ class GymnasiumEnv:
         make = functools.partial(_make, id, dict(kwargs or {}), render_mode)
         probe = make()
         self.action_space = probe.action_space
-        self.relevance: Relevance | None = relevance or getattr(probe.unwrapped, "relevance", None)
+        stated = getattr(probe.unwrapped, "relevance", None) if relevance is None else relevance
+        self.relevance: Relevance | None = _plain(stated)
         try:
             self._layout = ObservationLayout(probe.observation_space, num_envs, check_bounds)
         except ValueError as error:
@@ -266,6 +268,12 @@ def _references(given: Mapping[str, Any] | Sequence[Any] | None) -> References |
         return References(float(random), None if expert is None else float(expert))
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"reference_returns is {given!r}; give `random` and `expert`") from None
+
+
+def _plain(table: Any) -> Any:
+    """Arrays, at any depth, as lists: an environment's table may be one, and has no truth value then."""
+    table = table.tolist() if isinstance(table, np.ndarray | np.generic) else table
+    return [_plain(part) for part in table] if isinstance(table, list | tuple) else table
 
 
 def _seed_of(seed: int, index: int) -> int:

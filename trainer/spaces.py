@@ -55,8 +55,8 @@ class HybridSpace:
 
     Args:
         space: of one environment.
-        relevance: `relevance[head][choice]` lists parameters. None: with one head and as many Boxes as it
-            has choices, Box `i` belongs to choice `i`; in any other space everything is always relevant.
+        relevance: `relevance[head][choice]` lists parameters. None or empty: with one head and as many
+            Boxes as it has choices, Box `i` belongs to choice `i`; else everything is always relevant.
         device: where the tables live.
 
     Raises:
@@ -89,7 +89,7 @@ class HybridSpace:
         bounds = [leaf.space for leaf in self.leaves if isinstance(leaf.space, spaces.Box)]
         self.low = _concatenate([box.low for box in bounds], device)
         self.high = _concatenate([box.high for box in bounds], device)
-        self._hang_parameters(self._default_relevance() if relevance is None else relevance)
+        self._hang_parameters(relevance or self._default_relevance())
 
     def _default_relevance(self) -> Relevance:
         boxes = [leaf for leaf in self.leaves if not leaf.discrete]
@@ -134,7 +134,7 @@ class HybridSpace:
                 )
             for choice, parameters in enumerate(by_choice):
                 for parameter in parameters:
-                    if not 0 <= parameter < self.num_parameters:
+                    if not (isinstance(parameter, int | np.integer) and 0 <= parameter < self.num_parameters):
                         raise UnsupportedSpaceError(
                             f"relevance[{head}][{choice}]: parameter {parameter} is not one of "
                             f"0 … {self.num_parameters - 1}"

@@ -169,9 +169,15 @@ class Strict(Counter):
 class Says(Counter):
     """Says what it is told to in `info`; its own reward is the action, 5 to 7."""
 
-    def __init__(self, info: dict[str, Any], action_space: spaces.Space[Any] | None = None) -> None:
+    def __init__(
+        self,
+        info: dict[str, Any] | None = None,
+        action_space: spaces.Space[Any] | None = None,
+        relevance: Any = None,
+    ) -> None:
         super().__init__(length=1)
-        self.said = info
+        self.said = info or {}
+        self.relevance = relevance
         self.action_space = action_space or self.action_space
 
     def info(self) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def test_nested_spaces_pass_through(vectorization: Any) -> None:
     assert step.rewards.tolist() == [[-1000 + 200 + 10 + 0.5], [2000 - 2.0]]
     assert step.action_mask is not None
     assert step.action_mask.sum().item() == 2 * 9
-    assert env.relevance == Structured.relevance
+    assert env.relevance == [[[], [0], [1], [0, 1]], [[], [], []], [[], []]]
     with pytest.raises(ValueError, match=r"action\['gears'\] must be a tensor"):
         env.step({"aim": (torch.zeros(2), torch.zeros(2, 2)), "gears": torch.zeros(2, 3)})
     env.close()
@@ -167,6 +167,18 @@ def test_rounding_to_float32_never_leaves_the_bounds_of_a_float64_box() -> None:
     env.reset(0)
     assert env.step(torch.tensor([[0.1, -0.1]])).rewards.item() == np.float32(0.1)
     assert env.step(torch.tensor([[-0.1, 0.0625]])).rewards.item() == -np.float32(0.1)
+
+
+def test_a_relevance_table_may_be_an_array_and_is_overridden_even_by_an_empty_one() -> None:
+    def relevance(stated: Any, **given: Any) -> Any:
+        return GymnasiumEnv("test/Says-v0", 1, kwargs={"relevance": stated}, **given).relevance
+
+    assert relevance(np.array([[[0], [1], [0]]])) == [[[0], [1], [0]]]
+    assert relevance([[np.arange(2), (), [np.int64(1)]]]) == [[[0, 1], [], [1]]]
+    assert relevance([[[0], [], []]], relevance=[]) == []
+    assert relevance([[[0], [], []]], relevance=[[[], [0], []]]) == [[[], [0], []]]
+    assert relevance([[[0], [], []]]) == [[[0], [], []]]
+    assert relevance(None) is None
 
 
 def test_an_unsupported_leaf_is_named() -> None:

@@ -163,9 +163,10 @@ def test_raw_parameters_are_left_alone() -> None:
 def test_as_many_boxes_as_choices_belong_to_one_choice_each(nested: bool) -> None:
     boxes = (UNIT, spaces.Box(0, 1, (2,)), UNIT)
     parts = (spaces.Discrete(3), spaces.Tuple(boxes)) if nested else (spaces.Discrete(3), *boxes)
-    space = HybridSpace(spaces.Tuple(parts))
-    assert [relevant(space, choice) for choice in range(3)] == [[0], [1, 2], [3]]
-    assert space.num_decisions == 1
+    for table in (None, []):
+        space = HybridSpace(spaces.Tuple(parts), table)
+        assert [relevant(space, choice) for choice in range(3)] == [[0], [1, 2], [3]]
+        assert space.num_decisions == 1
 
 
 @pytest.mark.parametrize(
@@ -261,12 +262,13 @@ def test_an_empty_space_is_refused() -> None:
     [
         ([[[0], []]], "lists 1 heads, the action space has 2"),
         ([[[0], []], [[], []]], r"relevance\[1\]: lists 2 choices, the head has 3"),
-        ([[[0], [2]], [[], [], []]], r"relevance\[0\]\[1\]: parameter 2 is not one of 0 … 1"),
+        ([[[0], [np.int64(2)]], [[], [], []]], r"relevance\[0\]\[1\]: parameter 2 is not one of 0 … 1"),
         ([[[-1], []], [[], [], []]], r"relevance\[0\]\[0\]: parameter -1 is not one of 0 … 1"),
+        ([[[0], [1.0]], [[], [], []]], r"relevance\[0\]\[1\]: parameter 1.0 is not one of 0 … 1"),
         ([[[0], []], [[], [], [0]]], "parameter 0 is listed under head 0 and under head 1"),
     ],
 )
-def test_a_relevance_that_does_not_fit_is_refused(relevance: list[list[list[int]]], message: str) -> None:
+def test_a_relevance_that_does_not_fit_is_refused(relevance: Any, message: str) -> None:
     space = spaces.Tuple((spaces.Discrete(2), spaces.Discrete(3), spaces.Box(-1, 1, (2,))))
     with pytest.raises(UnsupportedSpaceError, match=message):
         HybridSpace(space, relevance)
