@@ -27,6 +27,10 @@ ADVICE = (
     "(gymnasium.wrappers.RescaleAction, or bounds in the environment)"
 )
 
+HEADS_SHOWN = 2
+PARTS_SHOWN = 8
+"""How much of a long relevance table people are shown."""
+
 
 class UnsupportedSpaceError(ValueError):
     """An action space, or a relevance table, that a hybrid policy cannot serve."""
@@ -178,22 +182,24 @@ class HybridSpace:
         return build(self.native)
 
     def describe(self) -> str:
-        """The heads, the parameters and the relevance table, for people."""
-        lines = []
+        """Where heads and parameters stand in the action, and the relevance table: a few lines of ASCII."""
+        parts = []
         for leaf in self.leaves:
-            kind = "heads" if leaf.discrete else "parameters"
-            last = leaf.first + leaf.count - 1
-            numbers = f"{leaf.first}" if leaf.count == 1 else f"{leaf.first}–{last}"
-            lines.append(f"{leaf.path}: {kind} {numbers} ({leaf.space})")
-        always = [p for p in range(self.num_parameters) if int(self.owner[p]) == self.num_heads]
-        if always:
-            lines.append(f"always relevant: parameters {_ranges(always)}")
-        table = self.relevance.tolist()
-        for head, count in enumerate(self.choices):
-            hanging = [p for p in range(self.num_parameters) if int(self.owner[p]) == head]
-            if hanging:
-                parts = [f"{c} → {_ranges([p for p in hanging if table[p][c]]) or '–'}" for c in range(count)]
-                lines.append(f"head {head}: choice → parameters: " + ", ".join(parts))
+            kind = "head" if leaf.discrete else "parameter"
+            numbers = range(leaf.first, leaf.first + leaf.count)
+            parts.append(f"{leaf.path} = {kind}{'s' * (leaf.count > 1)} {_ranges(numbers)}")
+        lines = ["actions: " + _shortened(parts)]
+        owner, table = self.owner.tolist(), self.relevance.tolist()
+        hanging = [[p for p, at in enumerate(owner) if at == head] for head in range(self.num_heads + 1)]
+        if hanging[-1]:
+            lines.append(f"always relevant: parameters {_ranges(hanging[-1])}")
+        heads = [head for head in range(self.num_heads) if hanging[head]]
+        for head in heads[:HEADS_SHOWN]:
+            relevant = [[p for p in hanging[head] if table[p][c]] for c in range(self.choices[head])]
+            parts = [f"{choice} -> {_ranges(listed) or 'none'}" for choice, listed in enumerate(relevant)]
+            lines.append(f"relevant by choice of head {head}: {_shortened(parts)}")
+        if len(heads) > HEADS_SHOWN:
+            lines.append(f"and so on for heads {_ranges(heads[HEADS_SHOWN:])}, each with its own")
         return "\n".join(lines)
 
 
@@ -252,7 +258,7 @@ def _concatenate(parts: Sequence[np.ndarray[Any, Any]], device: torch.device | s
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """`[0, 1, 2, 5]` as `0–2, 5`."""
+    """`[0, 1, 2, 5]` as `0-2, 5`."""
     parts: list[str] = []
     start = previous = None
     for number in [*numbers, None]:
@@ -260,6 +266,11 @@ def _ranges(numbers: Sequence[int]) -> str:
             previous = number
             continue
         if start is not None:
-            parts.append(f"{start}" if start == previous else f"{start}–{previous}")
+            parts.append(f"{start}" if start == previous else f"{start}-{previous}")
         start = previous = number
     return ", ".join(parts)
+
+
+def _shortened(parts: Sequence[str]) -> str:
+    more = f"; ... ({len(parts)} in all)" if len(parts) > PARTS_SHOWN else ""
+    return "; ".join(parts[:PARTS_SHOWN]) + more

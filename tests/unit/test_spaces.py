@@ -208,13 +208,24 @@ def test_the_table_for_people() -> None:
     space = HybridSpace(
         spaces.Dict({"do": spaces.Discrete(3), "how": spaces.Box(-1, 1, (5,))}), [[[0, 1, 2], [3], []]]
     )
-    lines = space.describe().splitlines()
-    assert lines[0] == "action['do']: heads 0 (Discrete(3))"
-    assert lines[1].startswith("action['how']: parameters 0–4 (Box(")
-    assert lines[2:] == [
+    assert space.describe().splitlines() == [
+        "actions: action['do'] = head 0; action['how'] = parameters 0-4",
         "always relevant: parameters 4",
-        "head 0: choice → parameters: 0 → 0–2, 1 → 3, 2 → –",
+        "relevant by choice of head 0: 0 -> 0-2; 1 -> 3; 2 -> none",
     ]
+
+
+def test_the_table_stays_short_where_there_are_many_heads_or_choices() -> None:
+    nodes = spaces.Tuple((spaces.MultiDiscrete([3] * 16), spaces.Box(-1, 1, (64,))))
+    table = HybridSpace(nodes, [[[], list(range(4 * i, 4 * i + 4)), []] for i in range(16)]).describe()
+    assert table.splitlines()[1:] == [
+        "relevant by choice of head 0: 0 -> none; 1 -> 0-3; 2 -> none",
+        "relevant by choice of head 1: 0 -> none; 1 -> 4-7; 2 -> none",
+        "and so on for heads 2-15, each with its own",
+    ]
+    many = HybridSpace(spaces.Tuple((spaces.Discrete(100), *[UNIT] * 100))).describe()
+    assert all(len(line) < 300 for line in many.splitlines())
+    assert many.endswith("6 -> 6; 7 -> 7; ... (100 in all)")
 
 
 # --- what is refused ------------------------------------------------------------------------------------
