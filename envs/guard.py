@@ -8,7 +8,7 @@ value and a wrong shape into an error without an index.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -44,8 +44,7 @@ class Contract:
 
     id: str
     layout: ObservationLayout
-    heads: tuple[int, ...]
-    """Number of choices of each categorical head."""
+    action_space: gymnasium.Space[Any]
     reward_components: tuple[str, ...]
     """Keys of `info`; empty: the reward itself is the one component."""
 
@@ -61,6 +60,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], index: int, contract: Contract) -> None:
         super().__init__(env)
         self._index, self._contract, self._layout = index, contract, contract.layout
+        self._heads = head_sizes(contract.action_space)
         self._steps = 0
 
     def reset(
@@ -144,19 +144,27 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _success(self, info: dict[str, Any]) -> dict[str, Any]:
         for key in ("is_success", "success"):
             if key in info:
-                self._check_real(f"info[{key!r}]", info[key])
-                return {"success": float(info[key])}
+                value = info[key]
+                plain = isinstance(value, int | float | np.generic | np.ndarray)
+                number = np.asarray(value if plain else None)
+                if number.size != 1 or number.dtype.kind not in "fiub":
+                    self._fail(
+                        f"info[{key!r}] is {value!r}; allowed is one bool or number, or an array of one;"
+                        " leave the key out where there is nothing to report"
+                    )
+                return {"success": float(number.item())}
         return {}
 
     def _mask(self, info: dict[str, Any]) -> dict[str, Any]:
-        heads = self._contract.heads
+        heads = self._heads
         if "action_mask" not in info or not heads:
             return {}
-        rows = split_mask(info["action_mask"], heads)
+        rows = split_mask(info["action_mask"], self._contract.action_space)
         if rows is None:
             self._fail(
                 f"info['action_mask'] must be 0/1 or bool for heads of {list(heads)} choices (one array per"
-                f" head, or all {sum(heads)} in a row), got {info['action_mask']!r}"
+                f" head, all {sum(heads)} in a row, or for a Dict a dict with a mask under each key that has"
+                f" heads), got {info['action_mask']!r}"
             )
         mask = np.zeros((len(heads), max(heads)), np.bool_)
         for head, row in enumerate(rows):
@@ -166,8 +174,16 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         return {"action_mask": mask}
 
 
-def split_mask(given: Any, heads: Sequence[int]) -> list[NDArray[np.bool_]] | None:
-    """One bool array `[choices]` per head, of a sequence of them or of all in a row; None if neither."""
+def split_mask(given: Any, space: gymnasium.Space[Any]) -> list[NDArray[np.bool_]] | None:
+    """One bool array `[choices]` per head of the action space `space`, of a sequence of them, of all in a row
+    or, for a `Dict`, of a mask under each key that holds heads; None if it is none of these."""
+    if isinstance(space, spaces.Dict) and isinstance(given, Mapping):
+        parts = {key: part for key, part in space.spaces.items() if head_sizes(part)}
+        if not parts.keys() <= given.keys() <= space.spaces.keys():
+            return None
+        masks = [split_mask(given[key], part) for key, part in parts.items()]
+        return None if None in masks else [row for mask in masks for row in mask or ()]
+    heads = head_sizes(space)
     try:
         rows = [np.asarray(row) for row in given]
         if rows and all(row.shape == () for row in rows):

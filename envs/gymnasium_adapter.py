@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.guard import Contract, EnvError, Guard, head_sizes
+from envs.guard import Contract, EnvError, Guard
 from envs.observations import Floats, ObservationLayout
 from envs.protocol import NativeAction, Relevance, Timestep
 from envs.references import References
@@ -29,7 +29,7 @@ class GymnasiumEnv:
     Read from `info`, where the environment gives it:
       `action_mask`: 0/1 or bool for each choice, of the observation it comes with, from `reset` on. One
         array for one `Discrete`; with more heads one array per head, or all in a row, in the order of the
-        action space.
+        action space; for a `Dict` also a dict with the mask of each part that holds heads.
       `is_success` or `success` where an episode ends: the metric `success`.
       the keys of `reward_components`, at every step.
 
@@ -40,6 +40,7 @@ class GymnasiumEnv:
         reward_components: keys of `info` that are the `K` reward components, with their weights (1 if only
             names are given); the environment's own reward is then left aside. None: `reward`, `K` = 1.
         relevance: see `envs.protocol.Relevance`; None: the environment's attribute `relevance`, if any.
+            Empty: no table, not even the environment's, but what follows from the action space.
         reference_returns: `random` and `expert` (may be None), see `envs.references.References`.
         timeout: seconds that an environment in a process of its own may take to answer; None: for ever.
         check_bounds: whether observations must lie inside the observation space.
@@ -78,13 +79,15 @@ class GymnasiumEnv:
         self.notice: str | None = None
         """Set by `load_state_dict` where the state could not be restored exactly: what is different."""
         components = _component_weights(reward_components)
+        self._own_reward = not components
         self.reward_names = tuple(components) or ("reward",)
         self.reward_weights = tuple(components.values()) or (1.0,)
 
         make = functools.partial(_make, id, dict(kwargs or {}), render_mode)
         probe = make()
         self.action_space = probe.action_space
-        self.relevance: Relevance | None = relevance or getattr(probe.unwrapped, "relevance", None)
+        stated = getattr(probe.unwrapped, "relevance", None) if relevance is None else relevance
+        self.relevance: Relevance | None = _plain(stated)
         try:
             self._layout = ObservationLayout(probe.observation_space, num_envs, check_bounds)
         except ValueError as error:
@@ -98,7 +101,7 @@ class GymnasiumEnv:
         self._steps = 0  # since the start of this process, as `Guard` counts too
         self._steps_before = 0
 
-        contract = Contract(id, self._layout, head_sizes(self.action_space), tuple(components))
+        contract = Contract(id, self._layout, self.action_space, tuple(components))
         guarded = [functools.partial(_make_guarded, make, index, contract) for index in range(num_envs)]
         self._envs: SyncVectorEnv[Any, Any] | Workers = (
             SyncVectorEnv(guarded, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
@@ -204,7 +207,7 @@ class GymnasiumEnv:
 
     def _rewards(self, rewards: NDArray[np.float64], infos: Mapping[str, Any]) -> Floats:
         """`[N, K]`. Where an episode ended, what its last step said is under `final_info`."""
-        if self.reward_names == ("reward",):
+        if self._own_reward:
             with np.errstate(over="ignore"):  # told below, as an error
                 values = rewards.astype(np.float32)[:, None]
         else:
@@ -267,6 +270,12 @@ def _references(given: Mapping[str, Any] | Sequence[Any] | None) -> References |
         raise ValueError(f"reference_returns is {given!r}; give `random` and `expert`") from None
 
 
+def _plain(table: Any) -> Any:
+    """Arrays, at any depth, as lists: an environment's table may be one, and has no truth value then."""
+    table = table.tolist() if isinstance(table, np.ndarray | np.generic) else table
+    return [_plain(part) for part in table] if isinstance(table, list | tuple) else table
+
+
 def _seed_of(seed: int, index: int) -> int:
     """A seed of 31 bits (older environments take no more) that depends on (seed, index) alone."""
     return int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0]) >> 1
@@ -302,7 +311,12 @@ def _make_guarded(make: functools.partial[gymnasium.Env[Any, Any]], index: int, 
 def _to_numpy(action: NativeAction, space: gymnasium.Space[Any], path: str) -> Any:
     """Batched arrays of the space's own dtypes; copies, as an environment may keep what it is given."""
     if isinstance(action, Tensor) and action.shape[1:] == space.shape:
-        return action.numpy(force=True).astype(space.dtype)
+        array = action.numpy(force=True).astype(space.dtype)
+        if isinstance(space, spaces.Box) and space.dtype != np.float32:
+            # Not a silent clamp but rounding: the trainer reckons in float32, where a bound such as 0.1 is
+            # rounded to a number beyond it.
+            np.clip(array, space.low, space.high, out=array)
+        return array
     if isinstance(space, spaces.Dict):
         if not isinstance(action, dict) or action.keys() != space.spaces.keys():
             raise ValueError(f"{path} must be a dict with the keys {list(space.spaces)}")

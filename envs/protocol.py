@@ -80,7 +80,7 @@ class BatchedEnv(Protocol):
 
     @property
     def relevance(self) -> Relevance | None:
-        """None: to be derived from the action space (see `HybridSpace`)."""
+        """None or empty: to be derived from the action space (see `HybridSpace`)."""
         ...
 
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:

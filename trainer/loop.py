@@ -105,6 +105,8 @@ class Trainer:
         checkpoints = Checkpoints(self.run_dir / "checkpoints", settings.keep_every, settings.keep_max)
         if self.iteration and self.collector.notice is not None:
             run_log.message(f"resume: {self.collector.notice}")
+        if not self.iteration and self.policy.space.num_parameters:
+            run_log.message(self.policy.space.describe())
         while self._goes_on(interruption):
             figures = self.iterate()
             better = False

@@ -22,6 +22,14 @@ from envs.protocol import NativeAction, Relevance
 from trainer.data import Actions
 
 ACCEPTED = "Discrete, MultiDiscrete and bounded float Box, alone or nested in Dict and Tuple"
+ADVICE = (
+    "give every parameter bounds with low < high that float32 can hold, as it must their difference "
+    "(gymnasium.wrappers.RescaleAction, or bounds in the environment)"
+)
+
+HEADS_SHOWN = 2
+PARTS_SHOWN = 8
+"""How much of a long relevance table people are shown."""
 
 
 class UnsupportedSpaceError(ValueError):
@@ -51,8 +59,8 @@ class HybridSpace:
 
     Args:
         space: of one environment.
-        relevance: `relevance[head][choice]` lists parameters. None: with one head and as many Boxes as it
-            has choices, Box `i` belongs to choice `i`; in any other space everything is always relevant.
+        relevance: `relevance[head][choice]` lists parameters. None or empty: with one head and as many
+            Boxes as it has choices, Box `i` belongs to choice `i`; else everything is always relevant.
         device: where the tables live.
 
     Raises:
@@ -85,7 +93,7 @@ class HybridSpace:
         bounds = [leaf.space for leaf in self.leaves if isinstance(leaf.space, spaces.Box)]
         self.low = _concatenate([box.low for box in bounds], device)
         self.high = _concatenate([box.high for box in bounds], device)
-        self._hang_parameters(self._default_relevance() if relevance is None else relevance)
+        self._hang_parameters(relevance or self._default_relevance())
 
     def _default_relevance(self) -> Relevance:
         boxes = [leaf for leaf in self.leaves if not leaf.discrete]
@@ -130,7 +138,7 @@ class HybridSpace:
                 )
             for choice, parameters in enumerate(by_choice):
                 for parameter in parameters:
-                    if not 0 <= parameter < self.num_parameters:
+                    if not (isinstance(parameter, int | np.integer) and 0 <= parameter < self.num_parameters):
                         raise UnsupportedSpaceError(
                             f"relevance[{head}][{choice}]: parameter {parameter} is not one of "
                             f"0 … {self.num_parameters - 1}"
@@ -174,22 +182,24 @@ class HybridSpace:
         return build(self.native)
 
     def describe(self) -> str:
-        """The heads, the parameters and the relevance table, for people."""
-        lines = []
+        """Where heads and parameters stand in the action, and the relevance table: a few lines of ASCII."""
+        parts = []
         for leaf in self.leaves:
-            kind = "heads" if leaf.discrete else "parameters"
-            last = leaf.first + leaf.count - 1
-            numbers = f"{leaf.first}" if leaf.count == 1 else f"{leaf.first}–{last}"
-            lines.append(f"{leaf.path}: {kind} {numbers} ({leaf.space})")
-        always = [p for p in range(self.num_parameters) if int(self.owner[p]) == self.num_heads]
-        if always:
-            lines.append(f"always relevant: parameters {_ranges(always)}")
-        table = self.relevance.tolist()
-        for head, count in enumerate(self.choices):
-            hanging = [p for p in range(self.num_parameters) if int(self.owner[p]) == head]
-            if hanging:
-                parts = [f"{c} → {_ranges([p for p in hanging if table[p][c]]) or '–'}" for c in range(count)]
-                lines.append(f"head {head}: choice → parameters: " + ", ".join(parts))
+            kind = "head" if leaf.discrete else "parameter"
+            numbers = range(leaf.first, leaf.first + leaf.count)
+            parts.append(f"{leaf.path} = {kind}{'s' * (leaf.count > 1)} {_ranges(numbers)}")
+        lines = ["actions: " + _shortened(parts)]
+        owner, table = self.owner.tolist(), self.relevance.tolist()
+        hanging = [[p for p, at in enumerate(owner) if at == head] for head in range(self.num_heads + 1)]
+        if hanging[-1]:
+            lines.append(f"always relevant: parameters {_ranges(hanging[-1])}")
+        heads = [head for head in range(self.num_heads) if hanging[head]]
+        for head in heads[:HEADS_SHOWN]:
+            relevant = [[p for p in hanging[head] if table[p][c]] for c in range(self.choices[head])]
+            parts = [f"{choice} -> {_ranges(listed) or 'none'}" for choice, listed in enumerate(relevant)]
+            lines.append(f"relevant by choice of head {head}: {_shortened(parts)}")
+        if len(heads) > HEADS_SHOWN:
+            lines.append(f"and so on for heads {_ranges(heads[HEADS_SHOWN:])}, each with its own")
         return "\n".join(lines)
 
 
@@ -208,20 +218,31 @@ def _check_leaf(path: str, space: gymnasium.Space[Any]) -> int:
     """How many heads or parameters the leaf holds; refuses what a policy cannot act on."""
     if isinstance(space, spaces.Discrete):
         return 1
-    if isinstance(space, spaces.MultiDiscrete):
-        return int(np.prod(space.shape))
-    if not isinstance(space, spaces.Box):
+    if not isinstance(space, spaces.MultiDiscrete | spaces.Box):
         raise UnsupportedSpaceError(f"{path}: {space} is not supported; accepted are {ACCEPTED}")
-    if not np.issubdtype(space.dtype, np.floating):
-        raise UnsupportedSpaceError(f"{path}: {space} has dtype {space.dtype}; a Box must be of floats")
-    if not np.isfinite(space.low).all() or not np.isfinite(space.high).all():
+    count = int(np.prod(space.shape))
+    if count == 0:
         raise UnsupportedSpaceError(
-            f"{path}: {space} is unbounded; accepted are {ACCEPTED}: give every parameter finite bounds "
-            "(gymnasium.wrappers.RescaleAction, or bounds in the environment)"
+            f"{path}: {space} is empty; accepted are {ACCEPTED}, of one number or more"
         )
-    if not (space.low < space.high).all():
-        raise UnsupportedSpaceError(f"{path}: {space} has a bound with low >= high")
-    return int(np.prod(space.shape))
+    if isinstance(space, spaces.Box) and (fault := _fault_of_box(space)) is not None:
+        raise UnsupportedSpaceError(f"{path}: {space} {fault}; accepted are {ACCEPTED}: {ADVICE}")
+    return count
+
+
+def _fault_of_box(box: spaces.Box) -> str | None:
+    if not np.issubdtype(box.dtype, np.floating):
+        return f"has dtype {box.dtype}, not floats"
+    if not np.isfinite(box.low).all() or not np.isfinite(box.high).all():
+        return "is unbounded"
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = box.low.astype(np.float32), box.high.astype(np.float32)
+        width = high - low
+    if not np.isfinite(width).all():
+        return "is so wide that high - low is infinite as float32"
+    if not (width > 0).all():
+        return "has a bound with low >= high as float32"
+    return None
 
 
 def _choice_counts(space: gymnasium.Space[Any]) -> list[int]:
@@ -237,7 +258,7 @@ def _concatenate(parts: Sequence[np.ndarray[Any, Any]], device: torch.device | s
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """`[0, 1, 2, 5]` as `0–2, 5`."""
+    """`[0, 1, 2, 5]` as `0-2, 5`."""
     parts: list[str] = []
     start = previous = None
     for number in [*numbers, None]:
@@ -245,6 +266,11 @@ def _ranges(numbers: Sequence[int]) -> str:
             previous = number
             continue
         if start is not None:
-            parts.append(f"{start}" if start == previous else f"{start}–{previous}")
+            parts.append(f"{start}" if start == previous else f"{start}-{previous}")
         start = previous = number
     return ", ".join(parts)
+
+
+def _shortened(parts: Sequence[str]) -> str:
+    more = f"; ... ({len(parts)} in all)" if len(parts) > PARTS_SHOWN else ""
+    return "; ".join(parts[:PARTS_SHOWN]) + more

@@ -154,6 +154,39 @@ class OwnState(Opaque):
         self.t, self.buffer = state["t"], state["buffer"]
 
 
+class Strict(Counter):
+    """Takes only actions of its space, whose bounds are no float32 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = spaces.Box(-0.1, 0.1, (2,), np.float64)  # float32(0.1) is above 0.1
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        assert self.action_space.contains(action), action
+        return super().step(action[0])
+
+
+class Says(Counter):
+    """Says what it is told to in `info`; its own reward is the action, 5 to 7."""
+
+    def __init__(
+        self,
+        info: dict[str, Any] | None = None,
+        action_space: spaces.Space[Any] | None = None,
+        relevance: Any = None,
+    ) -> None:
+        super().__init__(length=1)
+        self.said = info or {}
+        self.relevance = relevance
+        self.action_space = action_space or self.action_space
+
+    def info(self) -> dict[str, Any]:
+        return self.said
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        return super().step(5 if isinstance(action, dict) else action)
+
+
 class Painter(Counter):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
@@ -165,5 +198,5 @@ class Painter(Counter):
         return np.full((4, 6, 3), self.t, np.uint8)
 
 
-for _one in (Counter, OnlyOne, Scores, Structured, Opaque, OwnState, Painter):
+for _one in (Counter, OnlyOne, Scores, Structured, Opaque, OwnState, Strict, Says, Painter):
     gymnasium.register(f"test/{_one.__name__}-v0", entry_point=_one)

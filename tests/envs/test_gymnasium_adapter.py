@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -147,7 +148,7 @@ def test_nested_spaces_pass_through(vectorization: Any) -> None:
     assert step.rewards.tolist() == [[-1000 + 200 + 10 + 0.5], [2000 - 2.0]]
     assert step.action_mask is not None
     assert step.action_mask.sum().item() == 2 * 9
-    assert env.relevance == Structured.relevance
+    assert env.relevance == [[[], [0], [1], [0, 1]], [[], [], []], [[], []]]
     with pytest.raises(ValueError, match=r"action\['gears'\] must be a tensor"):
         env.step({"aim": (torch.zeros(2), torch.zeros(2, 2)), "gears": torch.zeros(2, 3)})
     env.close()
@@ -159,6 +160,25 @@ def test_continuous_actions_and_bounds_of_the_flat_space() -> None:
     step = env.step(torch.tensor([[0.5], [-2.0], [2.0]]))
     assert step.rewards.shape == (3, 1)
     assert env.observation_space == spaces.Box(np.float32([-1, -1, -8]), np.float32([1, 1, 8]))
+
+
+def test_rounding_to_float32_never_leaves_the_bounds_of_a_float64_box() -> None:
+    env = GymnasiumEnv("test/Strict-v0", 1)
+    env.reset(0)
+    assert env.step(torch.tensor([[0.1, -0.1]])).rewards.item() == np.float32(0.1)
+    assert env.step(torch.tensor([[-0.1, 0.0625]])).rewards.item() == -np.float32(0.1)
+
+
+def test_a_relevance_table_may_be_an_array_and_is_overridden_even_by_an_empty_one() -> None:
+    def relevance(stated: Any, **given: Any) -> Any:
+        return GymnasiumEnv("test/Says-v0", 1, kwargs={"relevance": stated}, **given).relevance
+
+    assert relevance(np.array([[[0], [1], [0]]])) == [[[0], [1], [0]]]
+    assert relevance([[np.arange(2), (), [np.int64(1)]]]) == [[[0, 1], [], [1]]]
+    assert relevance([[[0], [], []]], relevance=[]) == []
+    assert relevance([[[0], [], []]], relevance=[[[], [0], []]]) == [[[], [0], []]]
+    assert relevance([[[0], [], []]]) == [[[0], [], []]]
+    assert relevance(None) is None
 
 
 def test_an_unsupported_leaf_is_named() -> None:
@@ -214,6 +234,35 @@ def test_components_masks_and_success_come_from_info(vectorization: Any) -> None
     env.close()
 
 
+def test_a_component_called_reward_is_read_from_info_as_any_other() -> None:
+    kwargs = {"info": {"reward": 0.25}}
+    env = GymnasiumEnv("test/Says-v0", 1, kwargs=kwargs, reward_components=["reward"])
+    env.reset(0)
+    assert stepped(env, [6]).rewards.tolist() == [[0.25]]
+    env = GymnasiumEnv("test/Says-v0", 1, kwargs=kwargs)
+    env.reset(0)
+    assert stepped(env, [6]).rewards.tolist() == [[6.0]]
+
+
+@pytest.mark.parametrize("key", ["is_success", "success"])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(True, 1), (np.False_, 0), (np.array([True]), 1), (np.array([[0.25]]), 0.25)]
+)
+def test_success_is_one_bool_or_number(key: str, value: Any, expected: float) -> None:
+    env = GymnasiumEnv("test/Says-v0", 1, kwargs={"info": {key: value}})
+    env.reset(0)
+    assert stepped(env, [5]).metrics["success"].tolist() == [expected]
+
+
+@pytest.mark.parametrize("value", [None, "yes", [True], np.array([True, False]), np.array(["yes"])])
+def test_any_other_success_is_named(value: Any) -> None:
+    env = GymnasiumEnv("test/Says-v0", 1, kwargs={"info": {"success": value}})
+    env.reset(0)
+    expected = f"environment 0, step 1: info['success'] is {value!r}; allowed is one bool or number"
+    with pytest.raises(EnvError, match=re.escape(expected)):
+        stepped(env, [5])
+
+
 @BOTH
 def test_where_no_episode_ended_success_is_nan_and_all_else_goes_on(vectorization: Any) -> None:
     env = GymnasiumEnv(
@@ -234,6 +283,42 @@ def test_where_no_episode_ended_success_is_nan_and_all_else_goes_on(vectorizatio
     assert step.rewards.tolist() == [[2.5, -2.0]] * 3
     assert step.final_observation[[0, 2], 0].tolist() == [2.0, 2.0]
     env.close()
+
+
+BRANCHES = spaces.Dict(
+    {
+        "size": spaces.Box(0, 1, (2,)),
+        "where": spaces.Dict({"x": spaces.Discrete(3), "y": spaces.MultiDiscrete([2, 2])}),
+        "what": spaces.Discrete(2),
+    }
+)
+
+
+def masked(mask: Any) -> GymnasiumEnv:
+    info = {"action_mask": mask}
+    return GymnasiumEnv("test/Says-v0", 1, kwargs={"info": info, "action_space": BRANCHES})
+
+
+@pytest.mark.parametrize("more", [{}, {"size": None}])  # None as Gymnasium's own `sample(mask)` has it
+def test_a_mask_may_be_a_dict_like_the_actions(more: dict[str, Any]) -> None:
+    # Heads are counted in the order of the space, whose keys are sorted, not in the order of the mask.
+    mask = masked({"where": {"y": ([0, 1], [1, 1]), "x": np.array([1, 0, 1])}, "what": [1, 0], **more})
+    expected = [[True, False, False], [True, False, True], [False, True, False], [True, True, False]]
+    assert mask.reset(0)[1].tolist() == [expected]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"what": [1, 0]},
+        {"what": [1, 0], "where": [1, 1, 1, 1]},
+        {"what": [1, 0], "where": {"x": [1, 1, 1], "y": [[1, 1], [1, 1]]}, "how": [1]},
+        {"what": None, "where": {"x": [1, 1, 1], "y": [[1, 1], [1, 1]]}},
+    ],
+)
+def test_a_dict_of_masks_that_does_not_fit_is_refused(mask: Any) -> None:
+    with pytest.raises(EnvError, match=r"heads of \[2, 3, 2, 2\] .*a dict with a mask under each key"):
+        masked(mask).reset(0)
 
 
 def test_masks_of_an_environment_of_gymnasium() -> None:

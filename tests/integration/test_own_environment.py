@@ -41,6 +41,10 @@ def test_the_example_trains_as_written(tmp_path: Path) -> None:
         [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith(
+        "actions: action[0] = head 0; action[1] = parameter 0\n"
+        "relevant by choice of head 0: 0 -> none; 1 -> 0; 2 -> 0\niteration "
+    )
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "finished"
     assert summary["env_steps"] == 4096

@@ -163,9 +163,10 @@ def test_raw_parameters_are_left_alone() -> None:
 def test_as_many_boxes_as_choices_belong_to_one_choice_each(nested: bool) -> None:
     boxes = (UNIT, spaces.Box(0, 1, (2,)), UNIT)
     parts = (spaces.Discrete(3), spaces.Tuple(boxes)) if nested else (spaces.Discrete(3), *boxes)
-    space = HybridSpace(spaces.Tuple(parts))
-    assert [relevant(space, choice) for choice in range(3)] == [[0], [1, 2], [3]]
-    assert space.num_decisions == 1
+    for table in (None, []):
+        space = HybridSpace(spaces.Tuple(parts), table)
+        assert [relevant(space, choice) for choice in range(3)] == [[0], [1, 2], [3]]
+        assert space.num_decisions == 1
 
 
 @pytest.mark.parametrize(
@@ -207,13 +208,24 @@ def test_the_table_for_people() -> None:
     space = HybridSpace(
         spaces.Dict({"do": spaces.Discrete(3), "how": spaces.Box(-1, 1, (5,))}), [[[0, 1, 2], [3], []]]
     )
-    lines = space.describe().splitlines()
-    assert lines[0] == "action['do']: heads 0 (Discrete(3))"
-    assert lines[1].startswith("action['how']: parameters 0–4 (Box(")
-    assert lines[2:] == [
+    assert space.describe().splitlines() == [
+        "actions: action['do'] = head 0; action['how'] = parameters 0-4",
         "always relevant: parameters 4",
-        "head 0: choice → parameters: 0 → 0–2, 1 → 3, 2 → –",
+        "relevant by choice of head 0: 0 -> 0-2; 1 -> 3; 2 -> none",
     ]
+
+
+def test_the_table_stays_short_where_there_are_many_heads_or_choices() -> None:
+    nodes = spaces.Tuple((spaces.MultiDiscrete([3] * 16), spaces.Box(-1, 1, (64,))))
+    table = HybridSpace(nodes, [[[], list(range(4 * i, 4 * i + 4)), []] for i in range(16)]).describe()
+    assert table.splitlines()[1:] == [
+        "relevant by choice of head 0: 0 -> none; 1 -> 0-3; 2 -> none",
+        "relevant by choice of head 1: 0 -> none; 1 -> 4-7; 2 -> none",
+        "and so on for heads 2-15, each with its own",
+    ]
+    many = HybridSpace(spaces.Tuple((spaces.Discrete(100), *[UNIT] * 100))).describe()
+    assert all(len(line) < 300 for line in many.splitlines())
+    assert many.endswith("6 -> 6; 7 -> 7; ... (100 in all)")
 
 
 # --- what is refused ------------------------------------------------------------------------------------
@@ -229,6 +241,12 @@ def test_the_table_for_people() -> None:
         (spaces.MultiBinary(3), "not supported"),
         (spaces.Sequence(spaces.Discrete(2)), "not supported"),
         (spaces.Box(np.array([0.0, 1.0]), np.array([1.0, 1.0])), "low >= high"),
+        (spaces.Box(1.0, 1.0 + 1e-9, (2,), np.float64), "low >= high as float32"),
+        (spaces.Box(-3e38, 3e38, (2,)), "infinite as float32"),  # their difference, not the bounds
+        (spaces.Box(-1e300, 1e300, (2,), np.float64), "infinite as float32"),
+        (spaces.Box(1e299, 1e300, (2,), np.float64), "infinite as float32"),
+        (spaces.Box(-1, 1, (0,)), "is empty"),
+        (spaces.MultiDiscrete(np.zeros(0, int)), "is empty"),
     ],
 )
 def test_a_leaf_that_does_not_fit_is_named(leaf: Space[Any], reason: str) -> None:
@@ -237,12 +255,12 @@ def test_a_leaf_that_does_not_fit_is_named(leaf: Space[Any], reason: str) -> Non
         HybridSpace(space)
     assert str(error.value).startswith("action['b'][1]: ")
     assert reason in str(error.value)
+    assert "accepted are Discrete, MultiDiscrete and bounded float Box" in str(error.value)
 
 
-@pytest.mark.parametrize("leaf", [spaces.Text(5), spaces.Box(-np.inf, 1, (2,))])
-def test_what_is_accepted_is_named(leaf: Space[Any]) -> None:
-    with pytest.raises(UnsupportedSpaceError, match="Discrete, MultiDiscrete and bounded float Box"):
-        HybridSpace(leaf)
+def test_the_widest_box_is_accepted() -> None:
+    space = HybridSpace(spaces.Box(-1.7e38, 1.7e38, (1,)))
+    assert native(space, [], [1.0]).tolist() == [[float(np.float32(1.7e38))]]
 
 
 def test_an_empty_space_is_refused() -> None:
@@ -255,12 +273,13 @@ def test_an_empty_space_is_refused() -> None:
     [
         ([[[0], []]], "lists 1 heads, the action space has 2"),
         ([[[0], []], [[], []]], r"relevance\[1\]: lists 2 choices, the head has 3"),
-        ([[[0], [2]], [[], [], []]], r"relevance\[0\]\[1\]: parameter 2 is not one of 0 … 1"),
+        ([[[0], [np.int64(2)]], [[], [], []]], r"relevance\[0\]\[1\]: parameter 2 is not one of 0 … 1"),
         ([[[-1], []], [[], [], []]], r"relevance\[0\]\[0\]: parameter -1 is not one of 0 … 1"),
+        ([[[0], [1.0]], [[], [], []]], r"relevance\[0\]\[1\]: parameter 1.0 is not one of 0 … 1"),
         ([[[0], []], [[], [], [0]]], "parameter 0 is listed under head 0 and under head 1"),
     ],
 )
-def test_a_relevance_that_does_not_fit_is_refused(relevance: list[list[list[int]]], message: str) -> None:
+def test_a_relevance_that_does_not_fit_is_refused(relevance: Any, message: str) -> None:
     space = spaces.Tuple((spaces.Discrete(2), spaces.Discrete(3), spaces.Box(-1, 1, (2,))))
     with pytest.raises(UnsupportedSpaceError, match=message):
         HybridSpace(space, relevance)
