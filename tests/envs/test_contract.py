@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
 from envs import ENVIRONMENTS
 from envs.catch_point import CatchPoint
 from envs.goal import Goal
+from envs.gymnasium_adapter import GymnasiumEnv
 from envs.hard_move import HardMove, HardMovePerActuator
 from envs.moving import Moving, Sliding
 from envs.platform import Platform
@@ -303,3 +306,33 @@ def test_gymnasium_accepts_it(name: str) -> None:
     assert isinstance(picture, np.ndarray)
     assert picture.dtype == np.uint8
     env.close()
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_adapter_keeps_its_relevance_and_its_state(
+    name: str, vectorization: Literal["sync", "async"]
+) -> None:
+    def make() -> GymnasiumEnv:
+        return GymnasiumEnv(f"envs:{name}", 2, vectorization=vectorization, kwargs={"max_steps": 20})
+
+    env = make()
+    batched = load_env_creator(ENVIRONMENTS[name])(num_envs=1)
+    assert env.relevance is not None
+    assert env.relevance == batched.relevance
+    stream, again = StreamPerEnv(2, CPU, 3), StreamPerEnv(2, CPU, 3)
+    mask = play(env, 7, stream, env.reset(2)[1])[-1].action_mask
+    file = io.BytesIO()
+    torch.save(env.state_dict(), file)
+    file.seek(0)
+    again.load_state_dict(stream.state_dict())
+    rest = play(env, STEPS, stream, mask)
+    env.close()
+    other = make()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert other.notice is None
+    repeated = play(other, STEPS, again, mask)
+    other.close()
+    assert any((step.terminated | step.truncated).any() for step in rest), "no restart was seen"
+    for step, same in zip(rest, repeated, strict=True):
+        assert_same(rows(step, 2), rows(same, 2))
