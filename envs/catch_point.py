@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import gymnasium
 import numpy as np
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
+from envs.arguments import checked
 from envs.drawing import BLUE, RED, Canvas
 from envs.episodic import EpisodicEnv, Outcome, hybrid
 from envs.point_mass import FIELD, FORCE, placed, pushed
@@ -51,14 +53,15 @@ class CatchPoint(EpisodicEnv[CatchPointState]):
     reward_names = ("distance", "catch")
     relevance = (((0,), ()),)
 
+    @checked
     def __init__(
         self,
         num_envs: int,
         device: str | torch.device = "cpu",
-        max_steps: int = 30,
-        max_misses: int = 10,
-        catch_radius: float = 0.2,
-        catch_reward: float = 20.0,
+        max_steps: Annotated[int, Ge(1)] = 30,
+        max_misses: Annotated[int, Ge(0)] = 10,
+        catch_radius: Annotated[float, Gt(0)] = 0.2,
+        catch_reward: Annotated[float, Ge(0)] = 20.0,
         observe_counts: bool = False,
     ) -> None:
         super().__init__(num_envs, device)

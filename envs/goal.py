@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from envs.arguments import checked
 from envs.drawing import BLUE, GREEN, ORANGE, WHITE, Canvas
 from envs.episodic import EpisodicEnv, Outcome, where
 from envs.goal_expert import plan
@@ -72,13 +74,14 @@ class Goal(EpisodicEnv[GoalState]):
     reward_weights = (GOAL_REWARD, 1.0)
     relevance = (((0, 1), (2,), (3,)),)
 
+    @checked
     def __init__(
         self,
         num_envs: int,
         device: str | torch.device = "cpu",
         faithful: bool = True,
-        max_steps: int = 100,
-        max_substeps: int = 300,
+        max_steps: Annotated[int, Ge(1)] = 100,
+        max_substeps: Annotated[int, Ge(1)] = 300,
     ) -> None:
         super().__init__(num_envs, device)
         self.faithful, self.max_steps, self.max_substeps = faithful, max_steps, max_substeps

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from envs.arguments import checked
 from envs.drawing import BLUE, GREY, RED, Canvas
 from envs.episodic import EpisodicEnv, Outcome, hybrid
 from envs.point_mass import FIELD, FORCE, placed, pushed
@@ -55,21 +57,18 @@ class HardMove(EpisodicEnv[HardMoveState]):
 
     reward_names = ("distance", "goal")
 
+    @checked
     def __init__(
         self,
         num_envs: int,
         device: str | torch.device = "cpu",
-        n: int = 4,
+        n: Annotated[int, Ge(2), Le(12)] = 4,
         form: Form = "option",
-        max_steps: int = 30,
-        target_radius: float = 0.2,
-        goal_reward: float = 20.0,
+        max_steps: Annotated[int, Ge(1)] = 30,
+        target_radius: Annotated[float, Gt(0)] = 0.2,
+        goal_reward: Annotated[float, Ge(0)] = 20.0,
     ) -> None:
         super().__init__(num_envs, device)
-        if not 2 <= n <= 12:
-            raise ValueError(f"n: {n}; from 2 to 12 actuators are possible")
-        if form not in ("option", "actuator"):
-            raise ValueError(f"form: {form!r}; 'option' and 'actuator' are known")
         self.n, self.form, self.max_steps, self.target_radius = n, form, max_steps, target_radius
         self.reward_weights = (1.0, goal_reward)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import gymnasium
 import numpy as np
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
+from envs.arguments import checked
 from envs.drawing import BLACK, BLUE, RED, Canvas
 from envs.episodic import EpisodicEnv, Outcome, hybrid
 from envs.protocol import NativeAction
@@ -54,24 +56,20 @@ class Moving(EpisodicEnv[MovingState]):
     reward_names = ("progress", "step", "goal", "failure")
     relevance = (((0,), (1,), ()),)
 
+    @checked
     def __init__(
         self,
         num_envs: int,
         device: str | torch.device = "cpu",
-        max_turn: float = math.pi / 2,
-        max_acceleration: float = 0.5,
-        dt: float = 0.005,
-        max_steps: int = 200,
-        step_cost: float = 0.001,
-        brake: float = 0.1,
+        max_turn: Annotated[float, Gt(0)] = math.pi / 2,
+        max_acceleration: Annotated[float, Gt(0)] = 0.5,
+        dt: Annotated[float, Gt(0)] = 0.005,
+        max_steps: Annotated[int, Ge(1)] = 200,
+        step_cost: Annotated[float, Ge(0)] = 0.001,
+        brake: Annotated[float, Gt(0)] = 0.1,
         faithful: bool = True,
     ) -> None:
         super().__init__(num_envs, device)
-        for name, value in {"max_turn": max_turn, "max_acceleration": max_acceleration, "dt": dt}.items():
-            if value <= 0:
-                raise ValueError(f"{name}: {value}; must be positive")
-        if step_cost < 0:
-            raise ValueError(f"step_cost: {step_cost}; must not be negative")
         self.max_turn, self.max_acceleration, self.dt = max_turn, max_acceleration, dt
         self.max_steps, self.brake, self.faithful = max_steps, brake, faithful
         self.reward_weights = (1.0, step_cost, 1.0, 1.0)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from envs.arguments import checked
 from envs.drawing import BLUE, GREY, ORANGE, Canvas
 from envs.episodic import EpisodicEnv, Outcome
 from envs.platform_expert import plan
@@ -60,7 +62,13 @@ class Platform(EpisodicEnv[PlatformState]):
     reward_weights = (1.0,)
     relevance = (((0,), (1,), (2,)),)
 
-    def __init__(self, num_envs: int, device: str | torch.device = "cpu", max_steps: int = 200) -> None:
+    @checked
+    def __init__(
+        self,
+        num_envs: int,
+        device: str | torch.device = "cpu",
+        max_steps: Annotated[int, Ge(1)] = 200,
+    ) -> None:
         super().__init__(num_envs, device)
         self.max_steps = max_steps
         self.observation_space = gymnasium.spaces.Box(0, 1, (9,), np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -20,6 +20,7 @@ class SingleEnv(gymnasium.Env[np.ndarray[Any, Any], Any]):
 
     The reward is the task reward; `info` has the components under their names, the mean of each metric that
     has something to report, and the `action_mask` `[H, C]` of the observation where there is one.
+    `relevance`, `state_dict` and `load_state_dict` are the batched class's own.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -35,6 +36,7 @@ class SingleEnv(gymnasium.Env[np.ndarray[Any, Any], Any]):
         self.batched: BatchedEnv = creator(num_envs=1, **keywords)
         self.observation_space = self.batched.observation_space
         self.action_space = self.batched.action_space
+        self.relevance = self.batched.relevance
         self._seeded = False
 
     def reset(
@@ -60,6 +62,13 @@ class SingleEnv(gymnasium.Env[np.ndarray[Any, Any], Any]):
         info.update((name, mean) for name, mean in means if not math.isnan(mean))
         observation = self._array(step.final_observation if ended else step.observation)
         return observation, float(sum(w * c for w, c in pairs)), terminated, truncated, info
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.batched.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.batched.load_state_dict(state)
+        self._seeded = True  # the random stream came with the state
 
     def render(self) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
         return self.batched.render(0) if self.render_mode == "rgb_array" else None

@@ -1,10 +1,11 @@
 """The exact state of a single Gymnasium environment as plain values, for checkpoints.
 
 Taken are the attributes of the environment and of every wrapper around it. They must be numbers, strings,
-numpy arrays, tensors, `np.random.Generator`s, or containers of these; spaces, functions and the like never
-change and are left as they are. Anything else (a simulator's handle, an object of one's own) could hide
-state, so nothing is then claimed, unless the environment has `state_dict`/`load_state_dict` or
-`get_state`/`set_state` of its own: what those give, the random stream and the wrappers are enough.
+numpy arrays, tensors, `np.random.Generator`s, or containers of these. Of spaces (those of the class too) the
+random stream is taken that `sample` draws from; functions and the like never change and are left as they are.
+Anything else (a simulator's handle, an object of one's own) could hide state, so nothing is then claimed,
+unless the environment has `state_dict`/`load_state_dict` or `get_state`/`set_state` of its own: what those
+give, the random streams and the wrappers are enough.
 
 Randomness from anywhere but such attributes (`random`, `np.random.*`) is out of reach.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import types
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium
@@ -60,7 +61,8 @@ def take(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
         }
         own = _encode(getter(), f"{type(layer).__name__}.{getter.__name__}()", set()) if getter else None
         layers.append({"type": _name(layer), "attributes": attributes, "own": own})
-    return {"layers": layers}
+    spaces = [_encode(space.np_random, f"{space}.np_random", seen) for space in _spaces(_layers(env))]
+    return {"layers": layers, "spaces": spaces}
 
 
 def restore(env: gymnasium.Env[Any, Any], state: Mapping[str, Any]) -> None:
@@ -79,6 +81,9 @@ def restore(env: gymnasium.Env[Any, Any], state: Mapping[str, Any]) -> None:
         if saved["own"] is not None:
             _, setter = _own_methods(layer)
             setter(_decode(saved["own"]))
+    if "spaces" in state:  # not in checkpoints of older versions
+        for space, stream in zip(_spaces(layers), state["spaces"], strict=True):
+            space._np_random = _decode(stream)
 
 
 def _layers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Env[Any, Any]]:
@@ -86,6 +91,24 @@ def _layers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Env[Any, Any]]:
     while isinstance(layers[-1], gymnasium.Wrapper):
         layers.append(layers[-1].env)
     return layers
+
+
+def _spaces(layers: Iterable[gymnasium.Env[Any, Any]]) -> list[gymnasium.Space[Any]]:
+    """Each once, with all of its parts: every one has a random stream of its own."""
+    held = [
+        value
+        for layer in layers
+        for value in (layer.observation_space, layer.action_space, *vars(layer).values())
+    ]
+    found = dict[int, gymnasium.Space[Any]]()
+    while held:
+        space = held.pop()
+        if not isinstance(space, gymnasium.Space) or id(space) in found:
+            continue
+        found[id(space)] = space
+        for part in vars(space).values():  # a Dict has its parts in a dict, a Tuple in a tuple, …
+            held += part.values() if isinstance(part, dict) else part if isinstance(part, tuple) else [part]
+    return list(found.values())
 
 
 def _name(layer: gymnasium.Env[Any, Any]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from envs.arguments import checked
 from envs.drawing import BLUE, Canvas
 from envs.episodic import hybrid
 from envs.protocol import NativeAction, Timestep
@@ -33,24 +35,22 @@ class Synthetic:
 
     relevance = None
 
+    @checked
     def __init__(
         self,
-        num_envs: int,
+        num_envs: Annotated[int, Ge(1)],
         device: str | torch.device = "cpu",
-        observation_width: int = 32,
-        choices: int = 6,
-        parameters: int = 4,
-        components: int = 3,
-        max_steps: int = 50,
+        observation_width: Annotated[int, Ge(1)] = 32,
+        choices: Annotated[int, Ge(1)] = 6,
+        parameters: Annotated[int, Ge(1)] = 4,
+        components: Annotated[int, Ge(1)] = 3,
+        max_steps: Annotated[int, Ge(1)] = 50,
     ) -> None:
         if observation_width < parameters + choices:
             raise ValueError(
                 f"observation_width: {observation_width}; at least parameters + choices "
                 f"({parameters} + {choices}) is needed"
             )
-        for name, value in (("num_envs", num_envs), ("components", components), ("max_steps", max_steps)):
-            if value < 1:
-                raise ValueError(f"{name}: {value}; at least 1 is needed")
         self.num_envs, self.device, self.max_steps = num_envs, torch.device(device), max_steps
         self.first_env = 0
         self.observation_space = gymnasium.spaces.Box(-1, 1, (observation_width,), np.float32)

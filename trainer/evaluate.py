@@ -30,7 +30,7 @@ class EvaluateArguments(Arguments):
 
 
 def main() -> int:
-    """The exit status: 0, or 2 for bad arguments."""
+    """The exit status: 0, or 2 for bad arguments, among them an environment that misbehaves."""
     try:
         arguments = EvaluateArguments.parse(sys.argv[1:])
         figures = _evaluate(arguments)
@@ -48,6 +48,7 @@ def main() -> int:
 
 def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
     # torch takes seconds to import: arguments first
+    from envs.guard import EnvError
     from trainer.checkpoint import CheckpointError
     from trainer.evaluation import SEED_OFFSET, evaluate
     from trainer.monitor.tensorboard import encode_gif
@@ -61,15 +62,13 @@ def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
         print(restored.notice, file=sys.stderr)
     env = restored.make_env(min(arguments.episodes, restored.config.env.num_envs))
     render = arguments.render == "gif"
-    result = evaluate(
-        restored.policy,
-        env,
-        arguments.episodes,
-        3 * SEED_OFFSET + arguments.seed,
-        restored.references,
-        render,
-    )
-    env.close()
+    seed = 3 * SEED_OFFSET + arguments.seed
+    try:
+        result = evaluate(restored.policy, env, arguments.episodes, seed, restored.references, render)
+    except EnvError as error:
+        raise ConfigError(str(error)) from error
+    finally:
+        env.close()
     figures: dict[str, float | str | None] = {
         "return mean": result.return_mean,
         "return std": result.return_std,

@@ -10,12 +10,17 @@ import torch
 from torch import Tensor
 
 from envs.checked import CheckedEnv
+from envs.guard import EnvError
 from envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction
 from envs.references import References
 from trainer.policy.actor_critic import ActorCritic
 
 SEED_OFFSET = 1_000_003
 """Training uses the run's own seed: evaluation must never see its episodes."""
+
+EPISODE_LIMIT = 100_000
+"""Steps after which an episode is taken to have no end. The longest limit that is in use is Atari's: 27,000
+steps, half an hour of play."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,9 @@ def evaluate(
     The shares are fixed beforehand, from each environment's first episode on: taking whichever end first
     would favour short ones. With `render`, frames of the first episode of environment 0 are kept, if the
     environment can be seen at all.
+
+    Raises:
+        EnvError: the environment misbehaved, or an episode has not ended in `EPISODE_LIMIT` steps.
     """
     # A Gymnasium environment made without a render mode cannot; batched ones always can.
     render = render and getattr(env, "render_mode", "rgb_array") is not None
@@ -89,6 +97,9 @@ def evaluate(
             metrics.setdefault(name, []).append(figure.where(rows, torch.nan))
         running, lengths = running.masked_fill(done, 0.0), lengths.masked_fill(done, 0.0)
         finished = finished + done
+        # Asked this rarely because the host waits for the answer: of a later episode it may be late.
+        if len(ended) % EPISODE_LIMIT == 0:
+            _refuse_endless(env, (lengths >= EPISODE_LIMIT) & (finished < share))
         if render and not int(finished[0]):
             frames.append(env.render(0))
     returns, durations, valid = (torch.stack(column, dim=1).flatten() for column in zip(*ended, strict=True))
@@ -105,3 +116,14 @@ def evaluate(
         figures={name: figure for name, figure in figures.items() if not math.isnan(figure)},
         frames=frames,
     )
+
+
+def _refuse_endless(env: BatchedEnv, endless: Tensor) -> None:
+    if bool(endless.any()):
+        name = getattr(env, "id", type(env).__name__)
+        raise EnvError(
+            f"{name}: environment {int(endless.int().argmax())}: an episode of the evaluation has not ended "
+            f"in {EPISODE_LIMIT:,} steps. Where episodes may go on for ever, a time limit is needed: "
+            "max_episode_steps where the environment is registered (or in env.kwargs), or "
+            "gymnasium.wrappers.TimeLimit"
+        )

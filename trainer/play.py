@@ -102,9 +102,13 @@ def _visible(restored: Restored) -> BatchedEnv:
         env.reset(0)
         env.render()
     except (ValueError, NotImplementedError, EnvError, gymnasium.error.Error) as error:
-        raise ConfigError(
-            f"{env_config.label} cannot be rendered: {error or type(error).__name__}"
-        ) from error
+        reason = str(error) or type(error).__name__
+        if config is not restored.config:  # of Gymnasium, and made for training without the keyword
+            reason = (
+                "its constructor must take render_mode='rgb_array', its metadata list that in render_modes "
+                f"and its render() return a picture; it failed with: {reason}"
+            )
+        raise ConfigError(f"{env_config.label} cannot be rendered: {reason}") from error
     return env
 
 

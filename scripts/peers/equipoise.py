@@ -2,7 +2,8 @@
 
 On the synthetic task everything is as `python -m trainer.run env=synthetic` has it (three reward components,
 scaling on, the default `measure_every`), but for the sizes. On a Gymnasium environment it is the adapter's
-default, `env=gymnasium`, with the task's sizes. `reach` takes the committed experiment.
+default, `env=gymnasium`, with the task's sizes. `reach` takes the committed
+experiment, with 60,000 steps to lower the learning rate over, as it is about getting there soon.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from trainer.compose import compose
 from trainer.monitor.run_log import RunLog
 
 PACKAGES = ("equipoise", "torch", "numpy", "gymnasium")
-CARTPOLE = ("env=gymnasium", "experiment=cartpole", "device=cpu")
+CARTPOLE = ("env=gymnasium", "experiment=cartpole", "trainer.total_env_steps=60_000", "device=cpu")
 ACROSS = 5
 """The default `measure_every`; it must not divide the updates of an iteration."""
 

@@ -136,6 +136,36 @@ class Structured(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), reward, False, False, {"action_mask": [1] * 9}
 
 
+class Sampler(gymnasium.Env[Any, Any]):
+    """Observes samples of its spaces: of the class, of the object, of a part of one."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.goals = spaces.Dict({"pair": spaces.Tuple((spaces.Discrete(1000), spaces.Box(-1.0, 1.0, (1,))))})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        super().reset(seed=seed)
+        return self.observe(), {}
+
+    def observe(self) -> Any:
+        sample = self.observation_space.sample()
+        index, place = self.goals["pair"].sample()
+        return np.array([sample[0], index / 1000, place[0]], np.float32)
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        return self.observe(), 0.0, False, False, {}
+
+
+class SharedStream(Sampler):
+    """Draws from a space's random stream under another name, which copies would part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = self.observation_space.np_random
+
+
 class Opaque(Counter):
     """Keeps its state where plain values do not reach."""
 
@@ -198,5 +228,17 @@ class Painter(Counter):
         return np.full((4, 6, 3), self.t, np.uint8)
 
 
-for _one in (Counter, OnlyOne, Scores, Structured, Opaque, OwnState, Strict, Says, Painter):
+for _one in (
+    Counter,
+    OnlyOne,
+    Scores,
+    Structured,
+    Sampler,
+    SharedStream,
+    Opaque,
+    OwnState,
+    Strict,
+    Says,
+    Painter,
+):
     gymnasium.register(f"test/{_one.__name__}-v0", entry_point=_one)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
 from envs import ENVIRONMENTS
 from envs.catch_point import CatchPoint
 from envs.goal import Goal
-from envs.hard_move import HardMove
+from envs.gymnasium_adapter import GymnasiumEnv
+from envs.hard_move import HardMove, HardMovePerActuator
 from envs.moving import Moving, Sliding
 from envs.platform import Platform
 from envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction, ScriptedEnv, SharedEnv, Timestep
@@ -26,6 +31,8 @@ from envs.random import StreamPerEnv
 from envs.references import random_action, reference_returns
 from envs.synthetic import Synthetic
 from envs.topology_spawn import TopologySpawn
+from trainer.compose import compose
+from trainer.config_errors import ConfigError
 
 CPU = torch.device("cpu")
 STEPS = 60
@@ -79,6 +86,81 @@ def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> No
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+IMPOSSIBLE: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    (kind, {name: value})
+    for kind, settings in {
+        Moving: {
+            "max_turn": [0.0, -1.0],
+            "max_acceleration": [0.0, -1.0],
+            "dt": [0.0, -0.1],
+            "max_steps": [0, -5],
+            "step_cost": [-0.1, math.nan],
+            "brake": [0.0, -1.0],
+        },
+        Sliding: {"max_steps": [0]},
+        HardMove: {
+            "n": [1, 13],
+            "form": ["both"],
+            "max_steps": [0],
+            "target_radius": [0.0, -1.0],
+            "goal_reward": [-1.0, math.inf],
+        },
+        HardMovePerActuator: {"n": [1]},
+        CatchPoint: {
+            "max_steps": [0, -1],
+            "max_misses": [-1, -5],
+            "catch_radius": [0.0, -0.2],
+            "catch_reward": [-1.0],
+        },
+        Platform: {"max_steps": [0]},
+        Goal: {"max_steps": [0], "max_substeps": [0, -1]},
+        Synthetic: {
+            "observation_width": [0, 9],
+            "choices": [0],
+            "parameters": [0],
+            "components": [0],
+            "max_steps": [0],
+        },
+        TopologySpawn: {"max_steps": [0], "slope": [(-1.0, 1.0)], "goal_reward": [-1.0]},
+    }.items()
+    for name, values in settings.items()
+    for value in values
+]
+
+
+@pytest.mark.parametrize(("kind", "setting"), IMPOSSIBLE)
+def test_an_impossible_setting_is_refused_by_name(kind: Callable[..., Any], setting: dict[str, Any]) -> None:
+    ((name, value),) = setting.items()
+    with pytest.raises(ValueError, match=rf"(?s){name}\b.*{re.escape(str(value))}"):
+        kind(1, **setting)
+
+
+def test_the_smallest_possible_settings_are_accepted() -> None:
+    kinds = [Moving, Sliding, HardMove, CatchPoint, Platform, Goal, Synthetic, TopologySpawn]
+    smallest: dict[Any, dict[str, Any]] = {
+        Moving: {"step_cost": 0.0},
+        HardMove: {"n": 2, "goal_reward": 0.0},
+        CatchPoint: {"max_misses": 0, "catch_reward": 0.0},
+        Goal: {"max_substeps": 1},
+        Synthetic: {"observation_width": 2, "choices": 1, "parameters": 1, "components": 1},
+    }
+    for kind in kinds:
+        env: Any = kind(1, max_steps=1, **smallest.get(kind, {}))
+        observation, mask = env.reset(0)
+        step = play(env, 2, StreamPerEnv(1, CPU), mask)[0]
+        assert observation.isfinite().all()
+        assert step.rewards.isfinite().all()
+
+
+def test_a_configuration_says_what_is_allowed() -> None:
+    for overrides, complaint in (
+        (["env=hard_move", "env.target_radius=-1"], "env.target_radius = -1: must be a number > 0"),
+        (["env=moving", "env.max_steps=0"], "env.max_steps = 0: must be a whole number ≥ 1"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(complaint)):
+            compose(overrides)
 
 
 @make_env
@@ -224,3 +306,33 @@ def test_gymnasium_accepts_it(name: str) -> None:
     assert isinstance(picture, np.ndarray)
     assert picture.dtype == np.uint8
     env.close()
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_adapter_keeps_its_relevance_and_its_state(
+    name: str, vectorization: Literal["sync", "async"]
+) -> None:
+    def make() -> GymnasiumEnv:
+        return GymnasiumEnv(f"envs:{name}", 2, vectorization=vectorization, kwargs={"max_steps": 20})
+
+    env = make()
+    batched = load_env_creator(ENVIRONMENTS[name])(num_envs=1)
+    assert env.relevance is not None
+    assert env.relevance == batched.relevance
+    stream, again = StreamPerEnv(2, CPU, 3), StreamPerEnv(2, CPU, 3)
+    mask = play(env, 7, stream, env.reset(2)[1])[-1].action_mask
+    file = io.BytesIO()
+    torch.save(env.state_dict(), file)
+    file.seek(0)
+    again.load_state_dict(stream.state_dict())
+    rest = play(env, STEPS, stream, mask)
+    env.close()
+    other = make()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert other.notice is None
+    repeated = play(other, STEPS, again, mask)
+    other.close()
+    assert any((step.terminated | step.truncated).any() for step in rest), "no restart was seen"
+    for step, same in zip(rest, repeated, strict=True):
+        assert_same(rows(step, 2), rows(same, 2))

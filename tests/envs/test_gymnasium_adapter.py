@@ -551,6 +551,39 @@ def test_other_environments_continue_bit_for_bit(id: str) -> None:
     assert all(torch.equal(a, other.step(b).observation) for a, b in zip(expected, actions[20:], strict=True))
 
 
+@BOTH
+def test_the_random_streams_of_spaces_go_on(vectorization: Any) -> None:
+    def go_on(env: GymnasiumEnv) -> list[list[list[float]]]:
+        observations = [stepped(env, [0, 1]).observation.tolist() for _ in range(5)]
+        env.close()
+        return observations
+
+    env, other, without = (GymnasiumEnv("test/Sampler-v0", 2, vectorization=vectorization) for _ in range(3))
+    env.reset(0)
+    stepped(env, [0, 1])
+    file = io.BytesIO()
+    torch.save(env.state_dict(), file)
+    expected = go_on(env)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert other.notice is None
+    assert go_on(other) == expected
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    for snapshot in state["envs"]:
+        del snapshot["spaces"]  # as checkpoints before had it
+    without.load_state_dict(state)
+    assert go_on(without) != expected
+
+
+def test_a_space_s_stream_under_two_names_is_no_exact_state() -> None:
+    env = GymnasiumEnv("test/SharedStream-v0", 1)
+    env.reset(0)
+    state = env.state_dict()
+    assert not state["exact"]
+    assert "np_random shares memory with another attribute" in state["reason"]
+
+
 def test_an_environment_may_give_its_own_state() -> None:
     env, other = GymnasiumEnv("test/OwnState-v0", 2), GymnasiumEnv("test/OwnState-v0", 2)
     env.reset(0)

@@ -120,10 +120,3 @@ def test_random_actions_do_no_better_than_the_published_failures() -> None:
     """Methods that fail are published at 0.04 to 0.06."""
     env = HardMove(1024)
     assert 0.03 < first_episodes(env, random_policy(env), 30).successes.mean().item() < 0.08
-
-
-def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="n: 1"):
-        HardMove(1, n=1)
-    with pytest.raises(ValueError, match="form: 'both'"):
-        HardMove(1, form="both")  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import pytest
 
 from trainer.build import build
 from trainer.config import Config
+from trainer.evaluate import main
 from trainer.restore import restore
 
 
@@ -63,3 +64,14 @@ def test_bad_arguments_end_with_one_message(arguments: list[str], complaint: str
     assert result.returncode == 2
     assert complaint in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_an_environment_that_misbehaves_ends_with_one_message(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trainer.evaluation.EPISODE_LIMIT", 1)
+    monkeypatch.setattr(sys, "argv", ["evaluate", f"checkpoint={checkpoint}", "episodes=2", "device=cpu"])
+    assert main() == 2
+    assert (
+        "TopologySpawn: environment 0: an episode of the evaluation has not ended" in capsys.readouterr().err
+    )

@@ -116,7 +116,11 @@ def test_an_environment_without_pictures_is_one_clear_error(
     monkeypatch.setitem(gymnasium.registry, "Invisible-v0", EnvSpec("Invisible-v0", entry_point=Invisible))
     checkpoint = train(gymnasium_run("Invisible-v0"), tmp_path)
     assert main(monkeypatch, f"checkpoint={checkpoint}") == 2
-    assert "Invisible-v0 cannot be rendered" in capsys.readouterr().err
+    complaint = capsys.readouterr().err
+    needed = "Invisible-v0 cannot be rendered: its constructor must take render_mode='rgb_array'"
+    assert needed in complaint
+    assert "its render() return a picture" in complaint
+    assert "could not be made" in complaint
     assert not checkpoint.with_name("last-play.gif").exists()
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from envs.guard import EnvError
 from envs.protocol import Act, Timestep
 from envs.references import References
 from tests.toy_env import ToyEnv
+from trainer import evaluation
 from trainer.evaluation import evaluate, normalized_score
 from trainer.policy.actor_critic import ActorCritic
 from trainer.spaces import HybridSpace
@@ -96,3 +98,47 @@ def test_an_environments_diagnosis_is_among_the_figures_and_sees_the_policy() ->
 
     result = evaluate(policy(), Diagnosed(3, CPU), episodes=3, seed=0)
     assert result.figures["shape"] == 3 + 2
+
+
+class Endless(ToyEnv):
+    """Environment 1 never ends; 0 and 2 last 3 and 5 steps."""
+
+    taken = 0
+
+    def step(self, action: Any) -> Timestep:
+        self.taken += 1
+        assert self.taken < 100, "the evaluation hangs"
+        self._clock[1] = 1.0
+        return super().step(action)
+
+
+def test_an_episode_without_an_end_is_an_error_that_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "EPISODE_LIMIT", 20)
+    env = Endless(
+        3, CPU
+    )  # the others' episodes end again and again, which must not hide the one that does not
+    with pytest.raises(
+        EnvError, match=r"(?s)Endless: environment 1: .* 20 steps.*max_episode_steps.*TimeLimit"
+    ):
+        evaluate(policy(), env, episodes=6, seed=0)
+    assert env.taken == 20
+
+
+def test_an_environment_that_has_done_its_share_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "EPISODE_LIMIT", 4)
+
+    class Lasting(ToyEnv):
+        def step(self, action: Any) -> Timestep:
+            if self._clock[2] == 4:  # as long as the limit, but no episode of this environment counts
+                self._clock[2] = 3.0
+            return super().step(action)
+
+    assert evaluate(policy(), Lasting(3, CPU), episodes=2, seed=0).lengths == [3, 4]
+
+
+def test_the_longest_episode_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "EPISODE_LIMIT", 5)
+    assert sorted(evaluate(policy(), wages(), episodes=3, seed=0).lengths) == [3, 4, 5]
+    monkeypatch.setattr(evaluation, "EPISODE_LIMIT", 4)
+    with pytest.raises(EnvError, match="environment 2"):
+        evaluate(policy(), wages(), episodes=3, seed=0)

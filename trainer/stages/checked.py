@@ -1,9 +1,5 @@
-"""Checks what a stage is constructed with, whether it comes from the configuration or from Python."""
+"""`envs.arguments.checked` under the name that stages know it by."""
 
-from __future__ import annotations
+from envs.arguments import checked
 
-from pydantic import ConfigDict, validate_call
-
-checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
-"""Decorator for `__init__`: an argument outside its annotation (`Annotated[float, Gt(0)]`), NaN or infinite
-raises `pydantic.ValidationError`, a ValueError that names the argument, the value and what is allowed."""
+__all__ = ["checked"]
