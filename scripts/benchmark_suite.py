@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.benchmark_tasks import TASKS, Published, Task, jobs_of, tasks_named
-from scripts.experiments import Failure, Job, add_arguments, add_places, chosen, study
+from scripts.benchmark_tasks import TASKS, Published, Task, add_share, jobs_of, tasks_named
+from scripts.experiments import Failure, Job, add_arguments, add_places, chosen, state_of, study
 from scripts.intervals import Floats, bootstrap, interquartile_mean
-from scripts.parallel import run
+from scripts.parallel import foreign, run
 from scripts.report import failed, provenance, shown, spans, table
 from scripts.results import Result, load, write_csv
 
@@ -45,12 +45,11 @@ published number is of that form.
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts.benchmark_suite", *(arguments or sys.argv[1:])])
-    failures: list[Failure] = []
     arms = {name: [ARMS[name]] for name in options.arms}
-    jobs = jobs_of(options.tasks, arms, options.seeds, options.out)
-    if not options.report_only:
-        failures = run(jobs, options.jobs)
-    found = [(job, load(job.folder, job.arm.name, job.env)) for job in jobs]
+    jobs = jobs_of(options.tasks, arms, options.seeds, options.out, options.share)
+    failures = foreign(jobs) if options.report_only else run(jobs, options.jobs)
+    ours = [job for job in jobs if state_of(job) != "different"]
+    found = [(job, load(job.folder, job.arm.name, job.env)) for job in ours]
     results = [result for _, result in found if result is not None]
     if not results:
         print(f"{options.out}: no finished runs to report", file=sys.stderr)
@@ -154,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add_places(parser, "runs/benchmarks", "docs/results/benchmarks.md")
     parser.add_argument("--tasks", type=_tasks, default=TASKS, help="some of them, as a,b (default: all)")
     parser.add_argument("--arms", type=_arms, default=tuple(ARMS), help="adaptive,fixed (default) or one")
+    add_share(parser, 1.0)
     parser.epilog = "tasks:\n" + "\n".join(f"  {task.name:24} {' '.join(task.overrides)}" for task in TASKS)
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,3 +93,15 @@ def tasks_named(text: str, allowed: Sequence[Task]) -> list[Task]:
     """`a,b` of a command line. Raises `argparse.ArgumentTypeError`."""
     known = {task.name: task for task in allowed}
     return [known[name] for name in chosen(text, known, "task")]
+
+
+def add_share(parser: argparse.ArgumentParser, default: float) -> None:
+    text = f"train for this share of each task's steps (default: {default:g})"
+    parser.add_argument("--share", type=fraction, default=default, help=text)
+
+
+def fraction(text: str) -> float:
+    """Above 0 and up to 1. Raises `argparse.ArgumentTypeError`."""
+    if not 0.0 < (share := float(text)) <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} must lie in (0, 1]")
+    return share

@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from scripts.benchmark_tasks import TASKS, Task, jobs_of, tasks_named
-from scripts.experiments import Failure, add_arguments, add_places, study
+from scripts.benchmark_tasks import TASKS, Task, add_share, jobs_of, tasks_named
+from scripts.experiments import Failure, add_arguments, add_places, state_of, study
 from scripts.intervals import RESAMPLES, Floats, interval
-from scripts.parallel import run
+from scripts.parallel import foreign, run
 from scripts.report import failed, provenance, shown, table
 from scripts.results import Result, by_arm, load, strata, write_csv
 
@@ -56,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts.regret", *(arguments or sys.argv[1:])])
     jobs = jobs_of(options.tasks, ARMS, options.seeds, options.out, options.share)
-    failures = [] if options.report_only else run(jobs, options.jobs)
-    found = [load(job.folder, job.arm.name, job.env) for job in jobs]
+    failures = foreign(jobs) if options.report_only else run(jobs, options.jobs)
+    ours = [job for job in jobs if state_of(job) != "different"]
+    found = [load(job.folder, job.arm.name, job.env) for job in ours]
     results = [result for result in found if result is not None]
     if not results:
         print(f"{options.out}: no finished runs to report", file=sys.stderr)
@@ -119,13 +120,6 @@ def _tasks(text: str) -> list[Task]:
     return tasks_named(text, HYBRID)
 
 
-def fraction(text: str) -> float:
-    """Above 0 and up to 1. Raises `argparse.ArgumentTypeError`."""
-    if not 0.0 < (share := float(text)) <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text} must lie in (0, 1]")
-    return share
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -133,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(parser, seeds="1-3")
     add_places(parser, "runs/regret", "docs/results/regret.md")
     parser.add_argument("--tasks", type=_tasks, default=HYBRID, help="some of them, as a,b (default: all)")
-    parser.add_argument("--share", type=fraction, default=0.4, help="of each task's steps (default: 0.4)")
+    add_share(parser, 0.4)
     parser.epilog = f"tasks: {', '.join(task.name for task in HYBRID)}"
     return parser
 

@@ -24,6 +24,7 @@ COMMAND = re.compile(r"python -m (?:trainer|scripts)\.[\w.]+[^`#\n]*")  # pip wo
 SMALLER = ((r"episodes([= ])\d+", r"episodes\g<1>2"), (r"trainer\.total_env_steps=\d+", ""))
 REDUCED = {
     "scripts.compare": ("--steps=4096", "--seeds=1"),
+    "scripts.benchmark_suite": ("--share=0.001", "--seeds=1", "--arms=adaptive"),
     "scripts.dashboard": (),
     "scripts.reference_scores": (),
 }
