@@ -61,7 +61,8 @@ def take(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
         }
         own = _encode(getter(), f"{type(layer).__name__}.{getter.__name__}()", set()) if getter else None
         layers.append({"type": _name(layer), "attributes": attributes, "own": own})
-    spaces = [_encode(space.np_random, f"{space}.np_random", seen) for space in _spaces(_layers(env))]
+    # The attribute itself: asking for `np_random` would seed a stream that nobody uses, from the system.
+    spaces = [_encode(space._np_random, f"{space}.np_random", seen) for space in _spaces(_layers(env))]
     return {"layers": layers, "spaces": spaces}
 
 

@@ -41,7 +41,7 @@ NOT_HERE = {
 
 def commands() -> tuple[list[str], list[str]]:
     """Those in blocks, and modules that only sentences name."""
-    pages = [page.read_text() for page in PAGES]
+    pages = [re.sub(r"<details>.*?</details>", "", page.read_text(), flags=re.DOTALL) for page in PAGES]
     blocks = [block for page in pages for block in BLOCK.findall(page)]
     run = {found.strip() for block in blocks for found in COMMAND.findall(block)}
     modules = {found.split()[2] for page in pages for found in COMMAND.findall(page)}
