@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import types
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -62,8 +62,8 @@ def take(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
         own = _encode(getter(), f"{type(layer).__name__}.{getter.__name__}()", set()) if getter else None
         layers.append({"type": _name(layer), "attributes": attributes, "own": own})
     # The attribute itself: asking for `np_random` would seed a stream that nobody uses, from the system.
-    spaces = [_encode(space._np_random, f"{space}.np_random", seen) for space in _spaces(_layers(env))]
-    return {"layers": layers, "spaces": spaces}
+    streams = [_encode(space._np_random, f"{space}.np_random", seen) for space in spaces(env)]
+    return {"layers": layers, "spaces": streams}
 
 
 def restore(env: gymnasium.Env[Any, Any], state: Mapping[str, Any]) -> None:
@@ -83,7 +83,7 @@ def restore(env: gymnasium.Env[Any, Any], state: Mapping[str, Any]) -> None:
             _, setter = _own_methods(layer)
             setter(_decode(saved["own"]))
     if "spaces" in state:  # not in checkpoints of older versions
-        for space, stream in zip(_spaces(layers), state["spaces"], strict=True):
+        for space, stream in zip(spaces(env), state["spaces"], strict=True):
             space._np_random = _decode(stream)
 
 
@@ -94,11 +94,11 @@ def _layers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Env[Any, Any]]:
     return layers
 
 
-def _spaces(layers: Iterable[gymnasium.Env[Any, Any]]) -> list[gymnasium.Space[Any]]:
-    """Each once, with all of its parts: every one has a random stream of its own."""
+def spaces(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Space[Any]]:
+    """Those of `env` and its wrappers, each once, with all parts: each has a random stream of its own."""
     held = [
         value
-        for layer in layers
+        for layer in _layers(env)
         for value in (layer.observation_space, layer.action_space, *vars(layer).values())
     ]
     found = dict[int, gymnasium.Space[Any]]()
