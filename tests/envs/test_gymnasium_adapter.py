@@ -576,9 +576,16 @@ def test_the_random_streams_of_spaces_go_on(vectorization: Any) -> None:
     assert go_on(without) != expected
 
 
+def test_what_a_space_draws_depends_on_the_seed_alone() -> None:
+    first, again, other = (GymnasiumEnv("test/Sampler-v0", 2) for _ in range(3))
+    seen = [env.reset(seed)[0].tolist() for env, seed in ((first, 3), (again, 3), (other, 4))]
+    assert seen[0] == seen[1]
+    assert seen[0] != seen[2]
+
+
 def test_a_space_s_stream_under_two_names_is_no_exact_state() -> None:
     env = GymnasiumEnv("test/SharedStream-v0", 1)
-    env.reset(0)
+    env.reset()  # a seed would give the space a stream of its own
     state = env.state_dict()
     assert not state["exact"]
     assert "np_random shares memory with another attribute" in state["reason"]
