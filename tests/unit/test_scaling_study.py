@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import argparse
 import json
 from pathlib import Path
@@ -83,7 +84,10 @@ def test_the_control_holds_the_mean_of_the_weights_that_adaptive_runs_ended_with
 def test_the_report_sets_fixed_beside_adaptive() -> None:
     results = [
         *(result("adam_x30_fixed", seed, 0.4, balance_ratio=4.0) for seed in range(4)),
-        *(result("adam_x30_adaptive", seed, 0.8, decision_accuracy=0.75) for seed in range(4)),
+        *(
+            replace(result("adam_x30_adaptive", s, 0.8, decision_accuracy=0.75), skipped=2.0)
+            for s in range(4)
+        ),
         result("adam_w0.9_fixed", 1, 0.6),
         result("sgd_x1_no_entropy_adaptive", 1, 0.6),
         result("tune_sgd_0.1_x1_fixed", 101, 0.1),
@@ -97,7 +101,7 @@ def test_the_report_sets_fixed_beside_adaptive() -> None:
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert cells[1:5] == ["4 + 4", "0.200 [0.200, 0.200]", "0.400 [0.400, 0.400]", "1.00 [1.00, 1.00]"]
     assert cells[5:7] == ["0.400 [0.400, 0.400]", "0.800 [0.800, 0.800]"]
-    assert cells[7:] == ["0.50 → 0.75", "0.25 → 0.25", "4.00 → 1.00"]
+    assert cells[7:] == ["0.50 → 0.75", "0.25 → 0.25", "4.00 → 1.00", "0 → 8"]
     assert lines.index(row) < next(i for i, line in enumerate(lines) if line.startswith("| base weight 0.9"))
     axes = picture(results).axes
     assert [tick.get_text() for tick in axes[0].get_xticklabels()] == ["× 30"]
