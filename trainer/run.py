@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ def _compose_and_train(arguments: Sequence[str]) -> int:
         try:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 return _job_of_sweep(composed, run_dir)
-            _train(_not_resumed(from_hydra(composed)), _unused(run_dir))
+            _train_new(composed, run_dir)
         except (ConfigError, RunError) as error:
             _remove_if_empty(run_dir)
             errors.append(error)
@@ -122,7 +122,7 @@ def _compose_and_train(arguments: Sequence[str]) -> int:
 def _job_of_sweep(composed: DictConfig, run_dir: Path) -> str | None:
     """Train; why that failed. Not even an error of ours ends the jobs that come after it."""
     try:
-        _train(_not_resumed(from_hydra(composed)), _unused(run_dir))
+        _train_new(composed, run_dir)
     except Exception as error:
         expected = isinstance(error, ConfigError | RunError)
         print(error if expected else traceback.format_exc(), file=sys.stderr)
@@ -149,6 +149,16 @@ def _resume(arguments: Sequence[str], resume: Sequence[str]) -> int:
     folder = found.path.resolve().parent
     _train(config, folder.parent if folder.name == _CHECKPOINTS else folder, found.state)
     return 0
+
+
+def _train_new(composed: DictConfig, run_dir: Path) -> None:
+    config = _not_resumed(from_hydra(composed))
+    _claim(run_dir)
+    try:
+        _train(config, run_dir)
+    finally:
+        with suppress(OSError):  # it holds checkpoints, as it should
+            (run_dir / _CHECKPOINTS).rmdir()
 
 
 def _train(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None) -> None:
@@ -207,10 +217,10 @@ def _not_resumed(config: Config) -> Config:
     return config
 
 
-def _unused(run_dir: Path) -> Path:
-    """`run_dir`, which is this run's from now on: another that began in the same second is refused."""
+def _claim(run_dir: Path) -> None:
+    """Make `run_dir` this run's: another that began in the same second is refused."""
     if os.environ.get("RANK", "0") != "0":
-        return run_dir
+        return
     if any(run_dir.iterdir()):
         known = (run_dir / "config.yaml").exists()
         advice = f"already holds a run; continue it with resume={run_dir}" if known else "is not empty"
@@ -219,14 +229,10 @@ def _unused(run_dir: Path) -> Path:
         (run_dir / _CHECKPOINTS).mkdir()
     except FileExistsError:
         raise ConfigError(f"hydra.run.dir: another run has just begun in {run_dir}; start again") from None
-    return run_dir
 
 
 def _remove_if_empty(run_dir: Path) -> None:
     """Hydra makes the folder before the configuration is checked."""
-    checkpoints = run_dir / _CHECKPOINTS
-    if checkpoints.exists() and not any(checkpoints.iterdir()):
-        checkpoints.rmdir()
     if run_dir.exists() and run_dir != Path.cwd() and not any(run_dir.iterdir()):
         os.removedirs(os.path.relpath(run_dir))  # its parents too, where nothing else is in them
 

@@ -16,7 +16,7 @@ import yaml
 from trainer.compose import CONFIG_DIR, admit, compose, resumed
 from trainer.config import check
 from trainer.config_errors import ConfigError
-from trainer.run import _build, _unused
+from trainer.run import _build, _claim, main
 
 OPTIONS = sorted(path.relative_to(CONFIG_DIR).with_suffix("") for path in CONFIG_DIR.glob("*/*.yaml"))
 ROOT = CONFIG_DIR.parent
@@ -410,16 +410,25 @@ def test_flags_may_stand_anywhere() -> None:
 def test_a_run_folder_that_is_in_use(tmp_path: Path, file: str, expected: str) -> None:
     (tmp_path / file).touch()
     with pytest.raises(ConfigError, match=f"hydra.run.dir: .* {expected}"):
-        _unused(tmp_path)
+        _claim(tmp_path)
 
 
 def test_of_two_runs_that_begin_in_one_folder_at_once_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "iterdir", lambda self: iter(()))  # both looked before either wrote
-    _unused(tmp_path)
+    _claim(tmp_path)
     with pytest.raises(ConfigError, match="another run has just begun in"):
-        _unused(tmp_path)
+        _claim(tmp_path)
+
+
+def test_a_run_that_is_refused_leaves_the_claim_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr("sys.argv", ["run", f"hydra.run.dir={tmp_path}"])
+    assert main() == 2
+    assert (tmp_path / "checkpoints").is_dir()
 
 
 def test_a_run_that_does_not_fit_into_the_memory(tmp_path: Path) -> None:
