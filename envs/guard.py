@@ -162,7 +162,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         heads = self._heads
         if "action_mask" not in info or not heads:
             return {}
-        rows = split_mask(info["action_mask"], self._contract.action_space)
+        rows = split_mask(info["action_mask"], self._contract.action_space, heads)
         if rows is None:
             self._fail(
                 f"info['action_mask'] must be 0/1 or bool for heads of {list(heads)} choices (one array per"
@@ -177,16 +177,17 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         return {"action_mask": mask}
 
 
-def split_mask(given: Any, space: gymnasium.Space[Any]) -> list[NDArray[np.bool_]] | None:
-    """One bool array `[choices]` per head of the action space `space`, of a sequence of them, of all in a row
-    or, for a `Dict`, of a mask under each key that holds heads; None if it is none of these."""
+def split_mask(
+    given: Any, space: gymnasium.Space[Any], heads: tuple[int, ...]
+) -> list[NDArray[np.bool_]] | None:
+    """One bool array `[choices]` per head, of a sequence of them, of all in a row or, for a `Dict`, of a mask
+    under each key that holds heads; None if it is none of these. `heads`: the `head_sizes` of `space`."""
     if isinstance(space, spaces.Dict) and isinstance(given, Mapping):
-        parts = {key: part for key, part in space.spaces.items() if head_sizes(part)}
+        parts = {key: (part, own) for key, part in space.spaces.items() if (own := head_sizes(part))}
         if not parts.keys() <= given.keys() <= space.spaces.keys():
             return None
-        masks = [split_mask(given[key], part) for key, part in parts.items()]
+        masks = [split_mask(given[key], *part) for key, part in parts.items()]
         return None if None in masks else [row for mask in masks for row in mask or ()]
-    heads = head_sizes(space)
     try:
         rows = [np.asarray(row) for row in given]
         if rows and all(row.shape == () for row in rows):

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from scripts.benchmark_tasks import TASKS, Published, Task, add_share, jobs_of, tasks_named
-from scripts.experiments import Failure, Job, add_arguments, add_places, chosen, state_of, study
+from scripts.experiments import Failure, Job, add_arguments, add_places, chosen, study
 from scripts.intervals import Floats, bootstrap, interquartile_mean
-from scripts.parallel import foreign, run
+from scripts.parallel import trained
 from scripts.report import failed, provenance, shown, spans, table
 from scripts.results import Result, load, write_csv
 
@@ -47,8 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "scripts.benchmark_suite", *(arguments or sys.argv[1:])])
     arms = {name: [ARMS[name]] for name in options.arms}
     jobs = jobs_of(options.tasks, arms, options.seeds, options.out, options.share)
-    failures = foreign(jobs) if options.report_only else run(jobs, options.jobs)
-    ours = [job for job in jobs if state_of(job) != "different"]
+    ours, failures = trained(jobs, options.jobs, options.report_only)
     found = [(job, load(job.folder, job.arm.name, job.env)) for job in ours]
     results = [result for _, result in found if result is not None]
     if not results:

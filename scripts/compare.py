@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts import plots
-from scripts.experiments import Arm, Failure, add_arguments, add_environments, plan, state_of, study
-from scripts.parallel import foreign, run
+from scripts.experiments import Arm, Failure, add_arguments, add_environments, plan, study
+from scripts.parallel import trained
 from scripts.report import LEGEND, failed, markdown_table, provenance
 from scripts.results import THRESHOLD, Result, load, write_csv
 from trainer.monitor.ranking import Run, ranking
@@ -53,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "scripts.compare", *(arguments or sys.argv[1:])])
     out: Path = options.out or Path("runs") / (options.study or "comparison")
     jobs = plan(arms, options.env, options.seeds, options.steps, out)
-    failures = foreign(jobs) if options.report_only else run(jobs, options.jobs)
-    ours = [job for job in jobs if state_of(job) != "different"]
+    ours, failures = trained(jobs, options.jobs, options.report_only)
     results = [r for job in ours if (r := load(job.folder, job.arm.name, job.env)) is not None]
     if not results:
         print(f"{out}: no finished runs to report", file=sys.stderr)

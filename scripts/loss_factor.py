@@ -6,7 +6,7 @@ from typing import Annotated
 
 from annotated_types import Gt
 
-from trainer.stages.checked import checked
+from envs.arguments import checked
 from trainer.stages.protocol import LossState
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from scripts.experiments import Failure, Job, state_of
+from scripts.experiments import Failure, Job, State, state_of
 
 ROOT = Path(__file__).parents[1]
 _POLL_SECONDS = 0.2
@@ -39,7 +39,7 @@ def run(jobs: Sequence[Job], parallel: int = 2, console: Console | None = None) 
     console = console or Console()
     states = {job.folder: state_of(job) for job in jobs}
     waiting = deque(job for job in jobs if states[job.folder] in ("new", "unfinished"))
-    failures = foreign(jobs, console)
+    failures = _foreign(jobs, states, console)
     console.print(f"{len(jobs)} runs: {len(jobs) - len(waiting) - len(failures)} done, {len(waiting)} to do")
     with _Crew(len(waiting), console) as crew:
         while waiting or crew.running:
@@ -50,11 +50,22 @@ def run(jobs: Sequence[Job], parallel: int = 2, console: Console | None = None) 
     return failures + crew.failures
 
 
-def foreign(jobs: Sequence[Job], console: Console | None = None) -> list[Failure]:
+def trained(jobs: Sequence[Job], parallel: int, report_only: bool) -> tuple[list[Job], list[Failure]]:
+    """What a study has to report: the jobs without those whose folder holds something else, and what failed.
+    `report_only`: nothing is run."""
+    if report_only:
+        failures = _foreign(jobs, {job.folder: state_of(job) for job in jobs}, Console())
+    else:
+        failures = run(jobs, parallel)
+    others = {failure.job.folder for failure in failures if failure.reason == _DIFFERENT}
+    return [job for job in jobs if job.folder not in others], failures
+
+
+def _foreign(jobs: Sequence[Job], states: Mapping[Path, State], console: Console) -> list[Failure]:
     """Jobs whose folder holds something else; says so."""
-    failures = [Failure(job, _DIFFERENT) for job in jobs if state_of(job) == "different"]
+    failures = [Failure(job, _DIFFERENT) for job in jobs if states[job.folder] == "different"]
     for failure in failures:
-        _say(console or Console(), f"{failure.job.name}: {failure.job.folder}: {failure.reason}")
+        _say(console, f"{failure.job.name}: {failure.job.folder}: {failure.reason}")
     return failures
 
 

@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from scripts.benchmark_tasks import TASKS, Task, add_share, jobs_of, tasks_named
-from scripts.experiments import Failure, add_arguments, add_places, state_of, study
+from scripts.experiments import Failure, add_arguments, add_places, study
 from scripts.intervals import RESAMPLES, Floats, interval
-from scripts.parallel import foreign, run
+from scripts.parallel import trained
 from scripts.report import failed, provenance, shown, table
 from scripts.results import Result, by_arm, load, strata, write_csv
 
@@ -56,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts.regret", *(arguments or sys.argv[1:])])
     jobs = jobs_of(options.tasks, ARMS, options.seeds, options.out, options.share)
-    failures = foreign(jobs) if options.report_only else run(jobs, options.jobs)
-    ours = [job for job in jobs if state_of(job) != "different"]
+    ours, failures = trained(jobs, options.jobs, options.report_only)
     found = [load(job.folder, job.arm.name, job.env) for job in ours]
     results = [result for result in found if result is not None]
     if not results:

@@ -10,9 +10,9 @@ import torch
 from annotated_types import Ge, Gt, MinLen
 from torch import Tensor
 
+from envs.arguments import checked
 from trainer import distributed
 from trainer.data import Metric, Metrics, Rollout
-from trainer.stages.checked import checked
 from trainer.stages.protocol import AdvantageResult, Probe
 
 MAX_GRADIENT_NORM = 0.5

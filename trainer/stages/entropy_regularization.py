@@ -9,9 +9,9 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from envs.arguments import checked
 from trainer import distributed
 from trainer.data import Metric, Term
-from trainer.stages.checked import checked
 from trainer.stages.protocol import LossState
 
 

@@ -26,8 +26,8 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
+from envs.arguments import checked
 from trainer.data import Metric, Metrics, Reduction
-from trainer.stages.checked import checked
 from trainer.stages.protocol import SIDES, Sides, WeightResult
 
 Weight = Annotated[float, Ge(0.0)]

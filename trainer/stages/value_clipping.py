@@ -9,8 +9,8 @@ import torch
 from annotated_types import Gt, MinLen
 from torch import Tensor
 
+from envs.arguments import checked
 from trainer.data import Metric, Metrics, Term
-from trainer.stages.checked import checked
 from trainer.stages.protocol import LossState
 
 
