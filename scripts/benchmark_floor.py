@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.loop import Trainer
+from trainer.policy.encoders import MLP
 
 
 class Layer(NamedTuple):
@@ -104,8 +105,13 @@ def recorded(module: nn.Module) -> Iterator[list[Layer]]:
         layers.append(Layer(rows, linear.in_features, linear.out_features, inputs[0].requires_grad))
 
     handles = [m.register_forward_hook(note) for m in module.modules() if isinstance(m, nn.Linear)]
+    fused = [m for m in module.modules() if isinstance(m, MLP) and m.fused]
+    for mlp in fused:
+        mlp.fused = False
     try:
         yield layers
     finally:
+        for mlp in fused:
+            mlp.fused = True
         for handle in handles:
             handle.remove()

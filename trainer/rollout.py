@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,6 +62,33 @@ class Standing:
     """`[N]`."""
 
 
+class _Slot(NamedTuple):
+    """Where one step is written: views of the rollout's buffers."""
+
+    observation: Tensor
+    action_mask: Tensor
+    choices: Tensor
+    parameters: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    final_observation: Tensor
+
+
+def _slots(rollout: Rollout) -> Iterator[_Slot]:
+    """Of all steps; each buffer is taken apart once, not at every step."""
+    buffers = (
+        rollout.observations,
+        rollout.action_mask,
+        *rollout.actions,
+        rollout.rewards,
+        rollout.terminated,
+        rollout.truncated,
+        rollout.final_observations,
+    )
+    return map(_Slot._make, zip(*buffers, strict=True))
+
+
 class Collector:
     """Steps the environments and writes what happens into one rollout, over and over.
 
@@ -113,21 +140,20 @@ class Collector:
         log_std = policy.global_log_std()
         ended: list[Metrics] = []
         acted: list[tuple[Tensor, Tensor, Tensor]] = []
-        for step in range(len(gumbel)):
+        for noise, slot in zip(zip(gumbel, normal, strict=True), _slots(rollout), strict=True):
             heads = policy.actor(policy.normalize(now.observation), log_std)
             acted.append(heads)
-            distribution = policy.as_distribution(*heads, action_mask=now.action_mask)
-            actions = distribution.sample(gumbel[step], normal[step])
-            rollout.observations[step] = now.observation
+            actions = policy.as_distribution(*heads, action_mask=now.action_mask).sample(*noise)
+            slot.observation.copy_(now.observation)
             if now.action_mask is not None:
-                rollout.action_mask[step] = now.action_mask
-            rollout.actions.choices[step] = actions.choices
-            rollout.actions.parameters[step] = actions.parameters
+                slot.action_mask.copy_(now.action_mask)
+            slot.choices.copy_(actions.choices)
+            slot.parameters.copy_(actions.parameters)
             timestep = self._checked.step(space.to_native(actions))
-            rollout.rewards[step] = timestep.rewards
-            rollout.terminated[step] = timestep.terminated
-            rollout.truncated[step] = timestep.truncated
-            rollout.final_observations[step] = timestep.final_observation
+            slot.rewards.copy_(timestep.rewards)
+            slot.terminated.copy_(timestep.terminated)
+            slot.truncated.copy_(timestep.truncated)
+            slot.final_observation.copy_(timestep.final_observation)
             now.observation, now.action_mask = timestep.observation, timestep.action_mask
             ended.append({f"episode/{name}": Metric(figure) for name, figure in timestep.metrics.items()})
         rollout.last_observation.copy_(now.observation)

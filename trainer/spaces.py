@@ -171,10 +171,11 @@ class HybridSpace:
             if isinstance(space, spaces.Tuple):
                 return tuple(build(part) for part in space.spaces)
             leaf = next(leaves)
+            if isinstance(space, spaces.Discrete):
+                choice = actions.choices[:, leaf.first]
+                return choice + int(space.start) if space.start else choice
             source = actions.choices if leaf.discrete else scaled
             part = source[:, leaf.first : leaf.first + leaf.count]
-            if isinstance(space, spaces.Discrete):
-                return part[:, 0] + int(space.start)
             if isinstance(space, spaces.MultiDiscrete) and space.start.any():
                 part = part + torch.as_tensor(space.start.reshape(-1), device=part.device)
             return part.reshape(part.shape[0], *(space.shape or ()))

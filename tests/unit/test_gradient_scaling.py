@@ -224,9 +224,8 @@ class ClampedBeforeEma(GradientScaling):
 
 
 class BaseTwice(GradientScaling):
-    def compute_normalized_weights(self, discrete: Tensor, continuous: Tensor, base: Any = None) -> Any:
-        b_d, b_c = self._base.unbind()
-        return super().compute_normalized_weights(b_d * discrete, b_c * continuous, base)
+    def _normalized(self, weights: Tensor) -> Tensor:
+        return super()._normalized(self._base * weights)
 
 
 class NotNormalized(GradientScaling):

@@ -31,7 +31,6 @@ from trainer.data import Metric, Metrics, Reduction
 from trainer.stages.protocol import SIDES, Sides, WeightResult
 
 Weight = Annotated[float, Ge(0.0)]
-_NOTHING = math.nan
 
 
 class GradientScaling:
@@ -105,7 +104,8 @@ class GradientScaling:
         """Figures of the last update, device scalars; NaN where there is nothing to report."""
         base = [discrete_weight / total, continuous_weight / total]
         self._base = torch.tensor(base, dtype=torch.float64, device=device)
-        self._ema = torch.full((2,), _NOTHING, dtype=torch.float64, device=device)
+        self._nothing = torch.full((2,), math.nan, dtype=torch.float64, device=device)
+        self._ema = self._nothing.clone()
         self._updates = torch.zeros((), dtype=torch.int64, device=device)
 
     def gradients(self, sides: Sides) -> WeightResult:
@@ -119,7 +119,8 @@ class GradientScaling:
             full = norms.prod() if not shared else sides.norm("discrete") * sides.norm("continuous")
             cosine = sides.dot() / full
         weights = self._weigh(norms, learn=measured, cosine=cosine, decay=self.momentum**self.interval)
-        return WeightResult(weights[0], weights[1], self._metrics())
+        discrete_weight, continuous_weight = weights.unbind()
+        return WeightResult(discrete_weight, continuous_weight, self._metrics())
 
     def turn(self, update: int) -> tuple[bool, bool]:
         """Whether this update is measured, and whether it is audited."""
@@ -158,22 +159,25 @@ class GradientScaling:
         base_weights: tuple[float, float] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Base weight times scale for each side, divided by their sum unless told otherwise."""
-        discrete, continuous = self._base.unbind() if base_weights is None else base_weights
-        discrete, continuous = discrete * discrete_scale, continuous * continuous_scale
-        total = discrete + continuous if self.normalize else 1.0
-        return discrete / total, continuous / total
+        scales = torch.stack([discrete_scale, continuous_scale])
+        base = self._base if base_weights is None else scales.new_tensor(base_weights)
+        discrete, continuous = self._normalized(base * scales).unbind()
+        return discrete, continuous
+
+    def _normalized(self, weights: Tensor) -> Tensor:
+        return weights / weights.sum() if self.normalize else weights
 
     def _weigh(
         self, norms: Tensor | None, *, learn: bool, decay: float, cosine: Tensor | None = None
     ) -> Tensor:
         """`[2]` weights of this update; `norms` `[2]` in float64, None where nothing was measured."""
         if norms is not None and norms.device != self._ema.device:
-            self._base, self._ema, self._updates = (
-                state.to(norms.device) for state in (self._base, self._ema, self._updates)
+            self._base, self._nothing, self._ema, self._updates = (
+                state.to(norms.device) for state in (self._base, self._nothing, self._ema, self._updates)
             )
         if norms is not None and learn:
             # A zero, NaN or infinite norm is a hole: it leaves this side's EMA alone, not the other's.
-            usable = norms.isfinite() & (norms > 0)
+            usable = _usable(norms)
             smoothed = torch.where(self._ema.isnan(), norms, decay * self._ema + (1.0 - decay) * norms)
             self._ema = torch.where(usable, smoothed, self._ema)
         product = self._ema.prod()
@@ -182,41 +186,36 @@ class GradientScaling:
         wanted = (self.target * unit / self._ema).nan_to_num(nan=1.0)
         scales = wanted.clamp(*self.bounds)
         active = ready & (self._updates >= self.warmup_steps) & self.enabled
-        scaled = torch.stack(self.compute_normalized_weights(scales[0], scales[1]))
-        weights = torch.where(active, scaled, self._base)
-        self._monitor(norms, weights, scales, torch.where(active, (wanted != scales).double(), _NOTHING))
+        weights = torch.where(active, self._normalized(self._base * scales), self._base)
+        clamped = torch.where(active, (wanted != scales).double(), self._nothing)
+        self._monitor(norms, weights, scales, clamped)
         self.monitoring["gradient_scaling_active"] = active.to(torch.float64)
-        self.monitoring["gradient_cosine"] = cosine if cosine is not None else product * _NOTHING
+        self.monitoring["gradient_cosine"] = cosine if cosine is not None else self._nothing[0]
         self._updates = self._updates + 1
         return weights
 
     def _monitor(self, norms: Tensor | None, weights: Tensor, scales: Tensor, clamped: Tensor) -> None:
-        ema = self._ema
-        raw = norms if norms is not None else ema * _NOTHING
+        raw, effective = self._nothing if norms is None else norms, weights * self._ema
         pairs = {
             "weight_used": weights,
-            "grad_norm": ema,
+            "grad_norm": self._ema,
             "norm_raw": raw,
             "scale": scales,
             "clamped": clamped,
-            "effective_norm": weights * ema,
-            "unusable_norms": (~(raw.isfinite() & (raw > 0))).double() if norms is not None else raw,
+            "effective_norm": effective,
+            "unusable_norms": raw if norms is None else (~_usable(norms)).double(),
         }
+        progress = self._updates / self.warmup_steps if self.warmup_steps else torch.ones_like(raw[0])
+        pushes = torch.stack([weights * raw / self._base, raw, effective / self._base])
+        ratios = pushes[:, 0] / pushes[:, 1]
+        ratios = torch.where(_usable(ratios), ratios, math.nan)
         self.monitoring = {
-            f"{side}_{name}": pair[i] for name, pair in pairs.items() for i, side in enumerate(SIDES)
+            f"{side}_{name}": figure
+            for name, pair in pairs.items()
+            for side, figure in zip(SIDES, pair.unbind(), strict=True)
         }
-        progress = self._updates / self.warmup_steps if self.warmup_steps else torch.ones_like(ema[0])
-        self.monitoring |= {
-            "warmup_progress": progress.clamp(max=1.0),
-            "balance_ratio": self._ratio(weights * raw / self._base),
-            "balance_ratio_before": self._ratio(raw),
-            "balance_ratio_ema": self._ratio(weights * ema / self._base),
-        }
-
-    @staticmethod
-    def _ratio(pushes: Tensor) -> Tensor:
-        ratio = pushes[0] / pushes[1]
-        return torch.where(ratio.isfinite() & (ratio > 0), ratio, _NOTHING)
+        self.monitoring["warmup_progress"] = progress.clamp(max=1.0)
+        self.monitoring.update(zip(_RATIOS, ratios.unbind(), strict=True))
 
     def _metrics(self) -> Metrics:
         return {
@@ -232,13 +231,17 @@ class GradientScaling:
         self._updates = state["updates"].to(self._updates)
 
 
+def _usable(figures: Tensor) -> Tensor:
+    """Where they are positive and finite."""
+    return (figures > 0.0) & (figures < math.inf)
+
+
+_RATIOS = ("balance_ratio", "balance_ratio_before", "balance_ratio_ema")
 _REDUCTIONS: dict[str, Reduction] = {
     "discrete_unusable_norms": "sum",
     "continuous_unusable_norms": "sum",
     "discrete_grad_norm": "last",
     "continuous_grad_norm": "last",
     "warmup_progress": "last",
-    "balance_ratio": "geometric_mean",
-    "balance_ratio_before": "geometric_mean",
-    "balance_ratio_ema": "geometric_mean",
+    **dict.fromkeys(_RATIOS, "geometric_mean"),
 }

@@ -163,7 +163,7 @@ def reduce_terms(terms: Mapping[str, Term]) -> dict[str, Tensor]:
     return {
         name: torch.where(masks[name], term.values, 0.0).sum() / active[name].clamp(min=least)
         if name in masks
-        else term.values.mean()
+        else (term.values.mean() if term.values.dim() else term.values)
         for name, term in terms.items()
     }
 
