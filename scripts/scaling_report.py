@@ -161,7 +161,8 @@ def headline(results: Sequence[Result]) -> Figure:
         _panel(axis, factors, "discrete loss multiplied by")
         axis.set_title(condition.title.partition(",")[0], fontsize=10)
     panels[0].set_ylabel("area under the learning curve")
-    panels[0].legend(fontsize=8)
+    if found:
+        panels[0].legend(fontsize=8)
     return figure
 
 

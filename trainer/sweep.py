@@ -7,11 +7,14 @@ the process that started the sweep reads the notes when it is over.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -32,9 +35,14 @@ class Sweep(Callback):
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder).resolve()
+        self._planned: list[list[str]] = []
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         Sweep.started = self
+        if config.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):  # others decide as they go
+            given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+            (jobs,) = BasicSweeper.split_arguments(given, max_batch_size=None)
+            self._planned = [list(map(_as_typed, job)) for job in jobs]
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.mode is not RunMode.MULTIRUN:
@@ -55,16 +63,20 @@ class Sweep(Callback):
             self._tell(config, "failed" if job_return.return_value else "finished")
 
     def report(self) -> int:
-        """Rank the jobs so far and list those that failed. The exit status: 1 if some did."""
+        """Rank the jobs so far; list those that failed, and those that never began, with their commands. The
+        exit status: 1 if some failed."""
         paths = sorted(self.folder.glob("*.json"), key=lambda path: int(path.stem))
         notes = [json.loads(path.read_text()) for path in paths]
+        begun = {path.stem for path in paths}
+        waiting = {number: job for number, job in enumerate(self._planned) if str(number) not in begun}
+        names = distinct([*(note["overrides"] for note in notes), *waiting.values()])
         runs = []
-        for path, note, own in zip(
-            paths, notes, distinct([note["overrides"] for note in notes]), strict=True
-        ):
+        for path, note, own in zip(paths, notes, names, strict=False):
             name = " ".join(override for override in own if not override.startswith("seed=")) or "all alike"
             runs.append(Run(name, f"#{path.stem} {' '.join(own)}", Path(note["folder"]), note["error"]))
         ranking(runs)
+        for number, job in waiting.items():
+            print(f"not begun: #{number}\n  {shlex.join(['python', '-m', 'trainer.run', *job])}")
         return int(any(note["error"] for note in notes))
 
     def _note(self, config: DictConfig, error: str | None) -> None:
@@ -79,7 +91,11 @@ class Sweep(Callback):
 
 def _overrides(config: DictConfig) -> list[str]:
     """As they were typed."""
-    return [override.removeprefix("++") for override in config.hydra.overrides.task]
+    return [_as_typed(override) for override in config.hydra.overrides.task]
+
+
+def _as_typed(override: str) -> str:
+    return override.removeprefix("++")
 
 
 def distinct(jobs: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,17 +32,28 @@ class Env:
 """
 
 
-def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "trainer.run", "-m", *TINY_TOPOLOGY, f"hydra.sweep.dir={folder}"]
-    return subprocess.run(
+    return subprocess.Popen(
         [*command, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
+
+
+def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        output = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, *output)
+
+
+def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return end(begin(folder, *arguments))
 
 
 @pytest.mark.parametrize(("launcher", "plugin"), LAUNCHERS.items())
@@ -85,6 +99,26 @@ def test_sweeps_that_start_together_rank_each_its_own_jobs(tmp_path: Path) -> No
     assert len(list((tmp_path / "sweeps").iterdir())) == 2
     for result in ended:
         assert "1/1" in result.stdout.partition("ranking, topology_spawn")[2]
+
+
+def test_an_interrupted_sweep_says_how_to_run_what_it_did_not_begin(tmp_path: Path) -> None:
+    process = begin(tmp_path, "preset=balanced,debug", "seed=1,2", "trainer.total_env_steps=10_000_000")
+    while process.poll() is None and not list(tmp_path.rglob("metrics.jsonl")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    result = end(process)
+    assert result.returncode == 130, result.stderr
+    assert (
+        "interrupted: #0 preset=balanced seed=1\n  to go on: python -m trainer.run resume=" in result.stdout
+    )
+    listed = re.findall(r"not begun: #(\d)\n  (.*)", result.stdout)
+    assert [number for number, _ in listed] == ["1", "2", "3"]
+    for (_, command), own in zip(listed, ("balanced 2", "debug 1", "debug 2"), strict=True):
+        preset, seed = own.split()
+        words = shlex.split(command)
+        assert words[:3] == ["python", "-m", "trainer.run"]
+        given = {f"preset={preset}", f"seed={seed}", "trainer.total_env_steps=10000000", "env.max_steps=12"}
+        assert given <= set(words[3:])
 
 
 def test_jobs_are_named_by_what_not_all_of_them_have() -> None:
