@@ -1,28 +1,32 @@
 """How fast the whole loop is, against the bare matrix products of its own sizes: the floor, 1.00.
 
-python -m scripts.benchmark              # everything, in about a quarter of an hour
+python -m scripts.benchmark              # everything: ten minutes on a quiet machine
 python -m scripts.benchmark --quick      # the same questions, under a minute
+python -m scripts.benchmark --profile    # where the time of an iteration goes, a minute
 python -m scripts.benchmark --memory 10  # peak memory, and whether it is flat over 10 minutes
 
 All arms of a comparison take turns in one process, and ratios are taken within a round. Writes
-benchmark.json and benchmark.png (--memory: memory.json and memory.png) into --out.
+benchmark.json and benchmark.png (--memory: memory.json and memory.png; --profile: profile.json) into --out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from scripts import benchmark_memory, benchmark_report
 from scripts.benchmark_floor import Floor
+from scripts.benchmark_profile import profile
 from scripts.benchmark_timing import Loop, clock_for, interleave, phase_shares, ratios, spread
 
 SCALING = "trainer.gradient_scaling"
@@ -104,15 +108,8 @@ QUICK = Plan(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds, under a minute")
-    parser.add_argument("--memory", type=float, metavar="MINUTES", help="measure memory instead of time")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
-    options = parser.parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
     typed = sys.argv[1:] if arguments is None else arguments
     command = {"command": " ".join(["python -m scripts.benchmark", *typed])}
     if options.memory is not None:
@@ -120,35 +117,103 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Console().print(*benchmark_report.memory_tables(result))
         write(result, options.out / "memory.json")
         benchmark_report.plot_memory(result, options.out / "memory.png")
-        return
-    plan = QUICK if options.quick else FULL
-    run(plan, options.device, options.out, command)
+    elif options.profile is not None:
+        result = command | measure_profiles(options.profile, options.device)
+        Console().print(*benchmark_report.profile_tables(result))
+        write(result, options.out / "profile.json")
+    else:
+        return run(QUICK if options.quick else FULL, options.device, options.out, command)
+    return 0
 
 
-def run(plan: Plan, device: str, out: Path, note: Mapping[str, Any]) -> None:
-    """Measure, write and show."""
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--quick", action="store_true", help="fewer sizes and rounds, under a minute")
+    what.add_argument("--memory", type=_minutes, metavar="MINUTES", help="memory instead of time")
+    what.add_argument(
+        "--profile", type=_seconds, nargs="?", const=15.0, metavar="SECONDS", help="where the time goes"
+    )
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--out", type=_folder, default="runs/benchmark", help="(default: %(default)s)")
+    return parser
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0.0 <= minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: minutes must be 0 (growth alone) or more")
+    return minutes
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: seconds must be more than 0")
+    return seconds
+
+
+def _device(text: str) -> str:
+    if text not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be cpu or cuda")
+    if text == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("cuda: PyTorch finds no GPU here")
+    return text
+
+
+def _folder(text: str) -> Path:
+    """Made at once: not after ten minutes does one want to hear that it cannot be."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: cannot make the folder: {error}") from None
+    return path
+
+
+def run(plan: Plan, device: str, out: Path, note: Mapping[str, Any]) -> int:
+    """Measure, write and show; what is measured is written even if it is stopped. Returns the exit status."""
     console = Console()
-    result = {**note, **measure(plan, device, console)}
-    write(result, out / "benchmark.json")
+    result = {**note, "machine": benchmark_report.machine(device), "tasks": {}, "growth": {}}
+    try:
+        for what in measure(plan, device, result):
+            write(result, out / "benchmark.json")
+            console.print(f"measured: {what}", highlight=False)
+    except KeyboardInterrupt:
+        console.print(f"stopped; what was measured is in {out / 'benchmark.json'}")
+        return 130
     benchmark_report.plot(result, out / "benchmark.png")
     console.print(*benchmark_report.tables(result))
     console.print(f"written: {out / 'benchmark.json'} and benchmark.png")
+    return 0
 
 
-def measure(plan: Plan, device: str, console: Console) -> dict[str, Any]:
-    """Everything in `plan`, ready for JSON."""
-    result: dict[str, Any] = {"machine": benchmark_report.machine(device), "tasks": {}, "growth": {}}
+def measure(plan: Plan, device: str, result: dict[str, Any]) -> Iterator[str]:
+    """Everything in `plan`, into `result`, ready for JSON; says what has been measured."""
     on = f"device={device}"
     for name, task in plan.tasks.items():
-        with console.status(f"{name} …"):
-            result["tasks"][name] = compare([*task.overrides, on], task.arms, plan.rounds, plan.warmup)
+        result["tasks"][name] = compare([*task.overrides, on], task.arms, plan.rounds, plan.warmup)
+        yield name
     for axis, points in plan.growth.items():
         result["growth"][axis] = {}
         for value, overrides in points.items():
-            with console.status(f"{axis} = {value} …"):
-                measured = compare([*overrides, on], ["off", "exact"], plan.growth_rounds, plan.warmup, False)
+            measured = compare([*overrides, on], ["off", "exact"], plan.growth_rounds, plan.warmup, False)
             result["growth"][axis][str(value)] = measured
-    return result
+            yield f"{axis} = {value}"
+
+
+def measure_profiles(seconds: float, device: str) -> dict[str, Any]:
+    """Where the time goes, with every fifth minibatch measured, in each task."""
+    arm = ARMS["every 5th"]
+    return {
+        "machine": benchmark_report.machine(device),
+        "tasks": {
+            name: profile([*task.overrides, f"device={device}", *arm], seconds)
+            for name, task in TASKS.items()
+        },
+    }
 
 
 def compare(
@@ -162,6 +227,7 @@ def compare(
         floors = {"floor": Floor(exact.trainer), "needed floor": Floor(exact.trainer, needed_only=True)}
         seconds = interleave({**floors, **loops}, rounds, warmup, clock)
         shares = phase_shares(exact, rounds, clock) if phases else {}
+        works = {arm: loop.trainer.update.compiling for arm, loop in loops.items()}
         for loop in loops.values():
             loop.close()
     return {
@@ -172,6 +238,9 @@ def compare(
         "against_off": {arm: ratios(seconds[arm], seconds["off"])._asdict() for arm in arms},
         "steps_per_second": {arm: exact.samples / spread(seconds[arm]).median for arm in arms},
         "phases": shares,
+        "compiled": {
+            arm: work.notice or f"in {work.seconds:.1f} s" for arm, work in works.items() if work is not None
+        },
     }
 
 
@@ -191,4 +260,4 @@ def write(result: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -64,15 +64,16 @@ def growth(sizes: Sequence[Sequence[str]]) -> dict[str, Any]:
 
 def flatness(overrides: Sequence[str], minutes: float) -> dict[str, Any]:
     """Train for `minutes` and note the peak all the while: memory that leaks keeps pushing it up."""
-    minute, series = 60.0, []
+    minute = 60.0
+    series: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as folder:
         loop = Loop(overrides, Path(folder))
         began = time.monotonic()
-        while (elapsed := time.monotonic() - began) < minutes * minute:
+        while (elapsed := time.monotonic() - began) < minutes * minute or not series:
             loop()
             series.append((elapsed, peak_memory()))
         loop.close()
-    settled = next(peak for elapsed, peak in series if elapsed >= minutes * minute / 10)
+    settled = next((peak for elapsed, peak in series if elapsed >= minutes * minute / 10), series[-1][1])
     return {
         "minutes": minutes,
         "iterations": len(series),

@@ -26,6 +26,7 @@ from rich.console import Console
 
 from scripts.benchmark_peers_report import markdown, tables
 from scripts.benchmark_report import machine
+from scripts.experiments import positive
 from scripts.peers.process import Peer, PeerError
 from scripts.peers.task import Goal, Task
 
@@ -66,25 +67,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="two rounds and one seed")
-    parser.add_argument("--rounds", type=int, help="turns of each peer (default 9)")
-    parser.add_argument("--seeds", type=int, help="runs to the goal on CartPole-v1 (default 5; 0: none)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="tasks whose name has it, as `hybrid`")
+    parser.add_argument("--rounds", type=positive, help="turns of each peer (default 9)")
+    parser.add_argument("--seeds", type=_count, help="runs to the goal on CartPole-v1 (default 5; 0: none)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="tasks whose name has it; `nothing`: none")
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="its interpreter")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds that a turn may take")
+    parser.add_argument("--timeout", type=positive, default=600, help="seconds that a turn may take")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     options = parser.parse_args(arguments)
     pythons = dict(pair.partition("=")[::2] for pair in options.python)
     known = {*HYBRID, *DISCRETE, *LEARNERS}
     if wrong := [pair for pair in options.python if pair.partition("=")[0] not in known or "=" not in pair]:
         parser.error(f"--python {wrong[0]}: wanted is PEER=PATH; peers are {', '.join(sorted(known))}")
+    tasks = {name: work for name, work in TASKS.items() if options.only in name}
+    if not tasks and options.only != "nothing":
+        parser.error(f"--only {options.only}: no task's name has it; tasks are {'; '.join(TASKS)}")
     plan = Plan(
-        {name: work for name, work in TASKS.items() if options.only in name},
+        tasks,
         rounds=(2 if options.quick else 9) if options.rounds is None else options.rounds,
         warmup=1 if options.quick else 2,
         seeds=(1 if options.quick else 5) if options.seeds is None else options.seeds,
     )
     typed = sys.argv[1:] if arguments is None else arguments
     run(plan, pythons, options.timeout, options.out, " ".join(["python -m scripts.benchmark_peers", *typed]))
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else positive(text)
 
 
 def run(plan: Plan, pythons: Mapping[str, str], timeout: float, out: Path, command: str) -> None:

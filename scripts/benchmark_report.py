@@ -63,14 +63,17 @@ def _remarks(tasks: Result) -> list[str]:
         if "default" in task["fraction_of_floor"]:
             fraction = _spread(task["fraction_of_floor"]["default"])
             lines.append(f"Default run ({name}), fraction of the floor: {fraction}; wanted: 0.35 or more")
-    return lines
+    compiled = {
+        f"{name}, {arm}": what for name, task in tasks.items() for arm, what in task["compiled"].items()
+    }
+    return [*lines, *(f"compiled: {title}: {what}" for title, what in compiled.items())]
 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(
-            column, justify="left" if column in ("task", "arm", "phase") else "right", no_wrap=True
+            column, justify="left" if column in ("task", "arm", "phase", "place") else "right", no_wrap=True
         )
     return table
 
@@ -134,6 +137,17 @@ def memory_tables(result: Result) -> list[Any]:
             f"peak {peak:.0f} MiB, {more:+.1f} MiB in the last nine tenths"
         )
     return [table, "\n".join(lines)]
+
+
+def profile_tables(result: Result) -> list[Any]:
+    tasks = result["tasks"]
+    table = _table("Where the time of an iteration goes, ms", "place", *tasks)
+    for place in next(iter(tasks.values()))["places"]:
+        table.add_row(place, *(f"{task['places'][place]:.1f}" for task in tasks.values()))
+    table.add_section()
+    for name, title in (("iteration", "an iteration"), ("needed_floor", "floor, needed products alone")):
+        table.add_row(title, *(f"{task[name]:.1f}" for task in tasks.values()))
+    return [table]
 
 
 def plot(result: Result, path: Path) -> None:

@@ -19,15 +19,17 @@ class Compiling:
         self.seconds = 0.0
         """What it has taken so far."""
         self.notice = notice
-        """Why it is not done any more; None: nothing is wrong."""
+        """Why it is not done, or no more; None: nothing is wrong."""
         self._told: tuple[float, str | None] = (0.0, None)
 
     def took(self, seconds: float) -> None:
         self.seconds += seconds
 
     def fail(self, error: Exception) -> None:
-        lines = str(error).strip().splitlines()
-        self.notice = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        lines = [line for line in str(error).splitlines() if line.strip()] or ["no message"]
+        # A compiler's own words come after its command line and the names of its files.
+        said = [line.partition("error: ")[2] for line in lines if " error: " in line]
+        self.notice = ": ".join([type(error).__name__, lines[0], *said[:1]])
 
     def news(self) -> str | None:
         """A line for the terminal if something has changed since the last call."""
@@ -35,10 +37,7 @@ class Compiling:
         if told == self._told:
             return None
         if self.notice is not None:
-            return (
-                f"WARNING: trainer.compile = {self._setting}: {self._what}: not compiled (any more): "
-                f"{self.notice}"
-            )
+            return f"WARNING: trainer.compile = {self._setting}: {self._what}: not compiled: {self.notice}"
         return f"compiled {self._what} in {self.seconds:.1f} s"
 
 

@@ -43,8 +43,10 @@ RESUMABLE = (
     "trainer.keep_max",
     "trainer.on_save_error",
     "trainer.max_bad_updates",
+    "trainer.compile",
 )
-"""What may differ when a run goes on: how long, how it is watched and where, not what it learns from."""
+"""What may differ when a run goes on: how long, how it is watched, where and by what code, not what it learns
+from."""
 
 
 def _run_name(*, _root_: DictConfig) -> str:

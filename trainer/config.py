@@ -297,12 +297,14 @@ def _scaling(key: str, keywords: Mapping[str, Any], batch: Batch) -> Iterator[Pr
     low, high = keywords.get("min_scaling_factor"), keywords.get("max_scaling_factor")
     if low is not None and high is not None and low > high:
         yield bad_value(f"{key}.min_scaling_factor", low, f"≤ max_scaling_factor, which is {high}")
-    every, updates = keywords.get("measure_every"), batch.update_epochs * batch.num_minibatches
-    if every is not None and math.gcd(every, updates) > 1:
-        # A common divisor would measure the same few minibatches of every iteration, for ever.
-        good = next(k for k in range(every + 1, every + updates + 2) if math.gcd(k, updates) == 1)
-        product = f"update_epochs * num_minibatches ({batch.update_epochs} * {batch.num_minibatches})"
-        yield bad_value(f"{key}.measure_every", every, f"coprime to {product}; the next that is: {good}")
+    updates = batch.update_epochs * batch.num_minibatches
+    product = f"update_epochs * num_minibatches ({batch.update_epochs} * {batch.num_minibatches})"
+    for name in ("measure_every", "audit_every"):
+        every = keywords.get(name)
+        if every and math.gcd(every, updates) > 1:
+            # A common divisor would measure the same few minibatches of every iteration, for ever.
+            good = next(k for k in range(every + 1, every + updates + 2) if math.gcd(k, updates) == 1)
+            yield bad_value(f"{key}.{name}", every, f"coprime to {product}; the next that is: {good}")
 
 
 def _nearest_divisors(number: int, wanted: int) -> list[int]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from scripts import benchmark
 from scripts.benchmark import ARMS, Plan, Task, flat, run
 from scripts.benchmark_floor import Layer, recorded
 from scripts.benchmark_memory import addresses
+from scripts.benchmark_profile import profile
 from scripts.benchmark_timing import Loop, Phases, interleave, ratios, spread
+from trainer.policy import encoders
 from trainer.policy.encoders import MLP
 
 SMALL = (*flat(8, 8), "policy.hidden_sizes=[8,8]", "device=cpu")
@@ -33,6 +37,73 @@ def test_a_tiny_plan_writes_numbers_and_a_picture(tmp_path: Path) -> None:
     assert set(result["growth"]["K"]) == {"2", "5"}
     assert result["machine"]["versions"]["torch"] == torch.__version__
     assert (tmp_path / "benchmark.png").stat().st_size > 0
+
+
+def test_an_arm_that_is_not_compiled_after_all_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler\n/tmp/x.cpp:3:1: error: what is this?")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
+    plan = Plan({"tiny": Task(SMALL, ("off", "exact", "exact, compiled"))}, {}, 1, 1, 1)
+    assert run(plan, "cpu", tmp_path, {}) == 0
+    assert (
+        "compiled: tiny, exact, compiled: RuntimeError: no compiler: what is this?" in capsys.readouterr().out
+    )
+
+
+def test_what_is_measured_before_an_interruption_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = iter([{"first": 1}])
+
+    def measured(*_: object) -> dict[str, int]:
+        for end in ends:
+            return end
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "compare", measured)
+    plan = Plan({"one": Task(SMALL), "two": Task(SMALL)}, {}, 1, 1, 1)
+    assert run(plan, "cpu", tmp_path, {}) == 130
+    assert json.loads((tmp_path / "benchmark.json").read_text())["tasks"] == {"one": {"first": 1}}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--memory=-1"], "minutes must be 0"),
+        (["--memory=nan"], "minutes must be 0"),
+        (["--profile=0"], "seconds must be more than 0"),
+        (["--quick", "--memory=1"], "not allowed with"),
+        (["--out=/dev/null/x"], "cannot make the folder"),
+        (["--device=tpu"], "must be cpu or cuda"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_measured(
+    wrong: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main(wrong)
+    assert said in capsys.readouterr().err
+
+
+def test_a_profile_finds_where_the_time_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a backward of the trunks that waits, nearly all of it is there."""
+    layers = encoders._TanhLayers
+    backward = layers.backward
+
+    def slow(ctx: object, *gradients: torch.Tensor) -> object:
+        end = time.process_time() + 0.02
+        while time.process_time() < end:
+            pass
+        return backward(ctx, *gradients)
+
+    slow.__code__ = slow.__code__.replace(co_name="backward", co_filename=encoders.__file__)
+    monkeypatch.setattr(layers, "backward", staticmethod(slow))
+    found = profile(SMALL, 1.0, warmup=0)
+    assert sum(found["places"].values()) == pytest.approx(found["iteration"])
+    assert found["places"]["backward of the trunks"] > 0.6 * found["iteration"]
 
 
 def test_the_floor_knows_which_layers_need_a_gradient_of_their_input() -> None:

@@ -74,6 +74,27 @@ def test_large_inputs_end_at_one_without_a_gradient() -> None:
     assert gradient[2].isnan()
 
 
+def test_a_second_derivative_is_refused_and_not_wrong() -> None:
+    mlp, inputs = MLP(3, [4, 4], "tanh"), torch.randn(2, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="no second derivatives while MLP.fused"):
+        torch.autograd.grad(mlp(inputs).sum(), inputs, create_graph=True)
+    mlp.fused = False
+    (first,) = torch.autograd.grad(mlp(inputs).sum(), inputs, create_graph=True)
+    first.square().sum().backward()
+    assert inputs.grad is not None
+
+
+def test_layers_and_parameters_may_be_replaced() -> None:
+    mlp, inputs = MLP(3, [4, 4], "tanh"), torch.randn(2, 3)
+    tripled = {name: 3.0 * value for name, value in mlp.state_dict().items()}
+    mlp.load_state_dict(tripled, assign=True)
+    torch.testing.assert_close(mlp(inputs), mlp.layers(inputs))
+    mlp.layers[0] = torch.nn.Linear(3, 4)
+    torch.testing.assert_close(mlp(inputs), mlp.layers(inputs))
+    nought = {name: torch.zeros_like(value) for name, value in mlp.state_dict().items()}
+    assert not torch.func.functional_call(mlp, nought, inputs).any()
+
+
 def test_the_parameters_may_be_replaced_by_views() -> None:
     """As `FlatParameters` does, so that one optimizer step changes all layers."""
     mlp = MLP(2, [3], "tanh")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.conftest import TINY, TOY
 from tests.unit.test_gradients import Scene, make_scene
 from trainer.build import build
+from trainer.compose import compose
 from trainer.config import Config
 from trainer.data import Term
 from trainer.gradients import Cut, FlatParameters, SideGradients
@@ -109,12 +111,14 @@ def test_without_a_compiler_the_run_goes_on_and_says_why(
 
 
 @pytest.mark.skipif(which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler on this machine")
-def test_compiled_losses_teach_the_same(toy: Callable[..., Config], tmp_path: Path) -> None:
-    trainer, compiled = trained(toy("trainer.compile=default"), tmp_path / "a")
+@pytest.mark.parametrize("task", [TOY, (*TINY, "env=synthetic")], ids=["toy", "synthetic"])
+def test_compiled_losses_teach_the_same(task: Sequence[str], tmp_path: Path) -> None:
+    trainer, compiled = trained(compose([*task, "trainer.compile=default"]), tmp_path / "a")
     assert trainer.update.compiling.notice is None
     assert "compiled" in trainer.update.compiling.news()
     assert trainer.summary(None)["compile_seconds"] > 0.0
-    torch.testing.assert_close(compiled, trained(toy(), tmp_path / "b")[1], rtol=1e-3, atol=1e-5)
+    eager = trained(compose(task), tmp_path / "b")[1]
+    torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-5)
 
 
 class Doubled:

@@ -80,7 +80,8 @@ class HybridDistribution:
     def discrete_active(self) -> Tensor:
         """`[B, H]` bool: the heads that have a decision to make (two valid choices or more)."""
         if self._discrete_active is None:
-            self._discrete_active = self.action_mask.sum(-1, dtype=torch.int32) > 1
+            # Added up as floats: of a sum of integers torch.compile (2.13, AVX2) makes C++ that is an error.
+            self._discrete_active = self.action_mask.to(torch.float32).sum(-1) > 1.0
         return self._discrete_active
 
     def discrete_log_prob(self, choices: Tensor) -> Tensor:

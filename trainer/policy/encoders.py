@@ -33,6 +33,8 @@ class _TanhLayers(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True: the result would be taken for a constant
+            raise RuntimeError("layers with tanh have no second derivatives while MLP.fused is true")
         saved = ctx.saved_tensors
         count = len(saved) // 2
         through, weights = saved[: count + 1], saved[count + 1 :]
@@ -93,17 +95,18 @@ class MLP(nn.Module):
             layers += [linear(inputs, outputs), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers)
         self.width = sizes[-1]
-        self._parameter_list = list(self.layers.parameters())  # looking them up takes as long as a layer
         self.fused = activation == "tanh"
         """All layers are one operation, where there is one."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         # Export and torch.compile want to see the single operations, a GPU has a fast tanh.
-        one = self.fused and inputs.device.type == "cpu" and not torch.compiler.is_compiling()
-        features: Tensor = (
-            _TanhLayers.apply(inputs, *self._parameter_list) if one else self.layers(inputs)  # type: ignore[no-untyped-call]
-        )
-        return features
+        if not self.fused or inputs.device.type != "cpu" or torch.compiler.is_compiling():
+            features: Tensor = self.layers(inputs)
+            return features
+        linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        parameters = [p for layer in linears for p in (layer.weight, layer.bias)]  # .parameters() is slow
+        fused: Tensor = _TanhLayers.apply(inputs, *parameters)  # type: ignore[no-untyped-call]
+        return fused
 
 
 class NodeSet(nn.Module):
