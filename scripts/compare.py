@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts import plots
-from scripts.experiments import Arm, Failure, add_arguments, add_environments, plan, study
+from scripts.experiments import Arm, Failure, add_arguments, add_environments, folder, plan, study
 from scripts.parallel import trained
 from scripts.report import LEGEND, failed, markdown_table, provenance
 from scripts.results import THRESHOLD, Result, load, write_csv
@@ -58,22 +58,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not results:
         print(f"{out}: no finished runs to report", file=sys.stderr)
         return 1
-    folder = options.report or out / "report"
-    report(folder, results, arms, failures, command, options.threshold)
+    to = options.report or out / "report"
+    report(to, results, arms, failures, command, options.threshold)
     ranking([Run(job.arm.name, job.name, job.folder) for job in ours])
-    print(f"report: {folder / 'report.md'}")
+    print(f"report: {to / 'report.md'}")
     return 1 if failures else 0
 
 
 def report(
-    folder: Path,
+    to: Path,
     results: Sequence[Result],
     arms: Sequence[Arm],
     failures: Sequence[Failure],
     command: str,
     threshold: float = THRESHOLD,
 ) -> None:
-    """`report.md`, `runs.csv` and the pictures in `folder`. Compared with the first arm."""
+    """`report.md`, `runs.csv` and the pictures in the folder `to`. Compared with the first arm."""
     baseline, changes = arms[0].name, {arm.name: arm.change for arm in arms}
     envs = list(dict.fromkeys(result.env for result in results))
     normalised = all(result.summary["normalized_score"] is not None for result in results)
@@ -92,11 +92,11 @@ def report(
         **{f"scores_{env}": plots.intervals(results, [env], baseline, score) for env in envs},
     }
     for name, figure in pictures.items():
-        plots.save(figure, folder / name)
+        plots.save(figure, to / name)
         text += f"\n![{name.replace('_', ' ')}]({name}.png)\n"
-    write_csv(folder / "runs.csv", results, threshold)
+    write_csv(to / "runs.csv", results, threshold)
     text += f"\nEvery run: [runs.csv](runs.csv)\n{failed(failures)}"
-    (folder / "report.md").write_text(text)
+    (to / "report.md").write_text(text)
 
 
 def parse_arm(text: str) -> Arm:
@@ -126,9 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     add_environments(parser)
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help=f"of `steps to` ({THRESHOLD:g})")
     parser.add_argument(
-        "--out", type=Path, help="folder of the runs (default: runs/presets or runs/comparison)"
+        "--out", type=folder, help="folder of the runs (default: runs/presets or runs/comparison)"
     )
-    parser.add_argument("--report", type=Path, help="folder of the report (default: <out>/report)")
+    parser.add_argument("--report", type=folder, help="folder of the report (default: <out>/report)")
     return parser
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -96,8 +97,8 @@ def add_environments(parser: argparse.ArgumentParser) -> None:
 
 def add_places(parser: argparse.ArgumentParser, out: str, report: str) -> None:
     """The options of a study whose report is one Markdown file."""
-    parser.add_argument("--out", type=Path, default=out, help=f"folder of the runs {_DEFAULT}")
-    parser.add_argument("--report", type=Path, default=report, help=f"Markdown file {_DEFAULT}")
+    parser.add_argument("--out", type=folder, default=out, help=f"folder of the runs {_DEFAULT}")
+    parser.add_argument("--report", type=file, default=report, help=f"Markdown file {_DEFAULT}")
 
 
 def study(main: Callable[P, int]) -> Callable[P, int]:
@@ -128,6 +129,23 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
+
+
+def folder(text: str) -> Path:
+    """One that is there or can be made. Raises `argparse.ArgumentTypeError`."""
+    path = Path(text)
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise argparse.ArgumentTypeError(f"{text}: {there} is no folder that can be written to")
+    return path
+
+
+def file(text: str) -> Path:
+    """One that is there or can be written. Raises `argparse.ArgumentTypeError`."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: is a folder")
+    return folder(str(path.parent)) / path.name
 
 
 def chosen(text: str, known: Collection[str], kind: str) -> list[str]:

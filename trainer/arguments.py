@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,6 +19,17 @@ def print_help(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:  # what Python flushes once more at its end must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_output(path: Path | None) -> None:
+    """Raise `ConfigError` for a file that could not be written in the end."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ConfigError(f"output = {path}: is a folder; a file is wanted")
+    there = next(place for place in path.parents if place.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise ConfigError(f"output = {path}: {there} is no folder that can be written to")
 
 
 class Arguments(BaseModel):

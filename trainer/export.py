@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from trainer.arguments import Arguments
+from trainer.arguments import Arguments, check_output
 from trainer.config_errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def _export(arguments: ExportArguments) -> None:
     suffix = _SUFFIX[arguments.format]
     if arguments.output is not None and arguments.output.suffix != suffix:
         raise ConfigError(f"output = {arguments.output}: must end in {suffix} for format={arguments.format}")
+    check_output(arguments.output)
     if arguments.format == "onnx" and importlib.util.find_spec("onnxscript") is None:
         raise ConfigError("format = onnx: needs more packages: pip install -e '.[export]'")
     # torch takes seconds to import: arguments first

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from trainer.arguments import Arguments
+from trainer.arguments import Arguments, check_output
 from trainer.config import Seed
 from trainer.config_errors import ConfigError
 
@@ -54,6 +54,7 @@ def main() -> int:
 
 
 def _play(arguments: PlayArguments) -> None:
+    check_output(arguments.output)
     # torch takes seconds to import: arguments first
     import numpy as np
 

@@ -7,7 +7,6 @@ the process that started the sweep reads the notes when it is over.
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -21,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from trainer.files import replace_file
-from trainer.monitor.ranking import Run, ranking
+from trainer.monitor.ranking import Run, command, ranking
 
 
 class Sweep(Callback):
@@ -73,10 +72,11 @@ class Sweep(Callback):
         runs = []
         for path, note, own in zip(paths, notes, names, strict=False):
             name = " ".join(override for override in own if not override.startswith("seed=")) or "all alike"
-            runs.append(Run(name, f"#{path.stem} {' '.join(own)}", Path(note["folder"]), note["error"]))
+            title = f"#{path.stem} {' '.join(own)}"
+            runs.append(Run(name, title, Path(note["folder"]), note["error"], note["overrides"]))
         ranking(runs)
         for number, job in waiting.items():
-            print(f"not begun: #{number}\n  {shlex.join(['python', '-m', 'trainer.run', *job])}")
+            print(f"not begun: #{number}\n  {command(*job)}")
         return int(any(note["error"] for note in notes))
 
     def _note(self, config: DictConfig, error: str | None) -> None:

@@ -69,7 +69,7 @@ def run(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command.removeprefix("python -m "))
 def test_a_command_runs(folder: Path, command: str) -> None:
     for part, reason in NOT_HERE.items():
         if part in command:
@@ -90,6 +90,24 @@ def test_a_command_runs(folder: Path, command: str) -> None:
         arguments += REDUCED[module]
     result = run(folder, module, *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_python_of_the_readme_trains(folder: Path) -> None:
+    """The block that builds and trains, with a smaller run."""
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGES[0].read_text(), re.MULTILINE | re.DOTALL)
+    code = next(block for block in blocks if "import build" in block)
+    assert code.count("compose([") == 1
+    code = code.replace("compose([", f"compose([*{TINY_TOPOLOGY!r}, ")
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}\nassert summary['status'] == 'finished', summary"],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def serves_until_interrupted(folder: Path, arguments: list[str]) -> None:

@@ -145,6 +145,38 @@ def test_ranking_puts_the_best_first_and_lists_what_failed(study: tuple[Path, li
     assert str(folders["broken"]) in text.replace("\n", "")
 
 
+def test_ranking_shows_names_as_they_were_typed_and_how_killed_runs_go_on(tmp_path: Path) -> None:
+    """`[32,32]` is no markup; a killed run has no `summary.json`, and perhaps no checkpoint."""
+    names = ("policy.hidden_sizes=[32,32]", "env.path=[/data]")
+    for number, name in enumerate(("a b", "c")):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text("env: {name: toy}")
+        if number == 0:
+            (tmp_path / name / "checkpoints" / "last.pt").touch()
+    console = Console(record=True, width=200, file=io.StringIO())
+    ranking(
+        [
+            Run(names[0], "#0", tmp_path / "a b", "stopped", [names[0]]),
+            Run(names[1], "#1", tmp_path / "c", "stopped", [names[1]]),
+        ],
+        console,
+    )
+    text = console.export_text()
+    assert all(f"│ {name}" in text for name in names)
+    assert f"failed: #0\n  stopped\n  to go on: python -m trainer.run 'resume={tmp_path}/a b'" in text
+    assert "failed: #1\n  stopped\n  again: python -m trainer.run 'env.path=[/data]'" in text
+
+
+@pytest.mark.parametrize("option", ["--out", "--report"])
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_runs(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        compare.main(["presets", option, str(tmp_path / "file" / "x")])
+    assert f"{tmp_path}/file is no folder that can be written to" in capsys.readouterr().err
+
+
 def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
     iterations = 40
     arm = arm_option("long", "trainer.eval_every=20")

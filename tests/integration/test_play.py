@@ -130,6 +130,8 @@ def test_an_environment_without_pictures_is_one_clear_error(
         (["checkpoint=nowhere.pt"], "nowhere.pt"),
         (["checkpoint=x", "compare=trained"], "compare"),
         (["checkpoint=x", "fps=51"], "fps"),
+        (["checkpoint=x", "output=."], "output = .: is a folder"),
+        (["checkpoint=x", "output=/dev/null/x.gif"], "/dev/null is no folder that can be written to"),
     ],
 )
 def test_bad_arguments_end_with_one_message(

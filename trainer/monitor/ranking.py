@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,16 +12,18 @@ from typing import Any, NamedTuple
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 class Run(NamedTuple):
     """`name`: of the configuration, which runs with other seeds share. `title`: of this run among them all.
-    `error`: why it failed, where its own `summary.json` may not say so."""
+    `error`: why it failed, where its own `summary.json` may not say so. `overrides`: it began with these."""
 
     name: str
     title: str
     folder: Path
     error: str | None = None
+    overrides: Sequence[str] = ()
 
 
 class _Group(NamedTuple):
@@ -47,7 +50,8 @@ def ranking(runs: Sequence[Run], console: Console | None = None) -> None:
         for column in ("finished", "return" if returns else "score", "lowest", "highest", "balance"):
             table.add_column(column, justify="right", no_wrap=True)
         for group in _groups(here):
-            table.add_row(*_row(group))
+            name, *figures = _row(group)
+            table.add_row(Text(name), *figures)  # [32,32] is no markup
         console.print(table)
     for run, summary in zip(runs, summaries, strict=True):
         if summary["status"] != "finished":
@@ -68,11 +72,22 @@ def _row(group: _Group) -> list[str]:
 
 
 def _complaint(run: Run, summary: dict[str, Any]) -> list[str]:
-    reason = summary.get("error") or run.error
-    if summary["status"] == "interrupted":
-        reason = f"to go on: python -m trainer.run resume={run.folder}"
-    lines = [f"{summary['status']}: {run.title}", reason, str(run.folder) if run.folder.exists() else None]
+    killed = not (run.folder / "summary.json").exists() and (run.folder / "config.yaml").exists()
+    again = None
+    if summary["status"] == "interrupted" or killed:
+        saved = any((run.folder / "checkpoints").glob("*.pt"))
+        again = (
+            f"to go on: {command(f'resume={run.folder}')}" if saved else f"again: {command(*run.overrides)}"
+        )
+    reason = None if summary["status"] == "interrupted" else summary.get("error") or run.error
+    where = str(run.folder) if run.folder.exists() else None
+    lines = [f"{summary['status']}: {run.title}", reason, again, where]
     return [line if number == 0 else f"  {line}" for number, line in enumerate(filter(None, lines))]
+
+
+def command(*arguments: str) -> str:
+    """To be pasted into a shell."""
+    return shlex.join(["python", "-m", "trainer.run", *arguments])
 
 
 def _groups(runs: Iterable[tuple[str, dict[str, Any]]]) -> list[_Group]:
