@@ -1,6 +1,6 @@
 """How fast the whole loop is, against the bare matrix products of its own sizes: the floor, 1.00.
 
-python -m scripts.benchmark              # everything: ten minutes on a quiet machine
+python -m scripts.benchmark              # everything, in about a quarter of an hour
 python -m scripts.benchmark --quick      # the same questions, under a minute
 python -m scripts.benchmark --profile    # where the time of an iteration goes, a minute
 python -m scripts.benchmark --memory 10  # peak memory, and whether it is flat over 10 minutes

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -22,6 +21,7 @@ import yaml
 from trainer.compose import CONFIG_DIR, compose
 from trainer.config import Config
 from trainer.config_errors import ConfigError
+from trainer.files import unwritable, unwritable_folder
 
 P = ParamSpec("P")
 
@@ -134,18 +134,17 @@ def positive(text: str) -> int:
 def folder(text: str) -> Path:
     """One that is there or can be made. Raises `argparse.ArgumentTypeError`."""
     path = Path(text)
-    there = next(place for place in (path, *path.parents) if place.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise argparse.ArgumentTypeError(f"{text}: {there} is no folder that can be written to")
+    if why := unwritable_folder(path):
+        raise argparse.ArgumentTypeError(f"{text}: {why}")
     return path
 
 
 def file(text: str) -> Path:
     """One that is there or can be written. Raises `argparse.ArgumentTypeError`."""
     path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: is a folder")
-    return folder(str(path.parent)) / path.name
+    if why := unwritable(path):
+        raise argparse.ArgumentTypeError(f"{text}: {why}")
+    return path
 
 
 def chosen(text: str, known: Collection[str], kind: str) -> list[str]:

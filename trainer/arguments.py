@@ -11,6 +11,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainer.config_errors import ConfigError, allowed, problems_of, shown
+from trainer.files import unwritable
 
 
 def print_help(text: str) -> None:
@@ -23,13 +24,8 @@ def print_help(text: str) -> None:
 
 def check_output(path: Path | None) -> None:
     """Raise `ConfigError` for a file that could not be written in the end."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise ConfigError(f"output = {path}: is a folder; a file is wanted")
-    there = next(place for place in path.parents if place.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise ConfigError(f"output = {path}: {there} is no folder that can be written to")
+    if path is not None and (why := unwritable(path)):
+        raise ConfigError(f"output = {path}: {why}")
 
 
 class Arguments(BaseModel):

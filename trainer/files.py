@@ -7,6 +7,21 @@ import os
 from pathlib import Path
 
 
+def unwritable(path: Path) -> str | None:
+    """Why no file could be put at `path`, its folders made first; None: nothing speaks against it."""
+    if path.is_dir():
+        return "is a folder"
+    return unwritable_folder(path.parent)
+
+
+def unwritable_folder(path: Path) -> str | None:
+    """Why no file could be put into the folder `path`, made first where it is not there."""
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if there.is_dir() and os.access(there, os.W_OK):
+        return None
+    return f"{there} is no folder that can be written to"
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Put `content` at `path` in one step: temporary file beside it, fsync, rename, fsync of the folder.
 

@@ -40,8 +40,9 @@ class Sweep(Callback):
         Sweep.started = self
         if config.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):  # others decide as they go
             given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-            (jobs,) = BasicSweeper.split_arguments(given, max_batch_size=None)
-            self._planned = [list(map(_as_typed, job)) for job in jobs]
+            if all(each.is_discrete_sweep() or not each.is_sweep_override() for each in given):
+                (jobs,) = BasicSweeper.split_arguments(given, max_batch_size=None)
+                self._planned = [list(map(_as_typed, job)) for job in jobs]
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.mode is not RunMode.MULTIRUN:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -56,14 +57,7 @@ def test_an_arm_that_is_not_compiled_after_all_says_so(
 def test_what_is_measured_before_an_interruption_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ends = iter([{"first": 1}])
-
-    def measured(*_: object) -> dict[str, int]:
-        for end in ends:
-            return end
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(benchmark, "compare", measured)
+    monkeypatch.setattr(benchmark, "compare", Mock(side_effect=[{"first": 1}, KeyboardInterrupt]))
     plan = Plan({"one": Task(SMALL), "two": Task(SMALL)}, {}, 1, 1, 1)
     assert run(plan, "cpu", tmp_path, {}) == 130
     assert json.loads((tmp_path / "benchmark.json").read_text())["tasks"] == {"one": {"first": 1}}

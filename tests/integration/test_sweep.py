@@ -121,6 +121,14 @@ def test_an_interrupted_sweep_says_how_to_run_what_it_did_not_begin(tmp_path: Pa
         assert given <= set(words[3:])
 
 
+def test_a_sweep_that_cannot_be_is_one_message(tmp_path: Path) -> None:
+    result = sweep(tmp_path, "seed=interval(0,1)")
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        "Configuration error: BasicSweeper does not support sweep type : INTERVAL_SWEEP"
+    ]
+
+
 def test_jobs_are_named_by_what_not_all_of_them_have() -> None:
     assert distinct([["a=1", "b=1", "c=1"], ["a=1", "b=2", "c=1"]]) == [["b=1"], ["b=2"]]
     assert distinct([["a=1"]]) == [["a=1"]]
