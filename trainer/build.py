@@ -106,7 +106,7 @@ def _assemble(config: Config, run_dir: Path) -> Trainer:
             rollout,
             _generator(device, config.seed, 1 + 2 * rank),
             seed,
-            graphs=config.trainer.compile == "cudagraphs",
+            config.trainer.compile,
         ),
         Update(
             policy,

@@ -49,8 +49,13 @@ class BadUpdates:
     def note(self, update: int, look: Callable[[], LossState], gradient: Tensor, skipped: Tensor) -> None:
         """Take in an update, what gives its losses and its gradient `[n]`; `skipped` is a device scalar, 0
         for no."""
-        if skipped.device.type != "cpu" or bool(skipped):
+        if skipped.device.type != "cpu":
             self._latest = update, look, gradient
+        elif bool(
+            skipped
+        ):  # at once: the next updates change the parameters, and a graph writes over results
+            state = look()
+            self._latest = update, lambda: state, gradient.clone()
 
     def take(self) -> list[str]:
         """A line for all that was not finite in the update at hand, causes before consequences; then forget

@@ -7,8 +7,7 @@ update in which nobody asks for a norm takes one ordinary backward of the weight
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,43 +37,14 @@ class FlatParameters:
         ids = {id(parameter) for parameter in chosen}
         return torch.cat([torch.full_like(p.detach(), id(p) in ids).reshape(-1) for p in self.parameters])
 
-    def gradient(
-        self,
-        outputs: Tensor | Sequence[Tensor],
-        retain_graph: bool,
-        cotangents: Sequence[Tensor] | None = None,
-    ) -> Tensor:
-        """`[n]`: the gradient of a scalar loss, or of outputs with these cotangents; 0 for parameters that
-        are not reached."""
-        outputs = [outputs] if isinstance(outputs, Tensor) else outputs
-        if not any(output.requires_grad for output in outputs):
+    def gradient(self, loss: Tensor, retain_graph: bool) -> Tensor:
+        """`[n]`: the gradient of a scalar loss; 0 for parameters that it does not reach."""
+        if not loss.requires_grad:
             return torch.zeros_like(self.vector.data)
         parts = torch.autograd.grad(
-            outputs, self.parameters, cotangents, retain_graph, allow_unused=True, materialize_grads=True
+            loss, self.parameters, None, retain_graph, allow_unused=True, materialize_grads=True
         )
         return torch.cat([part.reshape(-1) for part in parts])
-
-
-class Cut(NamedTuple):
-    """A graph in two parts: the losses hang on `leaves`, detached copies of `outputs`, which hang on the
-    parameters. A compiled loss gives every leaf a gradient, zeros where it does not depend on it; sending
-    those through the trunks would cost as much as the others."""
-
-    outputs: Sequence[Tensor]
-    leaves: Sequence[Tensor]
-    reach: Mapping[str, Sequence[int]]
-    """Loss -> the leaves that it depends on."""
-
-    def gradient(self, flat: FlatParameters, name: str, loss: Tensor, retain_graph: bool) -> Tensor:
-        """`[n]`: the same as `flat.gradient` of the whole graph."""
-        chosen = [i for i in self.reach[name] if self.outputs[i].requires_grad]
-        if not chosen or not loss.requires_grad:
-            return flat.gradient([], retain_graph)
-        leaves = [self.leaves[i] for i in chosen]
-        cotangents = torch.autograd.grad(
-            loss, leaves, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
-        )
-        return flat.gradient([self.outputs[i] for i in chosen], retain_graph, cotangents)
 
 
 class SideGradients:
@@ -85,7 +55,6 @@ class SideGradients:
         shared: `[n]` 1 for parameters that both surrogates reach; None where there are none.
         discrete, continuous, rest: scalar losses.
         update: number of this optimizer step since training began.
-        cut: where the losses hang on copies of the network's outputs.
     """
 
     def __init__(
@@ -96,11 +65,9 @@ class SideGradients:
         continuous: Tensor,
         rest: Tensor,
         update: int,
-        cut: Cut | None = None,
     ) -> None:
         self.update = update
         self.share = shared is not None
-        self._cut = cut
         self._flat = flat
         self._shared = shared
         self._losses: dict[Side, Tensor] = {"discrete": discrete, "continuous": continuous}
@@ -110,14 +77,9 @@ class SideGradients:
     def _gradients(self) -> dict[Side, Tensor]:
         if self._measured is None:
             # Reduced before anybody takes a norm: the norm of a mean is not the mean of the norms.
-            gradients = [self._gradient(side, loss, retain_graph=True) for side, loss in self._losses.items()]
+            gradients = [self._flat.gradient(loss, retain_graph=True) for loss in self._losses.values()]
             self._measured = dict(zip(self._losses, distributed.means(gradients), strict=True))
         return self._measured
-
-    def _gradient(self, name: str, loss: Tensor, retain_graph: bool) -> Tensor:
-        if self._cut is None:
-            return self._flat.gradient(loss, retain_graph)
-        return self._cut.gradient(self._flat, name, loss, retain_graph)
 
     def norm(self, name: Side, *, shared: bool = False) -> Tensor:
         gradient = self._gradients()[name]
@@ -139,7 +101,7 @@ class SideGradients:
         if self._measured is None:
             sides = self._losses
             loss = discrete * sides["discrete"] + continuous * sides["continuous"] + self._rest
-            return distributed.mean(self._gradient("rest", loss, retain_graph=False))
-        rest: Tensor = distributed.mean(self._gradient("rest", self._rest, retain_graph=False))
+            return distributed.mean(self._flat.gradient(loss, retain_graph=False))
+        rest: Tensor = distributed.mean(self._flat.gradient(self._rest, retain_graph=False))
         rest.addcmul_(discrete, self._measured["discrete"])
         return rest.addcmul_(continuous, self._measured["continuous"])

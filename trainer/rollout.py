@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +14,8 @@ from envs.checked import CheckedEnv
 from envs.protocol import BatchedEnv
 from trainer import distributed
 from trainer.compiling import Compiling
-from trainer.cuda_graphs import Graphed, obstacle
 from trainer.data import Actions, Metric, Metrics, Rollout
+from trainer.graphs import Graphed
 from trainer.policy.actor_critic import ActorCritic
 from trainer.policy.distributions import HybridDistribution
 from trainer.spaces import HybridSpace
@@ -62,31 +63,18 @@ class Standing:
     """`[N]`."""
 
 
-class _Slot(NamedTuple):
-    """Where one step is written: views of the rollout's buffers."""
+class _Step(NamedTuple):
+    """What one step in all environments gives, `[N, ...]` each, or where it is written."""
 
-    observation: Tensor
-    action_mask: Tensor
     choices: Tensor
     parameters: Tensor
+    logits: Tensor
+    mean: Tensor
+    log_std: Tensor
     rewards: Tensor
     terminated: Tensor
     truncated: Tensor
     final_observation: Tensor
-
-
-def _slots(rollout: Rollout) -> Iterator[_Slot]:
-    """Of all steps; each buffer is taken apart once, not at every step."""
-    buffers = (
-        rollout.observations,
-        rollout.action_mask,
-        *rollout.actions,
-        rollout.rewards,
-        rollout.terminated,
-        rollout.truncated,
-        rollout.final_observations,
-    )
-    return map(_Slot._make, zip(*buffers, strict=True))
 
 
 class Collector:
@@ -98,7 +86,7 @@ class Collector:
         rollout: the buffers.
         generator: of the exploration noise, on the environment's device.
         seed: of the environments.
-        graphs: record a whole rollout as a CUDA graph, if that can be done.
+        compiling: `trainer.compile`; `default` records a step, `cudagraphs` a whole rollout.
     """
 
     def __init__(
@@ -108,7 +96,7 @@ class Collector:
         rollout: Rollout,
         generator: torch.Generator,
         seed: int,
-        graphs: bool = False,
+        compiling: Literal["none", "default", "cudagraphs"] = "none",
     ) -> None:
         self.env = env
         self._checked = CheckedEnv(env)
@@ -120,8 +108,17 @@ class Collector:
             rollout.action_mask = mask.new_zeros(len(rollout.rewards), *mask.shape)
         zeros = torch.zeros(env.num_envs, device=env.device)
         self._now = Standing(observation, mask, zeros, zeros.clone())
-        why = obstacle(env.device)
-        self._graphs = Graphed("the rollout", self._run, [self._now, env], why) if graphs else None
+        self._all_steps, self._one_step = self._run, self._step
+        self._graphs: Graphed[Any] | None = None
+        owners = [self._now, env]
+        if compiling == "default":
+            self._graphs = Graphed(compiling, "a step of the rollout", self._step, owners, env.device)
+            self._one_step = partial(self._graphs, None)
+        elif compiling == "cudagraphs":
+            self._graphs = Graphed(compiling, "the rollout", self._run, owners, env.device)
+            self._all_steps = partial(self._graphs, None)
+        self._heads = self._allocate_heads()
+        self._slots = self._take_apart()
 
     @property
     def compiling(self) -> Compiling | None:
@@ -130,44 +127,67 @@ class Collector:
 
     def collect(self) -> tuple[Rollout, list[Metrics]]:
         """Fill the rollout with the next T steps; the figures of each are for `episode_means`."""
-        noise = self._noise(*self.rollout.terminated.shape)
-        figures = self._run(*noise) if self._graphs is None else self._graphs(None, *noise)
-        return self.rollout, figures
+        return self.rollout, self._all_steps(*self._noise(*self.rollout.terminated.shape))
 
     @torch.inference_mode()
     def _run(self, gumbel: Tensor, normal: Tensor) -> list[Metrics]:
-        rollout, policy, space, now = self.rollout, self.policy, self.policy.space, self._now
-        log_std = policy.global_log_std()
+        rollout, now = self.rollout, self._now
+        log_std = self.policy.global_log_std()
+        given = () if log_std is None else (log_std,)
         ended: list[Metrics] = []
-        acted: list[tuple[Tensor, Tensor, Tensor]] = []
-        for noise, slot in zip(zip(gumbel, normal, strict=True), _slots(rollout), strict=True):
-            heads = policy.actor(policy.normalize(now.observation), log_std)
-            acted.append(heads)
-            actions = policy.as_distribution(*heads, action_mask=now.action_mask).sample(*noise)
-            slot.observation.copy_(now.observation)
+        for *noise, observation, mask, slot in zip(
+            gumbel, normal, rollout.observations, rollout.action_mask, self._slots, strict=True
+        ):
+            observation.copy_(now.observation)
             if now.action_mask is not None:
-                slot.action_mask.copy_(now.action_mask)
-            slot.choices.copy_(actions.choices)
-            slot.parameters.copy_(actions.parameters)
-            timestep = self._checked.step(space.to_native(actions))
-            slot.rewards.copy_(timestep.rewards)
-            slot.terminated.copy_(timestep.terminated)
-            slot.truncated.copy_(timestep.truncated)
-            slot.final_observation.copy_(timestep.final_observation)
-            now.observation, now.action_mask = timestep.observation, timestep.action_mask
-            ended.append({f"episode/{name}": Metric(figure) for name, figure in timestep.metrics.items()})
+                mask.copy_(now.action_mask)
+            step, metrics = self._one_step(*noise, *given)
+            for place, value in zip(slot, step, strict=True):
+                place.copy_(value)
+            # Copies: a graph writes over its own at the next step.
+            ended.append({f"episode/{name}": Metric(figure.clone()) for name, figure in metrics.items()})
         rollout.last_observation.copy_(now.observation)
-        self._remember_log_probs(acted)
+        self._remember_log_probs()
         return [*ended, self._count()]
 
-    def _remember_log_probs(self, acted: list[tuple[Tensor, Tensor, Tensor]]) -> None:
-        """Of all steps at once, from the heads that acted: many small operations less in the loop."""
+    @torch.inference_mode()
+    def _step(
+        self, gumbel: Tensor, normal: Tensor, log_std: Tensor | None = None
+    ) -> tuple[_Step, Mapping[str, Tensor]]:
+        """Act once; also gives the environment's own figures."""
+        policy, now = self.policy, self._now
+        heads = policy.actor(policy.normalize(now.observation), log_std)
+        actions = policy.as_distribution(*heads, action_mask=now.action_mask).sample(gumbel, normal)
+        timestep = self._checked.step(policy.space.to_native(actions))
+        now.observation, now.action_mask = timestep.observation, timestep.action_mask
+        outcome = timestep.rewards, timestep.terminated, timestep.truncated, timestep.final_observation
+        return _Step(*actions, *heads, *outcome), timestep.metrics
+
+    def _allocate_heads(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Room for the heads of all steps, whose log-probabilities are taken at once."""
+        space, (steps, num_envs) = self.policy.space, self.rollout.terminated.shape
+        each = (num_envs,) if self.policy.log_std_head is not None else ()
+
+        def floats(*shape: int) -> Tensor:
+            return torch.zeros(steps, *shape, device=self.env.device)
+
+        parameters = space.num_parameters
+        logits = floats(num_envs, space.num_heads, space.max_choices)
+        return logits, floats(num_envs, parameters), floats(*each, parameters)
+
+    def _take_apart(self) -> list[_Step]:
+        """Where each step is written: views of the buffers, made once."""
+        rollout = self.rollout
+        outcome = rollout.rewards, rollout.terminated, rollout.truncated, rollout.final_observations
+        return [_Step(*views) for views in zip(*rollout.actions, *self._heads, *outcome, strict=True)]
+
+    def _remember_log_probs(self) -> None:
+        """Of all steps at once: many small operations less in the loop."""
         rollout, space = self.rollout, self.policy.space
-        logits, mean, log_std = (torch.stack(parts).flatten(0, 1) for parts in zip(*acted, strict=True))
-        if acted[0][2].dim() == 1:  # one for all states: the same at every step
-            log_std = acted[0][2]
-        choices, parameters = (part.flatten(0, 1) for part in rollout.actions)
-        distribution = HybridDistribution(space, logits, mean, log_std, rollout.action_mask.flatten(0, 1))
+        logits, mean, log_std = self._heads
+        choices, parameters, mask = (part.flatten(0, 1) for part in (*rollout.actions, rollout.action_mask))
+        log_std = log_std[0] if log_std.dim() == 2 else log_std.flatten(0, 1)  # one for all states, or not
+        distribution = HybridDistribution(space, logits.flatten(0, 1), mean.flatten(0, 1), log_std, mask)
         discrete = distribution.discrete_log_prob(choices)
         continuous = distribution.continuous_log_prob(parameters, space.relevant(choices))
         rollout.discrete_log_prob.copy_(discrete.view_as(rollout.discrete_log_prob))

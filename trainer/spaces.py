@@ -115,6 +115,7 @@ class HybridSpace:
         free = torch.tensor([head == self.num_heads for head in owner], dtype=torch.bool)
         table[free] = True
         self.num_decisions = self.num_heads + int(free.any())
+        self._all_always_relevant = bool(table.all())
         self.relevance = table.to(self.device)
         """`[P, C]` bool: parameter `p` matters when the head it hangs on takes choice `c`."""
         self.owner = torch.tensor(owner, dtype=torch.int64, device=self.device)
@@ -147,7 +148,7 @@ class HybridSpace:
 
     def relevant(self, choices: Tensor) -> Tensor:
         """`[B, P]` bool: the parameters that matter under `choices` `[B, H]`."""
-        if self.num_heads == 0:
+        if self._all_always_relevant:
             return self.relevance[:, 0].expand(choices.shape[0], -1)
         return self.relevance.view(-1).take(choices.index_select(-1, self._lookup_head) + self._lookup_row)
 

@@ -16,14 +16,14 @@ from torch import Tensor
 from trainer import config, distributed
 from trainer.advantage import compute_gae
 from trainer.compiling import Compiling
-from trainer.cuda_graphs import Graphed, obstacle
 from trainer.data import Actions, Metric, Metrics, Minibatch, Rollout
 from trainer.diagnosis import BadUpdates, check_targets
-from trainer.gradients import Cut, FlatParameters, SideGradients
+from trainer.gradients import FlatParameters, SideGradients
+from trainer.graphs import Graphed
 from trainer.monitor.metrics import MetricLog
 from trainer.normalization import value_metrics
-from trainer.objective import CompiledObjective, Losses, Objective, reach_of
-from trainer.policy.actor_critic import ActorCritic, Heads
+from trainer.objective import Losses, Objective
+from trainer.policy.actor_critic import ActorCritic
 from trainer.probe import PolicyProbe
 from trainer.stages.pipeline import Pipeline
 from trainer.stages.protocol import LossState, RewardResult, WeightResult
@@ -69,7 +69,6 @@ class Update:
         self.bad = BadUpdates(policy, reward_names)
         device = flat.vector.device
         self._objective = Objective(policy, pipeline, settings)
-        self._compiled = CompiledObjective(self._objective) if settings.compile == "default" else None
         self._graphs: Graphed[Learned] | None = None
         self.updates = 0
         """Optimizer steps so far, skipped ones included."""
@@ -79,9 +78,10 @@ class Update:
             base_weights = (1.0, 1.0)  # there is nothing to weigh the only side against
         self._base = torch.tensor(base_weights, dtype=torch.float64, device=device)
         self._gradient_stage = pipeline.gradients if both else None
-        if settings.compile == "cudagraphs":
-            why = obstacle(device) or self._no_turn()
-            self._graphs = Graphed("the update", self._learn, pipeline.of_updates, why)
+        if settings.compile != "none":
+            self._graphs = Graphed(
+                settings.compile, "the update", self._learn, pipeline.of_updates, device, self._no_turn()
+            )
         self._used = self._base.clone()
         """`[2]`: the weights of the previous update."""
         self._skipped_in_a_row = torch.zeros((), device=device)
@@ -100,8 +100,7 @@ class Update:
     @property
     def compiling(self) -> Compiling | None:
         """How far `trainer.compile` has come; None for `none`."""
-        work = self._compiled or self._graphs
-        return None if work is None else work.compiling
+        return None if self._graphs is None else self._graphs.compiling
 
     @property
     def learning_rate(self) -> Tensor:
@@ -216,6 +215,8 @@ class Update:
         else:
             turn = getattr(self._gradient_stage, "turn", None)
             done = self._graphs(turn and turn(self.updates), batch, progress)
+            # A graph keeps the results, and not what they were computed from.
+            done = done._replace(look=lambda: self._state(batch, progress)[0])
         self.updates += 1
         log.add(done.metrics)
         self.bad.note(self.updates, done.look, done.gradient, self._skipped_in_a_row)
@@ -223,35 +224,25 @@ class Update:
 
     def _learn(self, batch: Minibatch, progress: Tensor) -> Learned:
         """All that the device does for one optimizer step."""
-        losses, cut, look = self._losses(batch, progress)
-        gradient, loss, metrics = self._gradient(losses, cut)
+        state, kl = self._state(batch, progress)
+        losses = self._objective.reduce(state, kl)
+        gradient, loss, metrics = self._gradient(losses)
         metrics = {**losses.metrics, **metrics, **self._step(gradient, loss)}
-        return Learned(losses.kl, metrics, gradient, look)
+        return Learned(kl, metrics, gradient, lambda: state)
 
-    def _losses(
-        self, batch: Minibatch, progress: Tensor
-    ) -> tuple[Losses, Cut | None, Callable[[], LossState]]:
-        """The losses; where their graph is cut, if they are compiled; and what they were computed from."""
-        heads, given = self.policy(batch.inputs), (batch, progress, self._side_scale())
-        objective = self._objective
-        if self._compiled is not None:
-            copies = Heads(*(head.detach().requires_grad_(head.requires_grad) for head in heads))
-            losses = self._compiled(copies, *given)
-            if losses is not None:
-                cut = Cut(heads, copies, reach_of(losses))
-                return losses, cut, lambda: objective.state(copies, *given)[0]
-        state, kl, plain = objective.state(heads, *given)
-        return objective.reduce(state, kl, plain), None, lambda: state
+    def _state(self, batch: Minibatch, progress: Tensor) -> tuple[LossState, Tensor]:
+        """What the losses are computed from, and the KL divergence."""
+        return self._objective.state(self.policy(batch.inputs), batch, progress, self._side_scale())
 
     def _side_scale(self) -> tuple[Tensor, Tensor]:
         """Each side's weight in the previous update over its base weight; 1 where that is 0."""
         scale = torch.where(self._base > 0, self._used / self._base, 1.0).to(self.flat.vector.dtype)
         return scale[0], scale[1]
 
-    def _gradient(self, losses: Losses, cut: Cut | None) -> tuple[Tensor, Tensor, Metrics]:
+    def _gradient(self, losses: Losses) -> tuple[Tensor, Tensor, Metrics]:
         """The gradient of the weighted loss, before clipping; the unweighted loss; the figures."""
         discrete, continuous, rest = losses.discrete, losses.continuous, losses.rest
-        sides = SideGradients(self.flat, self._shared, discrete, continuous, rest, self.updates, cut)
+        sides = SideGradients(self.flat, self._shared, discrete, continuous, rest, self.updates)
         weights = WeightResult(self._base[0], self._base[1])
         if self._gradient_stage is not None:
             weights = self._gradient_stage.gradients(sides)

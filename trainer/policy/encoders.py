@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.tape import is_recording
+
 
 class _TanhLayers(torch.autograd.Function):
     """Linear layers with tanh after each, in blocks of rows that stay in the CPU's cache from layer to layer.
@@ -56,7 +58,7 @@ class _TanhLayers(torch.autograd.Function):
 def _blocks(weights: Sequence[Tensor], *columns: Tensor) -> Iterable[tuple[Tensor, ...]]:
     """The columns in blocks of as many rows as give `_BLOCK` numbers in the widest layer."""
     rows = max(1, _BLOCK // max(max(weight.shape) for weight in weights))
-    if columns[0].shape[0] <= rows:
+    if columns[0].shape[0] <= rows or is_recording():  # what is compiled makes its own of it
         return [columns]
     return zip(*(torch.split(column, rows) for column in columns), strict=True)
 

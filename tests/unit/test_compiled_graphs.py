@@ -1,0 +1,72 @@
+"""`trainer.compile: default`: what the compiler makes teaches the same; and a compiler that is missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import pytest
+import torch
+import torch._inductor
+from torch import Tensor
+
+from trainer.build import build
+from trainer.compose import compose
+from trainer.config import Config
+
+needs_compiler = pytest.mark.skipif(
+    which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler on this machine"
+)
+
+
+def trained(config: Config, folder: Path, iterations: int = 2) -> tuple[Any, Tensor]:
+    trainer = build(config, folder)
+    for _ in range(iterations):
+        trainer.iterate()
+    return trainer, trainer.update.flat.vector.detach()
+
+
+def test_without_a_compiler_the_run_goes_on_and_says_why(
+    toy: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any) -> Any:
+        raise RuntimeError("no C++ compiler\nmore that nobody reads")
+
+    monkeypatch.setattr(torch._inductor, "compile", missing)
+    trainer, fallen_back = trained(toy("trainer.compile=default"), tmp_path / "a")
+    for work in trainer.update, trainer.collector:
+        assert work.compiling.news().endswith("RuntimeError: no C++ compiler")
+        assert work.compiling.news() is None, "said once"
+    assert trainer.summary(None)["compile_seconds"] == 0.0
+    assert torch.equal(fallen_back, trained(toy(), tmp_path / "b")[1])
+
+
+SMALL = (
+    "policy.hidden_sizes=[8]",
+    "env.num_envs=8",
+    "device=cpu",
+    "threads=1",
+    "trainer.batch.rollout_steps=8",
+)
+
+
+@needs_compiler
+@pytest.mark.parametrize("env", ["topology_spawn", "synthetic"])
+def test_what_is_compiled_teaches_the_same_and_tells_the_same(env: str, tmp_path: Path) -> None:
+    """From the same state, since rounding alone makes two long runs part: parameters and every figure."""
+    task = [f"env={env}", *SMALL, "trainer.gradient_scaling.warmup_steps=20"]
+    trainer, _ = trained(compose([*task, "trainer.compile=default"]), tmp_path / "a", iterations=3)
+    for work, what in (trainer.update, "the update"), (trainer.collector, "a step of the rollout"):
+        assert work.compiling.news().startswith(f"compiled {what} in ")
+    assert trainer.summary(None)["compile_seconds"] > 0.0
+    eager = build(compose(task), tmp_path / "b")
+    eager.load_state_dict(deepcopy(trainer.state_dict()))
+    before = eager.update.flat.vector.detach().clone()
+    told, expected = ({k: v for k, v in t.iterate().items() if k[:5] != "time/"} for t in (trainer, eager))
+    assert told == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    steps = [t.update.flat.vector.detach() - before for t in (trainer, eager)]
+    assert float((steps[0] - steps[1]).norm()) < 1e-3 * float(steps[1].norm())

@@ -1,0 +1,222 @@
+"""Graphs: work that is the same every time is recorded once and repeated as a whole from then on.
+
+`trainer.compile` says what with: `default` has it compiled, `cudagraphs` launches it on a GPU. Either way a
+graph reads and writes the same addresses for ever, and what Python does is done once, while it is recorded.
+So that stages and environments need not know:
+
+- inputs are copied into tensors of the graph's own;
+- a tensor that is replaced (`self._ema = …`) is written back, within the graph, to one place of its own;
+- whoever keeps something else that changes, a Python number say, is refused with the reason, and the work
+  goes on as it did without a graph.
+
+What cannot be seen: Python's own random numbers, and branches on something outside of the owners.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+import gymnasium
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+
+from trainer import compiled_graphs, cuda_graphs
+from trainer.compiling import Compiling
+
+Result = TypeVar("Result")
+Replay = Callable[[], None]
+
+Kind = Literal["default", "cudagraphs"]
+RECORDERS = {"default": compiled_graphs, "cudagraphs": cuda_graphs}
+
+EAGER_CALLS = 2
+"""Of each kind before it is recorded: libraries and optimizers set themselves up in their first calls."""
+
+_OPAQUE = (Tensor, nn.Module, torch.optim.Optimizer, torch.Generator, gymnasium.Space, type)
+
+
+class ChangeError(RuntimeError):
+    """Something changes that a graph would not change again."""
+
+
+class Slot(NamedTuple):
+    """An attribute and what was in it."""
+
+    owner: object
+    name: str
+    value: Any
+
+    @property
+    def now(self) -> Any:
+        return vars(self.owner)[self.name]
+
+    @property
+    def place(self) -> tuple[int, str]:
+        return id(self.owner), self.name
+
+    def __str__(self) -> str:
+        return f"{type(self.owner).__name__}.{self.name}"
+
+
+class _Graph(NamedTuple, Generic[Result]):
+    replay: Replay
+    inputs: Sequence[Tensor]
+    slots: Sequence[Slot]
+    result: Result
+
+
+class Graphed(Generic[Result]):
+    """A function whose calls become graphs, one for each `key`; the first calls of each are as usual.
+
+    A result's tensors belong to the graph: the next call writes over them.
+
+    Args:
+        kind: of graph.
+        what: is recorded, for messages.
+        function: of tensors, nested in tuples or not, always of the same shapes.
+        owners: objects with state that lasts from one call to the next, in their attributes, or in those of
+            what they are made of.
+        device: that everything lies on.
+        obstacle: why nothing can be recorded, if that is known: every call is as usual.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        what: str,
+        function: Callable[..., Result],
+        owners: Iterable[object],
+        device: torch.device,
+        obstacle: str | None = None,
+    ) -> None:
+        self._recorder = RECORDERS[kind]
+        self.compiling = Compiling(kind, what, self._recorder.obstacle(device) or obstacle)
+        self._function = function
+        self._owners = list(owners)
+        self._calls: dict[Hashable, int] = {}
+        self._graphs: dict[Hashable, _Graph[Result]] = {}
+        self._replaced: set[tuple[int, str]] = set()
+        """The places of what the function replaces."""
+        self._homes: dict[tuple[int, str], Any] = {}
+        """What lies there for all graphs, in memory that nobody else has a part in."""
+
+    def __call__(self, key: Hashable, *inputs: Any) -> Result:
+        if self.compiling.notice is not None:
+            return self._function(*inputs)
+        if key not in self._graphs:
+            self._calls[key] = self._calls.get(key, 0) + 1
+            if self._calls[key] <= EAGER_CALLS:
+                return self._watched(inputs)
+            began = time.perf_counter()
+            try:
+                self._graphs[key] = self._recorded(inputs)
+            except Exception as error:  # whatever an operation, a stage or an environment has against it
+                self.compiling.fail(error)
+                return self._function(*inputs)
+            self.compiling.took(time.perf_counter() - began)
+        graph = self._graphs[key]
+        try:
+            _put_back(graph.slots)  # somebody else may have put something there, a checkpoint's state say
+        except ChangeError as error:
+            self.compiling.fail(error)
+            return self._function(*inputs)
+        _write(zip(graph.inputs, _tensors(inputs), strict=True))
+        graph.replay()
+        return graph.result
+
+    def _watched(self, inputs: Sequence[Any]) -> Result:
+        """An ordinary call, which shows what is replaced."""
+        slots = list(_slots(self._owners, set()))
+        result = self._function(*inputs)
+        self._replaced |= {slot.place for slot in slots if slot.now is not slot.value}
+        return result
+
+    def _settle(self) -> None:
+        """Give what is replaced a home: where it lies now may be a constant of its owner's, say."""
+        for slot in list(_slots(self._owners, set())):
+            if slot.place not in self._replaced or not _tensors(slot.value):
+                continue
+            home = self._homes.get(slot.place)
+            if home is None or _form(home) != _form(slot.value):
+                home = self._homes[slot.place] = _copied(slot.value)
+            _write(zip(_tensors(home), _tensors(slot.value), strict=True))
+            setattr(slot.owner, slot.name, home)
+
+    def _recorded(self, inputs: Sequence[Any]) -> _Graph[Result]:
+        own = _copied(inputs)
+        self._settle()
+        slots = list(_slots(self._owners, set()))
+
+        def once() -> Result:
+            result = self._function(*own)
+            _put_back(slots)
+            return result
+
+        try:
+            result, replay = self._recorder.record(once)
+        except Exception:
+            for slot in slots:
+                if slot.now is not slot.value:
+                    setattr(slot.owner, slot.name, slot.value)
+            raise
+        return _Graph(replay, _tensors(own), [slot for slot in slots if _tensors(slot.value)], result)
+
+
+def _slots(owners: Iterable[object], seen: set[int]) -> Iterator[Slot]:
+    for owner in owners:
+        if id(owner) in seen:
+            continue
+        seen.add(id(owner))
+        for name, value in list(vars(owner).items()):
+            yield Slot(owner, name, value)
+            if hasattr(value, "__dict__") and not callable(value) and not isinstance(value, _OPAQUE):
+                yield from _slots([value], seen)
+
+
+def _put_back(slots: Sequence[Slot]) -> None:
+    """Write what was replaced to where it was before. Raises `ChangeError` for what is not in tensors."""
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for slot in slots:
+        if slot.now is slot.value or (isinstance(slot.value, int | float | str) and slot.now == slot.value):
+            continue
+        before, after = _tensors(slot.value), _tensors(slot.now)
+        if not before or _form(slot.value) != _form(slot.now):
+            raise ChangeError(f"{slot} changes, and not in tensors that stay alike: {slot.value!r:.60}")
+        pairs += [(old, new) for old, new in zip(before, after, strict=True) if old is not new]
+        setattr(slot.owner, slot.name, slot.value)
+    # What is to be written may lie where something else is written to.
+    homes = {old.untyped_storage().data_ptr() for old, _ in pairs}
+    sources = [new.clone() if new.untyped_storage().data_ptr() in homes else new for _, new in pairs]
+    _write(zip((old for old, _ in pairs), sources, strict=True))
+
+
+def _write(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    with torch.inference_mode():  # whose tensors cannot be written to outside of it
+        for target, source in pairs:
+            if target is not source:
+                target.copy_(source)
+
+
+def _form(value: Any) -> tuple[Any, ...]:
+    """What two values have in common that differ in nothing but the numbers in their tensors."""
+    leaves, nesting = tree_flatten(value)
+    return nesting, *map(_likeness, leaves)
+
+
+def _likeness(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.dtype, leaf.device
+    return leaf if isinstance(leaf, int | float | str) else id(leaf)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All that are in nested tuples, lists and dictionaries."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _copied(value: Any) -> Any:
+    """The same nesting, with copies of the tensors."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
