@@ -2,7 +2,7 @@
 
 python -m scripts.benchmark              # everything, in about a quarter of an hour
 python -m scripts.benchmark --quick      # the same questions, under a minute
-python -m scripts.benchmark --profile    # where the time of an iteration goes, a minute
+python -m scripts.benchmark --profile    # where the time of an iteration goes, four minutes
 python -m scripts.benchmark --memory 10  # peak memory, and whether it is flat over 10 minutes
 
 All arms of a comparison take turns in one process, and ratios are taken within a round. Writes
@@ -205,14 +205,13 @@ def measure(plan: Plan, device: str, result: dict[str, Any]) -> Iterator[str]:
 
 
 def measure_profiles(seconds: float, device: str) -> dict[str, Any]:
-    """Where the time goes, with every fifth minibatch measured, in each task."""
-    arm = ARMS["every 5th"]
-    return {
-        "machine": benchmark_report.machine(device),
-        "tasks": {
-            name: profile([*task.overrides, f"device={device}", *arm], seconds)
+    """Where the time goes, with every fifth minibatch measured, in each task; and the same compiled."""
+    return {"machine": benchmark_report.machine(device)} | {
+        arm: {
+            name: profile([*task.overrides, f"device={device}", *ARMS[arm]], seconds)
             for name, task in TASKS.items()
-        },
+        }
+        for arm in ("every 5th", "every 5th, compiled")
     }
 
 
@@ -227,7 +226,7 @@ def compare(
         floors = {"floor": Floor(exact.trainer), "needed floor": Floor(exact.trainer, needed_only=True)}
         seconds = interleave({**floors, **loops}, rounds, warmup, clock)
         shares = phase_shares(exact, rounds, clock) if phases else {}
-        works = {arm: loop.trainer.update.compiling for arm, loop in loops.items()}
+        works = {arm: loop.trainer.compiling for arm, loop in loops.items()}
         for loop in loops.values():
             loop.close()
     return {
@@ -239,7 +238,9 @@ def compare(
         "steps_per_second": {arm: exact.samples / spread(seconds[arm]).median for arm in arms},
         "phases": shares,
         "compiled": {
-            arm: work.notice or f"in {work.seconds:.1f} s" for arm, work in works.items() if work is not None
+            arm: ", ".join(str(work) for work in parts if work.notice or work.seconds)
+            for arm, parts in works.items()
+            if parts
         },
     }
 

@@ -30,8 +30,8 @@ from scripts.experiments import positive
 from scripts.peers.process import Peer, PeerError
 from scripts.peers.task import Goal, Task
 
-HYBRID = ("equipoise", "equipoise_debug", "cleanrl", "torchrl", "rllib")
-DISCRETE = ("equipoise", "cleanrl", "sb3", "skrl", "torchrl")
+HYBRID = ("equipoise", "equipoise_compiled", "equipoise_debug", "cleanrl", "torchrl", "rllib")
+DISCRETE = ("equipoise", "equipoise_compiled", "cleanrl", "sb3", "skrl", "torchrl")
 LEARNERS = ("equipoise", "sb3")
 GOAL = Goal(mean_return=475.0, episodes=100)
 TURN = 4096

@@ -14,6 +14,7 @@ from scripts.benchmark_timing import ratios, spread
 OURS = "equipoise"
 NAMES = {
     "equipoise": "Equipoise",
+    "equipoise_compiled": "Equipoise, compiled",
     "equipoise_debug": "Equipoise, fixed weights",
     "cleanrl": "CleanRL's structure, by hand",
     "torchrl": "TorchRL",

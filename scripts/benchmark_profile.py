@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import signal
 import tempfile
 import time
@@ -20,6 +21,9 @@ ROOT = Path(__file__).parents[1]
 EVERY = 0.001
 """Seconds; the kernel rounds it up to its own tick."""
 PLACES = (
+    ("products", "compiled: products"),
+    ("kernels", "compiled: all else"),
+    ("trainer/graphs.py", "compiled: calling it"),
     ("envs/", "environment"),
     ("trainer/rollout.py", "acting and recording"),
     ("trainer/update.py:prepare", "values, GAE, advantages"),
@@ -83,10 +87,18 @@ def _samples() -> Iterator[Counter[str]]:
 
 def place_of(frame: FrameType | None) -> str:
     """The label of `PLACES` for a stack, given by its innermost frame."""
-    stack = []
+    stack = [where] if (where := _generated(frame)) else []
     while frame is not None:
         file = Path(frame.f_code.co_filename)
         if file.is_relative_to(ROOT):
             stack.append(f"{file.relative_to(ROOT).as_posix()}:{frame.f_code.co_name}")
         frame = frame.f_back
     return next(label for part, label in PLACES if not part or any(key.startswith(part) for key in stack))
+
+
+def _generated(frame: FrameType | None) -> str | None:
+    """Of code that the compiler has written, which names the products of matrices that it calls."""
+    if frame is None or "torchinductor" not in frame.f_code.co_filename:
+        return None
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    return "products" if "mm(" in line else "kernels"

@@ -66,7 +66,7 @@ def _remarks(tasks: Result) -> list[str]:
     compiled = {
         f"{name}, {arm}": what for name, task in tasks.items() for arm, what in task["compiled"].items()
     }
-    return [*lines, *(f"compiled: {title}: {what}" for title, what in compiled.items())]
+    return [*lines, *(f"{title}: {what}" for title, what in compiled.items())]
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -140,14 +140,19 @@ def memory_tables(result: Result) -> list[Any]:
 
 
 def profile_tables(result: Result) -> list[Any]:
-    tasks = result["tasks"]
-    table = _table("Where the time of an iteration goes, ms", "place", *tasks)
+    return [_profile_table(arm, tasks) for arm, tasks in result.items() if arm not in ("command", "machine")]
+
+
+def _profile_table(arm: str, tasks: Result) -> Table:
+    table = _table(f"Where the time of an iteration goes, ms: {arm}", "place", *tasks)
     for place in next(iter(tasks.values()))["places"]:
-        table.add_row(place, *(f"{task['places'][place]:.1f}" for task in tasks.values()))
+        times = [task["places"][place] for task in tasks.values()]
+        if any(times):
+            table.add_row(place, *(f"{time:.1f}" for time in times))
     table.add_section()
     for name, title in (("iteration", "an iteration"), ("needed_floor", "floor, needed products alone")):
         table.add_row(title, *(f"{task[name]:.1f}" for task in tasks.values()))
-    return [table]
+    return table
 
 
 def plot(result: Result, path: Path) -> None:

@@ -36,8 +36,11 @@ class Compiling:
         told, self._told = self._told, (self.seconds, self.notice)
         if told == self._told:
             return None
+        return str(self) if self.notice is None else f"WARNING: trainer.compile = {self._setting}: {self}"
+
+    def __str__(self) -> str:
         if self.notice is not None:
-            return f"WARNING: trainer.compile = {self._setting}: {self._what}: not compiled: {self.notice}"
+            return f"{self._what}: not compiled: {self.notice}"
         return f"compiled {self._what} in {self.seconds:.1f} s"
 
 

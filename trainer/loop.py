@@ -254,7 +254,7 @@ class Trainer:
 
     def _tell_compiled(self, run_log: RunLog) -> None:
         """After the first iterations of a run, and when something that was compiled is so no longer."""
-        for compiling in self._compiling:
+        for compiling in self.compiling:
             if message := compiling.news():
                 run_log.message(message)
 
@@ -310,7 +310,7 @@ class Trainer:
             "iterations": self.iteration,
             "seconds": self.seconds,
             "steps_per_second": self.env_steps / self.seconds if self.seconds else None,
-            "compile_seconds": sum(c.seconds for c in self._compiling) if self._compiling else None,
+            "compile_seconds": sum(c.seconds for c in self.compiling) if self.compiling else None,
             **self.balance.summary(total),
             "versions": versions(),
             "git_revision": git_revision(),
@@ -326,9 +326,9 @@ class Trainer:
         return summary
 
     @property
-    def _compiling(self) -> list[Compiling]:
+    def compiling(self) -> list[Compiling]:
         """What `trainer.compile` works on."""
-        return [work.compiling for work in (self.update, self.collector) if work.compiling is not None]
+        return [*self.update.compiling, *self.collector.compiling]
 
     @property
     def _evaluates(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -77,6 +77,10 @@ class _Step(NamedTuple):
     final_observation: Tensor
 
 
+Acted = tuple[tuple[Tensor, Tensor, Tensor], Actions]
+"""What the actor puts out (logits, mean, log-std), and the actions drawn from it."""
+
+
 class Collector:
     """Steps the environments and writes what happens into one rollout, over and over.
 
@@ -86,7 +90,8 @@ class Collector:
         rollout: the buffers.
         generator: of the exploration noise, on the environment's device.
         seed: of the environments.
-        compiling: `trainer.compile`; `default` records a step, `cudagraphs` a whole rollout.
+        compiling: `trainer.compile`; `default` records a step, or acting alone where the environment cannot
+            be recorded, `cudagraphs` a whole rollout.
     """
 
     def __init__(
@@ -108,12 +113,16 @@ class Collector:
             rollout.action_mask = mask.new_zeros(len(rollout.rewards), *mask.shape)
         zeros = torch.zeros(env.num_envs, device=env.device)
         self._now = Standing(observation, mask, zeros, zeros.clone())
-        self._all_steps, self._one_step = self._run, self._step
+        self._all_steps: Callable[..., list[Metrics]] = self._run
+        self._one_step: Callable[..., tuple[_Step, Mapping[str, Tensor]]] = self._step
         self._graphs: Graphed[Any] | None = None
+        self._acting: Graphed[Acted] | None = None
         owners = [self._now, env]
         if compiling == "default":
             self._graphs = Graphed(compiling, "a step of the rollout", self._step, owners, env.device)
             self._one_step = partial(self._graphs, None)
+            if self._graphs.compiling.notice is None:
+                self._acting = Graphed(compiling, "acting", self._act, [], env.device)
         elif compiling == "cudagraphs":
             self._graphs = Graphed(compiling, "the rollout", self._run, owners, env.device)
             self._all_steps = partial(self._graphs, None)
@@ -121,9 +130,9 @@ class Collector:
         self._slots = self._take_apart()
 
     @property
-    def compiling(self) -> Compiling | None:
-        """How far recording the rollout has come; None where nobody wants that."""
-        return None if self._graphs is None else self._graphs.compiling
+    def compiling(self) -> list[Compiling]:
+        """How far `trainer.compile` has come; empty for `none`."""
+        return [graphs.compiling for graphs in (self._graphs, self._acting) if graphs is not None]
 
     def collect(self) -> tuple[Rollout, list[Metrics]]:
         """Fill the rollout with the next T steps; the figures of each are for `episode_means`."""
@@ -133,7 +142,6 @@ class Collector:
     def _run(self, gumbel: Tensor, normal: Tensor) -> list[Metrics]:
         rollout, now = self.rollout, self._now
         log_std = self.policy.global_log_std()
-        given = () if log_std is None else (log_std,)
         ended: list[Metrics] = []
         for *noise, observation, mask, slot in zip(
             gumbel, normal, rollout.observations, rollout.action_mask, self._slots, strict=True
@@ -141,7 +149,7 @@ class Collector:
             observation.copy_(now.observation)
             if now.action_mask is not None:
                 mask.copy_(now.action_mask)
-            step, metrics = self._one_step(*noise, *given)
+            step, metrics = self._one_step(*noise, log_std)
             for place, value in zip(slot, step, strict=True):
                 place.copy_(value)
             # Copies: a graph writes over its own at the next step.
@@ -152,16 +160,40 @@ class Collector:
 
     @torch.inference_mode()
     def _step(
-        self, gumbel: Tensor, normal: Tensor, log_std: Tensor | None = None
+        self, gumbel: Tensor, normal: Tensor, log_std: Tensor | None
     ) -> tuple[_Step, Mapping[str, Tensor]]:
         """Act once; also gives the environment's own figures."""
-        policy, now = self.policy, self._now
-        heads = policy.actor(policy.normalize(now.observation), log_std)
-        actions = policy.as_distribution(*heads, action_mask=now.action_mask).sample(gumbel, normal)
-        timestep = self._checked.step(policy.space.to_native(actions))
+        now, act = self._now, self._act
+        if (
+            self._acting is not None
+            and self._graphs is not None
+            and self._graphs.compiling.notice is not None
+        ):
+            act = partial(self._acting, None)
+        heads, actions = act(now.observation, now.action_mask, gumbel, normal, log_std)
+        timestep = self._checked.step(self.policy.space.to_native(actions))
         now.observation, now.action_mask = timestep.observation, timestep.action_mask
         outcome = timestep.rewards, timestep.terminated, timestep.truncated, timestep.final_observation
         return _Step(*actions, *heads, *outcome), timestep.metrics
+
+    def _how_to_act(self) -> Callable[..., Acted]:
+        """By a graph of its own where the environment cannot be recorded with it."""
+        graphs, acting = self._graphs, self._acting
+        if graphs is None or acting is None or graphs.compiling.notice is None:
+            return self._act
+        return partial(acting, None)
+
+    @torch.inference_mode()
+    def _act(
+        self,
+        observation: Tensor,
+        action_mask: Tensor | None,
+        gumbel: Tensor,
+        normal: Tensor,
+        log_std: Tensor | None,
+    ) -> Acted:
+        heads = self.policy.actor(self.policy.normalize(observation), log_std)
+        return heads, self.policy.as_distribution(*heads, action_mask=action_mask).sample(gumbel, normal)
 
     def _allocate_heads(self) -> tuple[Tensor, Tensor, Tensor]:
         """Room for the heads of all steps, whose log-probabilities are taken at once."""

@@ -214,7 +214,8 @@ def _check(function: Any, args: Any) -> None:
         isinstance(each, Tensor) and each.dtype in (torch.bool, torch.uint8) for each in args[1]
     )
     tags = function.tags
-    if torch.Tag.data_dependent_output in tags:
+    tensors = all("Tensor" in str(result.type) for result in function._schema.returns)
+    if torch.Tag.data_dependent_output in tags or not tensors:
         raise TapeError(f"{function} looks at values, which a graph cannot")
     if by_mask or (torch.Tag.dynamic_output_shape in tags and function is not aten.index.Tensor):
         raise TapeError(f"{function} gives a tensor whose shape depends on values")

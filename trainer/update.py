@@ -98,9 +98,9 @@ class Update:
         return f"{type(stage).__name__} has no turn(), see GradientStage"
 
     @property
-    def compiling(self) -> Compiling | None:
-        """How far `trainer.compile` has come; None for `none`."""
-        return None if self._graphs is None else self._graphs.compiling
+    def compiling(self) -> list[Compiling]:
+        """How far `trainer.compile` has come; empty for `none`."""
+        return [] if self._graphs is None else [self._graphs.compiling]
 
     @property
     def learning_rate(self) -> Tensor:

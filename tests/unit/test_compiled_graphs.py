@@ -38,11 +38,24 @@ def test_without_a_compiler_the_run_goes_on_and_says_why(
 
     monkeypatch.setattr(torch._inductor, "compile", missing)
     trainer, fallen_back = trained(toy("trainer.compile=default"), tmp_path / "a")
-    for work in trainer.update, trainer.collector:
-        assert work.compiling.news().endswith("RuntimeError: no C++ compiler")
-        assert work.compiling.news() is None, "said once"
+    for compiling in trainer.compiling:
+        assert compiling.news().endswith("RuntimeError: no C++ compiler")
+        assert compiling.news() is None, "said once"
     assert trainer.summary(None)["compile_seconds"] == 0.0
     assert torch.equal(fallen_back, trained(toy(), tmp_path / "b")[1])
+
+
+def test_where_the_environment_cannot_be_recorded_acting_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gymnasium's CartPole computes in NumPy, and is not stepped by the attempt."""
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: graph)
+    task = ["experiment=cartpole", "device=cpu"]
+    trainer, recorded = trained(compose([*task, "trainer.compile=default"]), tmp_path / "a")
+    _, step, acting = trainer.compiling
+    assert "numpy() looks at values" in step.news()
+    assert acting.news().startswith("compiled acting in ")
+    torch.testing.assert_close(recorded, trained(compose(task), tmp_path / "b")[1], rtol=1e-4, atol=1e-5)
 
 
 SMALL = (
@@ -60,8 +73,10 @@ def test_what_is_compiled_teaches_the_same_and_tells_the_same(env: str, tmp_path
     """From the same state, since rounding alone makes two long runs part: parameters and every figure."""
     task = [f"env={env}", *SMALL, "trainer.gradient_scaling.warmup_steps=20"]
     trainer, _ = trained(compose([*task, "trainer.compile=default"]), tmp_path / "a", iterations=3)
-    for work, what in (trainer.update, "the update"), (trainer.collector, "a step of the rollout"):
-        assert work.compiling.news().startswith(f"compiled {what} in ")
+    update, step, acting = trainer.compiling
+    assert update.news().startswith("compiled the update in ")
+    assert step.news().startswith("compiled a step of the rollout in ")
+    assert acting.news() is None, "of no use where whole steps are compiled"
     assert trainer.summary(None)["compile_seconds"] > 0.0
     eager = build(compose(task), tmp_path / "b")
     eager.load_state_dict(deepcopy(trainer.state_dict()))

@@ -126,6 +126,7 @@ def test_views_of_what_was_made_on_the_tape() -> None:
         (lambda x: np.asarray(x), "looks at values"),
         (lambda x: x.tolist(), "tolist() looks at values"),
         (lambda x: x if x.any() else -x, "looks at values"),
+        (torch.inference_mode()(lambda x: x if x.any() else -x), "looks at values"),
         (lambda x: x if torch.equal(x, x) else -x, "looks at values"),
         (lambda x: x[x > 0.0], "shape depends on values"),
         (lambda x: x.nonzero(), "shape depends on values"),

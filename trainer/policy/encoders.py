@@ -55,10 +55,26 @@ class _TanhLayers(torch.autograd.Function):
         return first, *(each for layer in zip(of_weights, of_biases, strict=True) for each in layer)
 
 
+class _TanhOfSum(torch.autograd.Function):
+    """tanh of products of matrices and a bias, for a compiler: it makes one loop of this, bias and all."""
+
+    @staticmethod
+    def forward(ctx: Any, products: Tensor, bias: Tensor) -> Tensor:
+        result = (products * 2.0 + bias * 2.0).sigmoid() * 2.0 - 1.0
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (result,) = ctx.saved_tensors
+        gradient = torch.ops.aten.tanh_backward(gradients[0], result)
+        return gradient, gradient.sum(0)
+
+
 def _blocks(weights: Sequence[Tensor], *columns: Tensor) -> Iterable[tuple[Tensor, ...]]:
     """The columns in blocks of as many rows as give `_BLOCK` numbers in the widest layer."""
     rows = max(1, _BLOCK // max(max(weight.shape) for weight in weights))
-    if columns[0].shape[0] <= rows or is_recording():  # what is compiled makes its own of it
+    if columns[0].shape[0] <= rows:
         return [columns]
     return zip(*(torch.split(column, rows) for column in columns), strict=True)
 
@@ -106,6 +122,10 @@ class MLP(nn.Module):
             features: Tensor = self.layers(inputs)
             return features
         linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        if is_recording():
+            for layer in linears:
+                inputs = _TanhOfSum.apply(inputs @ layer.weight.t(), layer.bias)  # type: ignore[no-untyped-call]
+            return inputs
         parameters = [p for layer in linears for p in (layer.weight, layer.bias)]  # .parameters() is slow
         fused: Tensor = _TanhLayers.apply(inputs, *parameters)  # type: ignore[no-untyped-call]
         return fused
