@@ -307,6 +307,28 @@ def test_epochs_end_early_where_they_do_without_graphs(kind: Kind, tmp_path: Pat
     assert figures == expected
 
 
+def test_what_made_updates_bad_is_found_as_without_graphs(
+    kind: Kind, toy: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Squares of value targets of 1e30 are infinite in float32."""
+
+    def found(name: str, *overrides: str) -> tuple[float, list[str], Tensor]:
+        trainer = build(toy("trainer.total_env_steps=2560", *overrides), tmp_path / name)
+        for _ in range(4):
+            trainer.iterate()
+        prepare = trainer.update.prepare
+        trainer.update.prepare = lambda *a: (s := prepare(*a))._replace(returns=s.returns * 1e30)
+        figures = trainer.iterate()
+        return figures["optimizer/skipped"], trainer._bad, trainer.update.flat.vector.detach()
+
+    skipped, lines, parameters = found("graphs", f"trainer.compile={kind}")
+    expected_skipped, expected_lines, expected = found("eager")
+    assert (skipped, lines) == (expected_skipped, expected_lines)
+    assert skipped == 4.0
+    assert "term value" in lines[0]
+    assert torch.equal(parameters, expected)
+
+
 class CountingStage:
     """A loss stage whose weight depends on how often it was asked."""
 
