@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from trainer.compiling import several_processes
-from trainer.tape import recording
+from trainer.tape import TapeError, recording
 
 Result = TypeVar("Result")
 
@@ -22,9 +22,17 @@ def obstacle(device: torch.device) -> str | None:
 
 
 def record(function: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
-    """Runs it once, which leaves only its result behind. Raises whatever the compiler has against it."""
+    """Runs it twice, which leaves only its result behind. Raises whatever the compiler has against it.
+
+    Twice, because a graph would do for ever what happened to be done the first time: with a number that
+    Python drew or counted, or an array of NumPy's.
+    """
     with recording() as tape:
         result = function()
+    with recording() as again:
+        function()
+    if difference := tape.difference(again):
+        raise TapeError(f"does not do the same twice: {difference}")
     graph = tape.graph(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
     run = _compiled(graph, tape.inputs)
 

@@ -135,8 +135,9 @@ class Trainer(Section):
     )
     max_bad_updates: Count = Field(description="non-finite updates in a row that end the run")
     compile: Literal["none", "default", "cudagraphs"] = Field(
-        description="default: steps of acting and whole updates are recorded and compiled, for some 30 s at "
-        "the start; cudagraphs: on a GPU, rollouts and updates are recorded and launched as a whole"
+        description="default: steps of the rollout and whole updates are recorded and compiled, which takes "
+        "half a minute the first time and seconds from then on; cudagraphs: on a GPU, rollouts and updates "
+        "are recorded and launched as a whole"
     )
     policy_loss_weights: PolicyLossWeights
     batch: Batch

@@ -107,6 +107,11 @@ class Trainer:
             run_log.message(f"resume: {self.collector.notice}")
         if not self.iteration and self.policy.space.num_parameters:
             run_log.message(self.policy.space.describe())
+        if any(compiling.notice is None for compiling in self.compiling):
+            run_log.message(
+                f"trainer.compile = {settings.compile}: the first iterations take longer, up to a minute if "
+                "nothing was kept from an earlier run"
+            )
         while self._goes_on(interruption):
             figures = self.iterate()
             better = False

@@ -10,11 +10,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -149,6 +151,26 @@ class Tape(TorchDispatchMode):
                 self._graph.call_function(aten.copy_.default, (home, self._node(tensor)))
         self._graph.output(())
         return GraphModule({}, self._graph)
+
+    def difference(self, other: Tape) -> str | None:
+        """What is not the same in the other: numbers that Python drew anew, say. None: everything is."""
+        for mine, theirs in zip_longest(self._script(), other._script()):
+            if mine != theirs:
+                return f"{theirs or mine}"
+        for mine, theirs in zip(self.inputs, other.inputs, strict=True):
+            if _key(mine) != _key(theirs) and not torch.equal(*(t.view(torch.uint8) for t in (mine, theirs))):
+                return f"numbers from elsewhere, {list(theirs.shape)} {theirs.dtype}"
+        return None
+
+    def _script(self) -> Iterator[str]:
+        """A line for each operation, with the numbers that it was given, and the places of its tensors."""
+        places: dict[Node, int] = {}
+        for place, node in enumerate(self._graph.nodes):
+            places[node] = place
+            yield f"{node.target} {map_arg((node.args, node.kwargs), places.__getitem__)}"
+        for each in self.aside:
+            given = tree_leaves((each.args, each.keywords))
+            yield f"{each.function} {[value for value in given if not isinstance(value, Tensor)]}"
 
     def _belongs_aside(self, function: Any, read: Sequence[Tensor], written: Sequence[Tensor]) -> bool:
         arguments = function._schema.arguments

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import count
 from pathlib import Path
 from shutil import which
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch._inductor
@@ -17,6 +20,7 @@ from torch import Tensor
 from trainer.build import build
 from trainer.compose import compose
 from trainer.config import Config
+from trainer.graphs import Graphed
 
 needs_compiler = pytest.mark.skipif(
     which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler on this machine"
@@ -85,3 +89,42 @@ def test_what_is_compiled_teaches_the_same_and_tells_the_same(env: str, tmp_path
     assert told == pytest.approx(expected, rel=1e-3, abs=1e-4)
     steps = [t.update.flat.vector.detach() - before for t in (trainer, eager)]
     assert float((steps[0] - steps[1]).norm()) < 1e-3 * float(steps[1].norm())
+
+
+class Drawing:
+    """What it multiplies with comes from where a tape does not see it."""
+
+    def __init__(self, draw: Callable[[], Any]) -> None:
+        self.draw = draw
+
+    def multiply(self, number: Tensor) -> Tensor:
+        return number * self.draw()
+
+
+COUNTER = count(1)
+NUMPY = np.random.default_rng(0)
+TABLE = np.array([2.0, 3.0], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("draw", "same"),
+    [
+        (random.random, False),
+        (lambda: next(COUNTER), False),
+        (lambda: torch.from_numpy(NUMPY.random(2)), False),
+        (lambda: torch.tensor(random.random()), False),
+        (lambda: torch.tensor([0.0, next(COUNTER)]), False),
+        (lambda: torch.from_numpy(TABLE), True),
+        (lambda: torch.tensor([2.0, float("nan")]), True),
+    ],
+)
+def test_what_is_not_the_same_twice_is_not_compiled(
+    draw: Callable[[], Any], same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: graph)
+    drawing = Drawing(draw)
+    graphed = Graphed("default", "drawing", drawing.multiply, [drawing], torch.device("cpu"))
+    for _ in range(4):
+        graphed(None, torch.ones(2))
+    notice = graphed.compiling.notice
+    assert notice is None if same else notice is not None and "does not do the same twice" in notice

@@ -134,8 +134,8 @@ class LossStage(Protocol):
 @runtime_checkable
 class GradientStage(Protocol):
     """May have `turn(update: int) -> Hashable`: which of several things `gradients` does in this update, as
-    far as that is decided in Python. `trainer.compile: cudagraphs` records each by itself, and does not
-    record an update whose gradient stage has no `turn`."""
+    far as that is decided in Python. `trainer.compile` records each by itself, and does not record an
+    update whose gradient stage has no `turn`."""
 
     def gradients(self, sides: Sides) -> WeightResult: ...
 
