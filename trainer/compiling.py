@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trainer import distributed
 
 
@@ -42,6 +44,14 @@ class Compiling:
         if self.notice is not None:
             return f"{self._what}: not compiled: {self.notice}"
         return f"compiled {self._what} in {self.seconds:.1f} s"
+
+
+class DifferenceError(RuntimeError):
+    """What is compiled did something else than an ordinary call, whose `result` is at hand."""
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 def several_processes() -> str | None:

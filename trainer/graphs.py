@@ -7,15 +7,20 @@ So that stages and environments need not know:
 - inputs are copied into tensors of the graph's own;
 - a tensor that is replaced (`self._ema = …`) is written back, within the graph, to one place of its own;
 - whoever keeps something else that changes, a Python number say, is refused with the reason, and the work
-  goes on as it did without a graph.
+  goes on as it did without a graph;
+- what is compiled is recorded twice and checked against ordinary calls at first.
 
-What cannot be seen: Python's own random numbers, and branches on something outside of the owners.
+What cannot be seen: what begins to change later, outside of the owners' attributes (in NumPy, in a closure,
+in another object's `__slots__`), and what Python objects have been through in a recording that failed.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import gymnasium
@@ -24,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from trainer import compiled_graphs, cuda_graphs
-from trainer.compiling import Compiling
+from trainer.compiling import Compiling, DifferenceError
 
 Result = TypeVar("Result")
 Replay = Callable[[], None]
@@ -35,7 +40,10 @@ RECORDERS = {"default": compiled_graphs, "cudagraphs": cuda_graphs}
 EAGER_CALLS = 2
 """Of each kind before it is recorded: libraries and optimizers set themselves up in their first calls."""
 
-_OPAQUE = (Tensor, nn.Module, torch.optim.Optimizer, torch.Generator, gymnasium.Space, type)
+_OPAQUE = (Tensor, nn.Module, torch.optim.Optimizer, torch.Generator, gymnasium.Space, type, ModuleType)
+_FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, partial)
+_PLAIN = (int, float, str)
+_GONE = object()
 
 
 class ChangeError(RuntimeError):
@@ -48,10 +56,31 @@ class Slot(NamedTuple):
     owner: object
     name: str
     value: Any
+    content: list[Any] | None
+    """Of a list, dictionary, set or deque: what was in that."""
 
     @property
     def now(self) -> Any:
-        return vars(self.owner)[self.name]
+        return vars(self.owner).get(self.name, _GONE)
+
+    @property
+    def changed_inside(self) -> bool:
+        now = _content(self.now)
+        if self.now is not self.value or now is None or self.content is None:
+            return False
+        return len(now) != len(self.content) or any(
+            a is not b for a, b in zip(now, self.content, strict=True)
+        )
+
+    def restore(self) -> None:
+        if self.now is not self.value:
+            setattr(self.owner, self.name, self.value)
+        if self.changed_inside and self.content is not None:
+            self.value.clear()
+            if isinstance(self.value, dict):
+                self.value.update(zip(self.content[::2], self.content[1::2], strict=True))
+            else:
+                getattr(self.value, "update" if isinstance(self.value, set) else "extend")(self.content)
 
     @property
     def place(self) -> tuple[int, str]:
@@ -93,9 +122,12 @@ class Graphed(Generic[Result]):
         obstacle: str | None = None,
     ) -> None:
         self._recorder = RECORDERS[kind]
-        self.compiling = Compiling(kind, what, self._recorder.obstacle(device) or obstacle)
         self._function = function
         self._owners = list(owners)
+        for owner in self._owners:
+            if not hasattr(owner, "__dict__"):
+                obstacle = f"{type(owner).__name__} has no __dict__ in which to see what changes"
+        self.compiling = Compiling(kind, what, self._recorder.obstacle(device) or obstacle)
         self._calls: dict[Hashable, int] = {}
         self._graphs: dict[Hashable, _Graph[Result]] = {}
         self._replaced: set[tuple[int, str]] = set()
@@ -124,8 +156,18 @@ class Graphed(Generic[Result]):
             self.compiling.fail(error)
             return self._function(*inputs)
         _write(zip(graph.inputs, _tensors(inputs), strict=True))
-        graph.replay()
+        try:
+            graph.replay()
+        except DifferenceError as error:
+            self.compiling.fail(error)
+            result: Result = error.result
+            return result
         return graph.result
+
+    def forget(self) -> None:
+        """Record anew: something outside of the owners, an optimizer's state say, lies elsewhere now."""
+        self._graphs.clear()
+        self._calls.clear()
 
     def _watched(self, inputs: Sequence[Any]) -> Result:
         """An ordinary call, which shows what is replaced."""
@@ -136,8 +178,15 @@ class Graphed(Generic[Result]):
 
     def _settle(self) -> None:
         """Give what is replaced a home: where it lies now may be a constant of its owner's, say."""
-        for slot in list(_slots(self._owners, set())):
-            if slot.place not in self._replaced or not _tensors(slot.value):
+        slots = [slot for slot in _slots(self._owners, set()) if slot.place in self._replaced]
+        tenants: dict[int, Slot] = {}
+        for slot in slots:
+            for tensor in _tensors(slot.value):
+                other = tenants.setdefault(_memory(tensor), slot)
+                if other is not slot and tensor.numel():  # each would get a copy, and no longer see the other
+                    raise ChangeError(f"{slot} and {other} lie in the same memory")
+        for slot in slots:
+            if not _tensors(slot.value):
                 continue
             home = self._homes.get(slot.place)
             if home is None or _form(home) != _form(slot.value):
@@ -150,8 +199,10 @@ class Graphed(Generic[Result]):
         self._settle()
         slots = list(_slots(self._owners, set()))
 
+        lasting = {_memory(tensor) for slot in slots for tensor in _tensors(slot.value)}
+
         def once() -> Result:
-            result = self._function(*own)
+            result: Result = tree_map(partial(_kept, lasting=lasting), self._function(*own))
             _put_back(slots)
             return result
 
@@ -159,10 +210,10 @@ class Graphed(Generic[Result]):
             result, replay = self._recorder.record(once)
         except Exception:
             for slot in slots:
-                if slot.now is not slot.value:
-                    setattr(slot.owner, slot.name, slot.value)
+                slot.restore()
             raise
-        return _Graph(replay, _tensors(own), [slot for slot in slots if _tensors(slot.value)], result)
+        kept = [slot for slot in slots if _tensors(slot.value) or isinstance(slot.value, _PLAIN)]
+        return _Graph(replay, _tensors(own), kept, result)
 
 
 def _slots(owners: Iterable[object], seen: set[int]) -> Iterator[Slot]:
@@ -171,16 +222,36 @@ def _slots(owners: Iterable[object], seen: set[int]) -> Iterator[Slot]:
             continue
         seen.add(id(owner))
         for name, value in list(vars(owner).items()):
-            yield Slot(owner, name, value)
-            if hasattr(value, "__dict__") and not callable(value) and not isinstance(value, _OPAQUE):
+            yield Slot(owner, name, value, _content(value))
+            if hasattr(value, "__dict__") and not isinstance(value, (*_OPAQUE, *_FUNCTIONS)):
                 yield from _slots([value], seen)
+
+
+def _content(value: Any) -> list[Any] | None:
+    if isinstance(value, dict):
+        return [part for item in value.items() for part in item]
+    return list(value) if isinstance(value, list | set | deque) else None
+
+
+def _kept(leaf: Any, lasting: set[int]) -> Any:
+    """A result, or a copy: of what lies where state is about to be written, and of what cannot be written to
+    because several of its entries lie in one place."""
+    if isinstance(leaf, Tensor) and (_memory(leaf) in lasting or 0 in leaf.stride()):
+        return leaf.clone()
+    return leaf
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _put_back(slots: Sequence[Slot]) -> None:
     """Write what was replaced to where it was before. Raises `ChangeError` for what is not in tensors."""
     pairs: list[tuple[Tensor, Tensor]] = []
     for slot in slots:
-        if slot.now is slot.value or (isinstance(slot.value, int | float | str) and slot.now == slot.value):
+        if slot.changed_inside:
+            raise ChangeError(f"{slot} changes inside: {slot.value!r:.60}")
+        if slot.now is slot.value or (isinstance(slot.value, _PLAIN) and slot.now == slot.value):
             continue
         before, after = _tensors(slot.value), _tensors(slot.now)
         if not before or _form(slot.value) != _form(slot.now):
@@ -188,8 +259,8 @@ def _put_back(slots: Sequence[Slot]) -> None:
         pairs += [(old, new) for old, new in zip(before, after, strict=True) if old is not new]
         setattr(slot.owner, slot.name, slot.value)
     # What is to be written may lie where something else is written to.
-    homes = {old.untyped_storage().data_ptr() for old, _ in pairs}
-    sources = [new.clone() if new.untyped_storage().data_ptr() in homes else new for _, new in pairs]
+    homes = {_memory(old) for old, _ in pairs}
+    sources = [new.clone() if _memory(new) in homes else new for _, new in pairs]
     _write(zip((old for old, _ in pairs), sources, strict=True))
 
 
@@ -209,7 +280,7 @@ def _form(value: Any) -> tuple[Any, ...]:
 def _likeness(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.dtype, leaf.device
-    return leaf if isinstance(leaf, int | float | str) else id(leaf)
+    return leaf if isinstance(leaf, _PLAIN) else id(leaf)
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -98,6 +98,8 @@ class Tape(TorchDispatchMode):
         self._memory: dict[int, _Memory] = {}
         self._given: dict[int, Tensor] = {}
         """Storage -> the whole of it, of those that were there before."""
+        self._copies: list[tuple[Node, int, Tensor]] = []
+        """Of memory that was there before: the node, and which of its arguments that is."""
         self._read_aside: set[int] = set()
         self._written_aside: set[int] = set()
 
@@ -122,6 +124,9 @@ class Tape(TorchDispatchMode):
             self._written_aside |= {_key(tensor) for tensor in [*written, *_tensors(result)]}
             return result
         node = self._graph.call_function(function, *tree_map(self._as_node, (args, keywords)))
+        source = {aten.clone.default: 0, aten.copy_.default: 1}.get(function)
+        if source is not None and _key(read[source]) in self._given:
+            self._copies.append((node, source, read[source]))
         several = isinstance(result, tuple | list)
         for i, tensor in enumerate(result if several else [result]):
             if isinstance(tensor, Tensor):
@@ -141,6 +146,10 @@ class Tape(TorchDispatchMode):
         """A module of `inputs` that returns nothing: it writes the state, `results` and what the operations
         `aside` read to where they lie. To be asked for once, at the end."""
         wanted = [*results, *_tensors([(each.args, each.keywords) for each in self.aside])]
+        for node, place, tensor in self._copies:
+            if self._memory[_key(tensor)].before is not None:
+                with self._graph.inserting_before(node):
+                    node.update_arg(place, _as_it_was(self._graph, node.args[place], tensor.dim()))
         homes: dict[int, Node] = {}
         for tensor in {id(tensor): tensor for tensor in wanted}.values():
             key = _key(tensor)
@@ -151,6 +160,10 @@ class Tape(TorchDispatchMode):
                 self._graph.call_function(aten.copy_.default, (home, self._node(tensor)))
         self._graph.output(())
         return GraphModule({}, self._graph)
+
+    def written(self) -> list[Tensor]:
+        """`[n]` each: memory that was there before and was written to."""
+        return [whole for key, whole in self._given.items() if self._memory[key].before is not None]
 
     def difference(self, other: Tape) -> str | None:
         """What is not the same in the other: numbers that Python drew anew, say. None: everything is."""
@@ -241,6 +254,8 @@ def _check(function: Any, args: Any) -> None:
         raise TapeError(f"{function} looks at values, which a graph cannot")
     if by_mask or (torch.Tag.dynamic_output_shape in tags and function is not aten.index.Tensor):
         raise TapeError(f"{function} gives a tensor whose shape depends on values")
+    if function is aten.native_batch_norm.default:
+        raise TapeError(f"{function} writes to its statistics without saying so")
     if torch.Tag.nondeterministic_seeded in tags:
         raise TapeError(f"{function} draws random numbers")
 
@@ -286,3 +301,13 @@ def _placed(graph: Graph, whole: Node, tensor: Tensor) -> Node:
     part = graph.call_function(aten.view.default, (part, within))
     back = [order.index(axis) for axis in range(tensor.dim())]
     return graph.call_function(aten.permute.default, (part, back))
+
+
+def _as_it_was(graph: Graph, node: Any, dimensions: int) -> Node:
+    """The same numbers. PyTorch's compiler (2.13) takes mere copies out, and then reads what has been written
+    in the meantime, where in the end both are state; it leaves two reflections alone."""
+    if not dimensions:
+        node = graph.call_function(aten.unsqueeze.default, (node, 0))
+    for _ in range(2):
+        node = graph.call_function(aten.flip.default, (node, [0]))
+    return node if dimensions else graph.call_function(aten.squeeze.dim, (node, 0))

@@ -7,6 +7,7 @@ rollout → rewards stage → values → GAE per component → advantages stage 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -216,7 +217,7 @@ class Update:
             turn = getattr(self._gradient_stage, "turn", None)
             done = self._graphs(turn and turn(self.updates), batch, progress)
             # A graph keeps the results, and not what they were computed from.
-            done = done._replace(look=lambda: self._state(batch, progress)[0])
+            done = done._replace(look=partial(self._look, batch, progress))
         self.updates += 1
         log.add(done.metrics)
         self.bad.note(self.updates, done.look, done.gradient, self._skipped_in_a_row)
@@ -233,6 +234,11 @@ class Update:
     def _state(self, batch: Minibatch, progress: Tensor) -> tuple[LossState, Tensor]:
         """What the losses are computed from, and the KL divergence."""
         return self._objective.state(self.policy(batch.inputs), batch, progress, self._side_scale())
+
+    def _look(self, batch: Minibatch, progress: Tensor) -> LossState:
+        """The state once more, by copies of the stages: one that counts has counted this update already."""
+        objective = Objective(self.policy, deepcopy(self.pipeline), self.settings)
+        return objective.state(self.policy(batch.inputs), batch, progress, self._side_scale())[0]
 
     def _side_scale(self) -> tuple[Tensor, Tensor]:
         """Each side's weight in the previous update over its base weight; 1 where that is 0."""
@@ -291,6 +297,8 @@ class Update:
         self.updates = state["updates"]
         self._skipped_in_a_row.copy_(state["skipped_in_a_row"])
         self._used.copy_(state["weights"])
+        if self._graphs is not None:
+            self._graphs.forget()
 
 
 def _take(samples: Minibatch, chosen: Tensor) -> Minibatch:

@@ -17,6 +17,7 @@ import torch
 import torch._inductor
 from torch import Tensor
 
+from trainer import compiled_graphs
 from trainer.build import build
 from trainer.compose import compose
 from trainer.config import Config
@@ -128,3 +129,50 @@ def test_what_is_not_the_same_twice_is_not_compiled(
         graphed(None, torch.ones(2))
     notice = graphed.compiling.notice
     assert notice is None if same else notice is not None and "does not do the same twice" in notice
+
+
+class Remembering:
+    """Hands over what it had, keeps it besides, and shifts it on in place."""
+
+    def __init__(self) -> None:
+        self.now, self.before, self.earlier = torch.zeros(64), torch.zeros(64), torch.zeros(64)
+
+    def add(self, number: Tensor) -> tuple[Tensor, Tensor]:
+        had = self.now
+        self.earlier.copy_(self.before)
+        self.now, self.before = self.now + number, had
+        return had, self.earlier * 1.0
+
+
+@needs_compiler
+def test_what_is_compiled_remembers_what_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inductor takes a mere copy of state for the state itself, after something else was written to it."""
+    monkeypatch.setattr(compiled_graphs, "CHECKED_CALLS", 0)
+    eager, remembering = Remembering(), Remembering()
+    graphed = Graphed("default", "adding", remembering.add, [remembering], torch.device("cpu"))
+    for i in range(8):
+        number = torch.full((64,), 1.0 + i)
+        for mine, theirs in zip(graphed(None, number), eager.add(number), strict=True):
+            assert torch.equal(mine, theirs), i
+    assert graphed.compiling.notice is None
+
+
+class Later:
+    """Does something else from the third call on, where nobody sees it."""
+
+    def __init__(self) -> None:
+        self.calls = iter(range(100))
+
+    def multiply(self, number: Tensor) -> Tensor:
+        return number * (1.0 if next(self.calls) < 6 else 2.0)
+
+
+def test_the_first_replays_are_held_against_ordinary_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: graph)
+    later, numbers = Later(), []
+    graphed = Graphed("default", "multiplying", later.multiply, [], torch.device("cpu"))
+    for _ in range(8):
+        numbers.append(float(graphed(None, torch.ones(()))))
+    # Two ordinary calls, two that are recorded, then each is counted once.
+    assert numbers == [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0]
+    assert graphed.compiling.notice == "DifferenceError: what was compiled gave 1 instead of 2"

@@ -198,7 +198,7 @@ class GradientScaling:
         raw, effective = self._nothing if norms is None else norms, weights * self._ema
         pairs = {
             "weight_used": weights,
-            "grad_norm": self._ema,
+            "grad_norm": self._ema.clone(),  # what lasts shares no memory, see trainer.graphs
             "norm_raw": raw,
             "scale": scales,
             "clamped": clamped,
