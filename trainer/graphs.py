@@ -10,6 +10,11 @@ So that stages and environments need not know:
   goes on as it did without a graph;
 - what is compiled is recorded twice and checked against ordinary calls at first.
 
+A *slot* is an attribute and what is in it; what is replaced there has a *home*, memory of its own. The life
+of a graph: two ordinary calls show what is replaced (`_watched`), which gets its home (`_settle`); one call
+is recorded (`_recorded`); from then on a call writes home what somebody else may have put in a slot, copies
+the inputs, and replays, at whose end what was replaced is written home (`_put_back`, both times).
+
 What cannot be seen: what begins to change later, outside of the owners' attributes (in NumPy, in a closure,
 in another object's `__slots__`), and what Python objects have been through in a recording that failed.
 """
@@ -198,7 +203,6 @@ class Graphed(Generic[Result]):
         own = _copied(inputs)
         self._settle()
         slots = list(_slots(self._owners, set()))
-
         lasting = {_memory(tensor) for slot in slots for tensor in _tensors(slot.value)}
 
         def once() -> Result:
@@ -249,12 +253,15 @@ def _put_back(slots: Sequence[Slot]) -> None:
     """Write what was replaced to where it was before. Raises `ChangeError` for what is not in tensors."""
     pairs: list[tuple[Tensor, Tensor]] = []
     for slot in slots:
+        now = slot.now
+        if now is slot.value and slot.content is None:
+            continue
         if slot.changed_inside:
             raise ChangeError(f"{slot} changes inside: {slot.value!r:.60}")
-        if slot.now is slot.value or (isinstance(slot.value, _PLAIN) and slot.now == slot.value):
+        if now is slot.value or (isinstance(slot.value, _PLAIN) and now == slot.value):
             continue
-        before, after = _tensors(slot.value), _tensors(slot.now)
-        if not before or _form(slot.value) != _form(slot.now):
+        before, after = _tensors(slot.value), _tensors(now)
+        if not before or _form(slot.value) != _form(now):
             raise ChangeError(f"{slot} changes, and not in tensors that stay alike: {slot.value!r:.60}")
         pairs += [(old, new) for old, new in zip(before, after, strict=True) if old is not new]
         setattr(slot.owner, slot.name, slot.value)
