@@ -2,7 +2,7 @@
 
 python -m scripts.benchmark              # everything, in about a quarter of an hour
 python -m scripts.benchmark --quick      # the same questions, under a minute
-python -m scripts.benchmark --profile    # where the time of an iteration goes, four minutes
+python -m scripts.benchmark --profile    # where the time of an iteration goes, three minutes
 python -m scripts.benchmark --memory 10  # peak memory, and whether it is flat over 10 minutes
 
 All arms of a comparison take turns in one process, and ratios are taken within a round. Writes

@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_leaves
 
 from trainer.compiling import DifferenceError, several_processes
-from trainer.tape import Tape, TapeError, recording
+from trainer.tape import Tape, TapeError, recording, tensors_in, write
 
 Result = TypeVar("Result")
 
@@ -39,8 +38,8 @@ def record(function: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
         function()
     if difference := tape.difference(again):
         raise TapeError(f"does not do the same twice: {difference}")
-    results = _tensors(result)
-    graph = _Compiled(tape, results)
+    results = tensors_in(result)
+    graph = _compiled(tape, results)
     places = [*tape.written(), *results]
     unchecked = CHECKED_CALLS
 
@@ -53,11 +52,11 @@ def record(function: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
         before = [place.clone() for place in places]
         graph()
         mine = [place.clone() for place in places]
-        _write(places, before)
+        write(zip(places, before, strict=True))
         truth = function()
-        given = _tensors(truth)
+        given = tensors_in(truth)
         theirs = [*(place.clone() for place in tape.written()), *given]
-        _write(results, given)
+        write(zip(results, given, strict=True))
         for one, other in zip(mine, theirs, strict=True):
             if not _alike(one, other):
                 raise DifferenceError(
@@ -67,34 +66,23 @@ def record(function: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
     return result, replay
 
 
-class _Compiled:
-    """Does what is on a tape."""
+def _compiled(tape: Tape, results: Sequence[Tensor]) -> Callable[[], None]:
+    """Does what is on the tape."""
+    run = _by_inductor(tape.graph(results), tape.inputs)
 
-    def __init__(self, tape: Tape, results: Sequence[Tensor]) -> None:
-        self._run = _compiled(tape.graph(results), tape.inputs)
-        self._tape = tape
-
-    def __call__(self) -> None:
+    def graph() -> None:
         with torch.inference_mode(False), torch.no_grad():
-            self._run(*self._tape.inputs)
+            run(*tape.inputs)
         with torch.inference_mode():
-            for operation in self._tape.aside:
+            for operation in tape.aside:
                 operation.again()
+
+    return graph
 
 
 def _shown(tensor: Tensor) -> str:
     numbers = ", ".join(f"{number:.4g}" for number in tensor.flatten()[:4].tolist())
     return f"[{numbers}, …]" if tensor.numel() > 4 else numbers
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
-@torch.inference_mode()
-def _write(places: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    for place, value in zip(places, values, strict=True):
-        place.copy_(value)
 
 
 @torch.inference_mode()
@@ -111,7 +99,7 @@ def _alike(mine: Tensor, theirs: Tensor) -> bool:
     return float(wrong.double().mean()) <= TIES
 
 
-def _compiled(graph: GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+def _by_inductor(graph: GraphModule, inputs: list[Any]) -> Callable[..., Any]:
     # Seconds to import, which most runs need not wait for.
     from torch._guards import TracingContext, tracing
     from torch._inductor import compile as inductor

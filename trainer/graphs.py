@@ -31,10 +31,11 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 import gymnasium
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from trainer import compiled_graphs, cuda_graphs
 from trainer.compiling import Compiling, DifferenceError
+from trainer.tape import tensors_in, write
 
 Result = TypeVar("Result")
 Replay = Callable[[], None]
@@ -160,7 +161,7 @@ class Graphed(Generic[Result]):
         except ChangeError as error:
             self.compiling.fail(error)
             return self._function(*inputs)
-        _write(zip(graph.inputs, _tensors(inputs), strict=True))
+        write(zip(graph.inputs, tensors_in(inputs), strict=True))
         try:
             graph.replay()
         except DifferenceError as error:
@@ -186,24 +187,24 @@ class Graphed(Generic[Result]):
         slots = [slot for slot in _slots(self._owners, set()) if slot.place in self._replaced]
         tenants: dict[int, Slot] = {}
         for slot in slots:
-            for tensor in _tensors(slot.value):
+            for tensor in tensors_in(slot.value):
                 other = tenants.setdefault(_memory(tensor), slot)
                 if other is not slot and tensor.numel():  # each would get a copy, and no longer see the other
                     raise ChangeError(f"{slot} and {other} lie in the same memory")
         for slot in slots:
-            if not _tensors(slot.value):
+            if not tensors_in(slot.value):
                 continue
             home = self._homes.get(slot.place)
             if home is None or _form(home) != _form(slot.value):
                 home = self._homes[slot.place] = _copied(slot.value)
-            _write(zip(_tensors(home), _tensors(slot.value), strict=True))
+            write(zip(tensors_in(home), tensors_in(slot.value), strict=True))
             setattr(slot.owner, slot.name, home)
 
     def _recorded(self, inputs: Sequence[Any]) -> _Graph[Result]:
         own = _copied(inputs)
         self._settle()
         slots = list(_slots(self._owners, set()))
-        lasting = {_memory(tensor) for slot in slots for tensor in _tensors(slot.value)}
+        lasting = {_memory(tensor) for slot in slots for tensor in tensors_in(slot.value)}
 
         def once() -> Result:
             result: Result = tree_map(partial(_kept, lasting=lasting), self._function(*own))
@@ -216,8 +217,8 @@ class Graphed(Generic[Result]):
             for slot in slots:
                 slot.restore()
             raise
-        kept = [slot for slot in slots if _tensors(slot.value) or isinstance(slot.value, _PLAIN)]
-        return _Graph(replay, _tensors(own), kept, result)
+        kept = [slot for slot in slots if tensors_in(slot.value) or isinstance(slot.value, _PLAIN)]
+        return _Graph(replay, tensors_in(own), kept, result)
 
 
 def _slots(owners: Iterable[object], seen: set[int]) -> Iterator[Slot]:
@@ -260,7 +261,7 @@ def _put_back(slots: Sequence[Slot]) -> None:
             raise ChangeError(f"{slot} changes inside: {slot.value!r:.60}")
         if now is slot.value or (isinstance(slot.value, _PLAIN) and now == slot.value):
             continue
-        before, after = _tensors(slot.value), _tensors(now)
+        before, after = tensors_in(slot.value), tensors_in(now)
         if not before or _form(slot.value) != _form(now):
             raise ChangeError(f"{slot} changes, and not in tensors that stay alike: {slot.value!r:.60}")
         pairs += [(old, new) for old, new in zip(before, after, strict=True) if old is not new]
@@ -268,14 +269,7 @@ def _put_back(slots: Sequence[Slot]) -> None:
     # What is to be written may lie where something else is written to.
     homes = {_memory(old) for old, _ in pairs}
     sources = [new.clone() if _memory(new) in homes else new for _, new in pairs]
-    _write(zip((old for old, _ in pairs), sources, strict=True))
-
-
-def _write(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-    with torch.inference_mode():  # whose tensors cannot be written to outside of it
-        for target, source in pairs:
-            if target is not source:
-                target.copy_(source)
+    write(zip((old for old, _ in pairs), sources, strict=True))
 
 
 def _form(value: Any) -> tuple[Any, ...]:
@@ -288,11 +282,6 @@ def _likeness(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.dtype, leaf.device
     return leaf if isinstance(leaf, _PLAIN) else id(leaf)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """All that are in nested tuples, lists and dictionaries."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _copied(value: Any) -> Any:

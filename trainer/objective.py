@@ -24,8 +24,6 @@ class Losses(NamedTuple):
     discrete: Tensor
     continuous: Tensor
     rest: Tensor
-    kl: Tensor
-    """The mean joint KL divergence from the policy that acted."""
     metrics: Metrics
 
 
@@ -58,7 +56,7 @@ class Objective:
         )
         return self._pipeline.losses(state), sides.kl
 
-    def reduce(self, state: LossState, kl: Tensor) -> Losses:
+    def reduce(self, state: LossState) -> Losses:
         losses = reduce_terms(state.terms)
         metrics = {f"loss/{name}": Metric(loss.detach()) for name, loss in losses.items()}
         losses["value"] = self._settings.value_coefficient * losses["value"]
@@ -66,4 +64,4 @@ class Objective:
         hidden = 0.0 * (state.batch.discrete_log_prob.sum() + state.batch.continuous_log_prob.sum())
         rest = torch.stack([loss for name, loss in losses.items() if name not in SIDES]).sum() + hidden
         discrete, continuous = (losses[side] for side in SIDES)
-        return Losses(discrete, continuous, rest, kl, {**state.metrics, **metrics})
+        return Losses(discrete, continuous, rest, {**state.metrics, **metrics})

@@ -58,7 +58,7 @@ class _Aside(NamedTuple):
 
     def again(self) -> None:
         result = self.function(*self.args, **self.keywords)
-        for old, new in zip(_tensors(self.result), _tensors(result), strict=True):
+        for old, new in zip(tensors_in(self.result), tensors_in(result), strict=True):
             if old.data_ptr() != new.data_ptr():
                 old.copy_(new)
 
@@ -108,7 +108,7 @@ class Tape(TorchDispatchMode):
         if function.namespace == "profiler":
             return function(*args, **keywords)
         _check(function, args)
-        read, written = _tensors((args, keywords)), _written(function, args, keywords)
+        read, written = tensors_in((args, keywords)), _written(function, args, keywords)
         aside = self._belongs_aside(function, read, written)
         for tensor in read:
             if _key(tensor) not in self._written_aside:
@@ -121,7 +121,7 @@ class Tape(TorchDispatchMode):
         if aside:
             self.aside.append(_Aside(function, args, keywords, result))
             self._read_aside |= {_key(tensor) for tensor in read}
-            self._written_aside |= {_key(tensor) for tensor in [*written, *_tensors(result)]}
+            self._written_aside |= {_key(tensor) for tensor in [*written, *tensors_in(result)]}
             return result
         node = self._graph.call_function(function, *tree_map(self._as_node, (args, keywords)))
         source = {aten.clone.default: 0, aten.copy_.default: 1}.get(function)
@@ -136,16 +136,13 @@ class Tape(TorchDispatchMode):
 
     def forget(self) -> None:
         """Put back what recording has written to memory that was there before."""
-        with torch.inference_mode():  # whose tensors cannot be written to outside of it
-            for key, whole in self._given.items():
-                before = self._memory[key].before
-                if before is not None:
-                    whole.copy_(before)
+        before = {key: self._memory[key].before for key in self._given}
+        write((self._given[key], numbers) for key, numbers in before.items() if numbers is not None)
 
     def graph(self, results: Iterable[Tensor]) -> GraphModule:
         """A module of `inputs` that returns nothing: it writes the state, `results` and what the operations
         `aside` read to where they lie. To be asked for once, at the end."""
-        wanted = [*results, *_tensors([(each.args, each.keywords) for each in self.aside])]
+        wanted = [*results, *tensors_in([(each.args, each.keywords) for each in self.aside])]
         for node, place, tensor in self._copies:
             if self._memory[_key(tensor)].before is not None:
                 with self._graph.inserting_before(node):
@@ -260,8 +257,17 @@ def _check(function: Any, args: Any) -> None:
         raise TapeError(f"{function} draws random numbers")
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
+    """All that are in nested tuples, lists and dictionaries."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def write(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Copy the second of each pair to where the first lies."""
+    with torch.inference_mode():  # whose tensors cannot be written to outside of it
+        for target, source in pairs:
+            if target is not source:
+                target.copy_(source)
 
 
 def _is_write(argument: Any) -> bool:
@@ -271,7 +277,7 @@ def _is_write(argument: Any) -> bool:
 def _written(function: Any, args: Any, keywords: Any) -> list[Tensor]:
     arguments = function._schema.arguments
     given = dict(zip((a.name for a in arguments), args, strict=False)) | keywords
-    return _tensors([given.get(argument.name) for argument in arguments if _is_write(argument)])
+    return tensors_in([given.get(argument.name) for argument in arguments if _is_write(argument)])
 
 
 def _key(tensor: Tensor) -> int:

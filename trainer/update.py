@@ -225,20 +225,20 @@ class Update:
 
     def _learn(self, batch: Minibatch, progress: Tensor) -> Learned:
         """All that the device does for one optimizer step."""
-        state, kl = self._state(batch, progress)
-        losses = self._objective.reduce(state, kl)
+        state, kl = self._state(self._objective, batch, progress)
+        losses = self._objective.reduce(state)
         gradient, loss, metrics = self._gradient(losses)
         metrics = {**losses.metrics, **metrics, **self._step(gradient, loss)}
         return Learned(kl, metrics, gradient, lambda: state)
 
-    def _state(self, batch: Minibatch, progress: Tensor) -> tuple[LossState, Tensor]:
+    def _state(self, objective: Objective, batch: Minibatch, progress: Tensor) -> tuple[LossState, Tensor]:
         """What the losses are computed from, and the KL divergence."""
-        return self._objective.state(self.policy(batch.inputs), batch, progress, self._side_scale())
+        return objective.state(self.policy(batch.inputs), batch, progress, self._side_scale())
 
     def _look(self, batch: Minibatch, progress: Tensor) -> LossState:
         """The state once more, by copies of the stages: one that counts has counted this update already."""
         objective = Objective(self.policy, deepcopy(self.pipeline), self.settings)
-        return objective.state(self.policy(batch.inputs), batch, progress, self._side_scale())[0]
+        return self._state(objective, batch, progress)[0]
 
     def _side_scale(self) -> tuple[Tensor, Tensor]:
         """Each side's weight in the previous update over its base weight; 1 where that is 0."""

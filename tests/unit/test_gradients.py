@@ -109,6 +109,21 @@ def make_scene(
     return Scene(net, batch, ratio, reduction)
 
 
+SCENES: dict[str, Any] = {
+    "seed": st.integers(0, 10_000),
+    "dtype": st.sampled_from([torch.float32, torch.float64]),
+    "choices": st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
+    "parameters": st.integers(1, 4),
+    "components": st.integers(1, 6),
+    "samples": st.integers(1, 9),
+    "masked": st.booleans(),
+    "shared_trunk": st.booleans(),
+    "shared_critic": st.booleans(),
+    "state_dependent_std": st.booleans(),
+}
+"""What `make_scene` may be given, for hypothesis."""
+
+
 def weighted_gradient(scene: Scene, weights: WeightResult) -> Tensor:
     """What autograd makes of the weighted loss, in one piece."""
     discrete, continuous, rest = scene.losses()
@@ -126,18 +141,9 @@ def combined(scene: Scene, stage: GradientScaling, update: int) -> tuple[WeightR
 
 @settings(max_examples=40, deadline=None)
 @given(
-    seed=st.integers(0, 10_000),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    choices=st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
-    parameters=st.integers(1, 4),
-    components=st.integers(1, 6),
-    samples=st.integers(1, 9),
-    masked=st.booleans(),
     ratio=st.sampled_from(["per_decision", "per_type"]),
     reduction=st.sampled_from(["common", "active"]),
-    shared_trunk=st.booleans(),
-    shared_critic=st.booleans(),
-    state_dependent_std=st.booleans(),
+    **SCENES,
     measured=st.booleans(),
 )
 def test_combined_gradient_is_that_of_the_weighted_loss(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.unit.test_gradients import Scene, make_scene
+from tests.unit.test_gradients import SCENES, Scene, make_scene
 from trainer.gradients import FlatParameters, SideGradients
 from trainer.stages.protocol import WeightResult
 from trainer.tape import TapeError, is_recording, recording
@@ -166,17 +166,8 @@ def test_choosing_by_numbers_is_no_choice_by_values() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    seed=st.integers(0, 10_000),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    choices=st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
-    parameters=st.integers(1, 4),
-    components=st.integers(1, 6),
-    samples=st.integers(1, 9),
-    masked=st.booleans(),
-    shared_trunk=st.booleans(),
-    shared_critic=st.booleans(),
-    state_dependent_std=st.booleans(),
     measured=st.booleans(),
+    **SCENES,
 )
 def test_recorded_gradients_are_those_of_autograd(
     seed: int, dtype: torch.dtype, measured: bool, **shape: Any

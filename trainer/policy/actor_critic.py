@@ -17,7 +17,7 @@ from trainer.spaces import HybridSpace
 
 
 class Heads(NamedTuple):
-    """What the network puts out. Losses see nothing behind it, which is where gradients are cut."""
+    """What the network puts out. Losses see nothing behind it."""
 
     logits: Tensor
     """`[B, H, C]`."""
