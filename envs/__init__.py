@@ -7,16 +7,16 @@ at once, `gymnasium.make("envs:TopologySpawn-v0")`.
 import gymnasium
 
 ENVIRONMENTS = {
-    "TopologySpawn-v0": "envs.topology_spawn:TopologySpawn",
-    "equipoise/Moving-v0": "envs.moving:Moving",
-    "equipoise/Sliding-v0": "envs.moving:Sliding",
-    "equipoise/HardMove-v0": "envs.hard_move:HardMove",
-    "equipoise/HardMovePerActuator-v0": "envs.hard_move:HardMovePerActuator",
-    "equipoise/CatchPoint-v0": "envs.catch_point:CatchPoint",
-    "equipoise/Platform-v0": "envs.platform:Platform",
-    "equipoise/Goal-v0": "envs.goal:Goal",
+    "TopologySpawn-v0": "equipoise.envs.topology_spawn.environment:TopologySpawn",
+    "equipoise/Moving-v0": "equipoise.envs.moving:Moving",
+    "equipoise/Sliding-v0": "equipoise.envs.moving:Sliding",
+    "equipoise/HardMove-v0": "equipoise.envs.hard_move:HardMove",
+    "equipoise/HardMovePerActuator-v0": "equipoise.envs.hard_move:HardMovePerActuator",
+    "equipoise/CatchPoint-v0": "equipoise.envs.catch_point:CatchPoint",
+    "equipoise/Platform-v0": "equipoise.envs.platform.environment:Platform",
+    "equipoise/Goal-v0": "equipoise.envs.goal.environment:Goal",
 }
 """Gymnasium's name -> where the batched environment is."""
 
 for _name, _place in ENVIRONMENTS.items():
-    gymnasium.register(_name, entry_point="envs.registration:SingleEnv", kwargs={"make": _place})
+    gymnasium.register(_name, entry_point="equipoise.envs.registration:SingleEnv", kwargs={"make": _place})

@@ -11,11 +11,11 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from envs.arguments import checked
-from envs.drawing import BLUE, RED, Canvas
-from envs.episodic import EpisodicEnv, Outcome, hybrid
-from envs.point_mass import FIELD, FORCE, placed, pushed
-from envs.protocol import NativeAction
+from equipoise.envs.arguments import checked
+from equipoise.envs.drawing import BLUE, RED, Canvas
+from equipoise.envs.episodic import EpisodicEnv, Outcome, hybrid
+from equipoise.envs.point_mass import FIELD, FORCE, placed, pushed
+from equipoise.envs.protocol import NativeAction
 
 MOVE, CATCH = 0, 1
 

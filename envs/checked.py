@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from envs.guard import EnvError, head_sizes
-from envs.protocol import BatchedEnv, NativeAction, Timestep
+from equipoise.envs.gymnasium_adapter.guard import EnvError, head_sizes
+from equipoise.envs.protocol import BatchedEnv, NativeAction, Timestep
 
 
 class CheckedEnv:

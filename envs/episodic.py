@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.protocol import NativeAction, Relevance, Timestep
-from envs.random import StreamPerEnv
+from equipoise.envs.protocol import NativeAction, Relevance, Timestep
+from equipoise.envs.random_numbers import StreamPerEnv
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
 

@@ -12,11 +12,11 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from envs.arguments import checked
-from envs.drawing import BLUE, GREY, RED, Canvas
-from envs.episodic import EpisodicEnv, Outcome, hybrid
-from envs.point_mass import FIELD, FORCE, placed, pushed
-from envs.protocol import NativeAction
+from equipoise.envs.arguments import checked
+from equipoise.envs.drawing import BLUE, GREY, RED, Canvas
+from equipoise.envs.episodic import EpisodicEnv, Outcome, hybrid
+from equipoise.envs.point_mass import FIELD, FORCE, placed, pushed
+from equipoise.envs.protocol import NativeAction
 
 Form = Literal["option", "actuator"]
 

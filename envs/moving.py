@@ -11,10 +11,10 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from envs.arguments import checked
-from envs.drawing import BLACK, BLUE, RED, Canvas
-from envs.episodic import EpisodicEnv, Outcome, hybrid
-from envs.protocol import NativeAction
+from equipoise.envs.arguments import checked
+from equipoise.envs.drawing import BLACK, BLUE, RED, Canvas
+from equipoise.envs.episodic import EpisodicEnv, Outcome, hybrid
+from equipoise.envs.protocol import NativeAction
 
 ACCELERATE, TURN, BRAKE = 0, 1, 2
 FIELD = 1.0

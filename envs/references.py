@@ -9,8 +9,8 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from envs.protocol import BatchedEnv, NativeAction, ScriptedEnv
-from envs.random import StreamPerEnv
+from equipoise.envs.protocol import BatchedEnv, NativeAction, ScriptedEnv
+from equipoise.envs.random_numbers import StreamPerEnv
 
 
 class References(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from gymnasium.envs.registration import load_env_creator
 from torch import Tensor
 
-from envs.protocol import BatchedEnv, NativeAction
+from equipoise.envs.protocol import BatchedEnv, NativeAction
 
 
 class SingleEnv(gymnasium.Env[np.ndarray[Any, Any], Any]):

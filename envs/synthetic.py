@@ -11,11 +11,11 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from envs.arguments import checked
-from envs.drawing import BLUE, Canvas
-from envs.episodic import hybrid
-from envs.protocol import NativeAction, Timestep
-from envs.random import StreamPerEnv
+from equipoise.envs.arguments import checked
+from equipoise.envs.drawing import BLUE, Canvas
+from equipoise.envs.episodic import hybrid
+from equipoise.envs.protocol import NativeAction, Timestep
+from equipoise.envs.random_numbers import StreamPerEnv
 
 TABLE = 4096
 """Different observations that there are."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 
-from trainer.stages.gradient_scaling import GradientScaling
+from equipoise.trainer.stages.gradient_scaling import GradientScaling
 
 
 class HybridPolicy(nn.Module):

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts import plots
-from scripts.experiments import (
+from equipoise.scripts.studies import plots
+from equipoise.scripts.studies.experiments import (
     Arm,
     Failure,
     Job,
@@ -29,9 +29,9 @@ from scripts.experiments import (
     study,
     without_repetition,
 )
-from scripts.parallel import run
-from scripts.report import LEGEND, failed, markdown_table, provenance, spans
-from scripts.results import THRESHOLD, Result, load, ranked, write_csv
+from equipoise.scripts.studies.parallel import run
+from equipoise.scripts.studies.report import LEGEND, failed, markdown_table, provenance, spans
+from equipoise.scripts.studies.results import THRESHOLD, Result, load, ranked, write_csv
 
 BASELINE = "default"
 CONFIRMED = 3

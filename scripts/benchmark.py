@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from scripts import benchmark_memory, benchmark_report
-from scripts.benchmark_floor import Floor
-from scripts.benchmark_profile import profile
-from scripts.benchmark_timing import Loop, clock_for, interleave, phase_shares, ratios, spread
+from equipoise.scripts.speed import memory as benchmark_memory
+from equipoise.scripts.speed import report as benchmark_report
+from equipoise.scripts.speed.floor import Floor
+from equipoise.scripts.speed.profiling import profile
+from equipoise.scripts.speed.timing import Loop, clock_for, interleave, phase_shares, ratios, spread
 
 SCALING = "trainer.gradient_scaling"
 ARMS: dict[str, tuple[str, ...]] = {
@@ -42,7 +43,7 @@ ARMS: dict[str, tuple[str, ...]] = {
         "trainer.compile=default",
     ),
     "naive": (
-        "trainer.naive_scaling._target_=scripts.benchmark_naive.NaiveScaling",
+        "trainer.naive_scaling._target_=equipoise.scripts.speed.naive.NaiveScaling",
         "trainer.stages=[reward_normalization,advantage_weighting,value_clipping,entropy_regularization,"
         "naive_scaling]",
     ),

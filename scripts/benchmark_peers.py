@@ -24,11 +24,11 @@ from typing import Any
 
 from rich.console import Console
 
-from scripts.benchmark_peers_report import markdown, tables
-from scripts.benchmark_report import machine
-from scripts.experiments import positive
-from scripts.peers.process import Peer, PeerError
-from scripts.peers.task import Goal, Task
+from equipoise.scripts.peers.process import Peer, PeerError
+from equipoise.scripts.peers.task import Goal, Task
+from equipoise.scripts.speed.peers_report import markdown, tables
+from equipoise.scripts.speed.report import machine
+from equipoise.scripts.studies.experiments import positive
 
 HYBRID = ("equipoise", "equipoise_compiled", "equipoise_debug", "cleanrl", "torchrl", "rllib")
 DISCRETE = ("equipoise", "equipoise_compiled", "cleanrl", "sb3", "skrl", "torchrl")

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.benchmark_tasks import TASKS, Published, Task, add_share, jobs_of, tasks_named
-from scripts.experiments import Failure, Job, add_arguments, add_places, chosen, study
-from scripts.intervals import Floats, bootstrap, interquartile_mean
-from scripts.parallel import trained
-from scripts.report import failed, provenance, shown, spans, table
-from scripts.results import Result, load, write_csv
+from equipoise.scripts.studies.experiments import Failure, Job, add_arguments, add_places, chosen, study
+from equipoise.scripts.studies.intervals import Floats, bootstrap, interquartile_mean
+from equipoise.scripts.studies.parallel import trained
+from equipoise.scripts.studies.report import failed, provenance, shown, spans, table
+from equipoise.scripts.studies.results import Result, load, write_csv
+from equipoise.scripts.studies.tasks import TASKS, Published, Task, add_share, jobs_of, tasks_named
 
 ARMS = {"adaptive": "preset=balanced", "fixed": "preset=debug"}
 NOTES = "benchmarks-notes.md"

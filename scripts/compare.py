@@ -18,12 +18,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts import plots
-from scripts.experiments import Arm, Failure, add_arguments, add_environments, folder, plan, study
-from scripts.parallel import trained
-from scripts.report import LEGEND, failed, markdown_table, provenance
-from scripts.results import THRESHOLD, Result, load, write_csv
-from trainer.monitor.ranking import Run, ranking
+from equipoise.scripts.studies import plots
+from equipoise.scripts.studies.experiments import (
+    Arm,
+    Failure,
+    add_arguments,
+    add_environments,
+    folder,
+    plan,
+    study,
+)
+from equipoise.scripts.studies.parallel import trained
+from equipoise.scripts.studies.report import LEGEND, failed, markdown_table, provenance
+from equipoise.scripts.studies.results import THRESHOLD, Result, load, write_csv
+from equipoise.trainer.monitor.ranking import Run, ranking
 
 PRESETS = (
     Arm("debug", ("preset=debug",), "fixed weights 0.7 / 0.3"),

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.protocol import NativeAction
-from envs.random import StreamPerEnv
-from envs.references import Behaviour, episode_returns, expert_behaviour, random_action
-from envs.topology_expert import ExpertParameters
-from envs.topology_rules import TopologyRules
-from envs.topology_spawn import TopologySpawn
+from equipoise.envs.protocol import NativeAction
+from equipoise.envs.random_numbers import StreamPerEnv
+from equipoise.envs.references import Behaviour, episode_returns, expert_behaviour, random_action
+from equipoise.envs.topology_spawn.environment import TopologySpawn
+from equipoise.envs.topology_spawn.expert import ExpertParameters
+from equipoise.envs.topology_spawn.rules import TopologyRules
 
 SEARCH_START = torch.tensor(
     # size, room, delete gap, spawn gap, gain, margin, sacrifice: mean and standard deviation

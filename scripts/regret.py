@@ -17,12 +17,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from scripts.benchmark_tasks import TASKS, Task, add_share, jobs_of, tasks_named
-from scripts.experiments import Failure, add_arguments, add_places, study
-from scripts.intervals import RESAMPLES, Floats, interval
-from scripts.parallel import trained
-from scripts.report import failed, provenance, shown, table
-from scripts.results import Result, by_arm, load, strata, write_csv
+from equipoise.scripts.studies.experiments import Failure, add_arguments, add_places, study
+from equipoise.scripts.studies.intervals import RESAMPLES, Floats, interval
+from equipoise.scripts.studies.parallel import trained
+from equipoise.scripts.studies.report import failed, provenance, shown, table
+from equipoise.scripts.studies.results import Result, by_arm, load, strata, write_csv
+from equipoise.scripts.studies.tasks import TASKS, Task, add_share, jobs_of, tasks_named
 
 WEIGHTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Of the discrete surrogate; the continuous one has the rest."""

@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scripts import plots
-from scripts.experiments import (
+from equipoise.scripts.studies import plots
+from equipoise.scripts.studies.experiments import (
     Arm,
     Failure,
     add_arguments,
@@ -35,10 +35,10 @@ from scripts.experiments import (
     plan,
     study,
 )
-from scripts.parallel import run
-from scripts.results import Result, load, write_csv
-from scripts.scaling_report import headline, picture, text
-from trainer.config_errors import ConfigError
+from equipoise.scripts.studies.parallel import run
+from equipoise.scripts.studies.results import Result, load, write_csv
+from equipoise.scripts.studies.scaling_report import headline, picture, text
+from equipoise.trainer.configuration.errors import ConfigError
 
 FACTORS = (0.03, 1.0, 30.0, 1000.0)
 BASE_WEIGHTS = (0.5, 0.7, 0.9, 0.99)
@@ -75,7 +75,7 @@ class Cell(NamedTuple):
         if self.factor != 1.0:
             found += [
                 f"trainer.stages=[{_STAGES}]",
-                f"{_FACTOR}._target_=scripts.loss_factor.DiscreteLossFactor",
+                f"{_FACTOR}._target_=equipoise.scripts.studies.loss_factor.DiscreteLossFactor",
                 f"{_FACTOR}.factor={self.factor}",
             ]
         if not self.entropy:

@@ -56,7 +56,7 @@ def soak(run_dir: Path, minutes: float, overrides: Sequence[str]) -> list[Sample
 
     Raises `RuntimeError` where the run ends by itself, or not as a run that was asked to.
     """
-    command = [sys.executable, "-m", "trainer.run", ENDLESS, f"hydra.run.dir={run_dir}", *overrides]
+    command = [sys.executable, "-m", "equipoise.trainer.run", ENDLESS, f"hydra.run.dir={run_dir}", *overrides]
     began, samples = time.monotonic(), []
     with subprocess.Popen(command) as process:
         while time.monotonic() - began < 60 * minutes:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from trainer.compose import compose
-from trainer.config import Config
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.configuration.schema import Config
 
 # No deadline: the machine may be busy. The same examples in every run: a failure can be run again.
 settings.register_profile("steady", deadline=None, derandomize=True)

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from envs.protocol import Timestep
+from equipoise.envs.protocol import Timestep
 
 
 class ToyEnv:

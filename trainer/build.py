@@ -11,23 +11,23 @@ from typing import Any
 import torch
 import yaml
 
-from envs.guard import EnvError
-from envs.protocol import BatchedEnv, ScriptedEnv, SharedEnv
-from envs.references import References, reference_returns
-from trainer import distributed
-from trainer.config import Adam, Component, Config
-from trainer.constructors import find_class
-from trainer.files import replace_file
-from trainer.gradients import FlatParameters
-from trainer.host_memory import keep_freed_memory
-from trainer.in_step import own_part
-from trainer.loop import Trainer
-from trainer.policy.actor_critic import ActorCritic
-from trainer.rollout import Collector, allocate
-from trainer.spaces import HybridSpace
-from trainer.stages.pipeline import Pipeline, check_order
-from trainer.stages.protocol import Stage
-from trainer.update import Update
+from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.protocol import BatchedEnv, ScriptedEnv, SharedEnv
+from equipoise.envs.references import References, reference_returns
+from equipoise.trainer.configuration.constructors import find_class
+from equipoise.trainer.configuration.schema import Adam, Component, Config
+from equipoise.trainer.gradients import FlatParameters
+from equipoise.trainer.learner import Update
+from equipoise.trainer.loop import Trainer
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.process_state import own_part
+from equipoise.trainer.rollout import Collector, allocate
+from equipoise.trainer.spaces import HybridSpace
+from equipoise.trainer.stages.pipeline import Pipeline, check_order
+from equipoise.trainer.stages.protocol import Stage
+from equipoise.trainer.system import distributed
+from equipoise.trainer.system.files import replace_file
+from equipoise.trainer.system.host_memory import keep_freed_memory
 
 SEED_STRIDE = 1_000_000_007
 """Between the seeds of processes whose environments cannot be shared out by index."""
@@ -39,7 +39,7 @@ def build(
     """Everything that `config` names, ready to train in `run_dir`; from `state`, a checkpoint's, if given.
 
     `run_dir`: made if it is not there; None: `runs/<env>-<preset>/<date_time>-s<seed>`, as the command does.
-    Of several processes (`trainer.distributed.processes`) each calls it and gets its part of the
+    Of several processes (`trainer.system.distributed.processes`) each calls it and gets its part of the
     environments; the files are the first one's.
 
     Raises:

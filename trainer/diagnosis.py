@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from trainer import distributed
-from trainer.policy.actor_critic import ActorCritic
-from trainer.rollout import NonFiniteError
-from trainer.stages.protocol import LossState
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.rollout import NonFiniteError
+from equipoise.trainer.stages.protocol import LossState
+from equipoise.trainer.system import distributed
 
 _Field = tuple[str, Tensor, Tensor | None]
 """Name, values `[B, ...]` and which of them count."""

@@ -11,9 +11,9 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from trainer.arguments import Arguments
-from trainer.config import Seed
-from trainer.config_errors import ConfigError
+from equipoise.trainer.configuration.arguments import Arguments
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.schema import Seed
 
 
 class EvaluateArguments(Arguments):
@@ -48,11 +48,11 @@ def main() -> int:
 
 def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
     # torch takes seconds to import: arguments first
-    from envs.guard import EnvError
-    from trainer.checkpoint import CheckpointError
-    from trainer.evaluation import SEED_OFFSET, evaluate
-    from trainer.monitor.tensorboard import encode_gif
-    from trainer.restore import restore
+    from equipoise.envs.gymnasium_adapter.guard import EnvError
+    from equipoise.trainer.evaluation import SEED_OFFSET, evaluate
+    from equipoise.trainer.monitor.tensorboard import encode_gif
+    from equipoise.trainer.restore import restore
+    from equipoise.trainer.system.checkpoint import CheckpointError
 
     try:
         restored = restore(arguments.checkpoint, arguments.device)

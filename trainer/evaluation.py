@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.checked import CheckedEnv
-from envs.guard import EnvError
-from envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction
-from envs.references import References
-from trainer.policy.actor_critic import ActorCritic
+from equipoise.envs.checked import CheckedEnv
+from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction
+from equipoise.envs.references import References
+from equipoise.trainer.policy.actor_critic import ActorCritic
 
 SEED_OFFSET = 1_000_003
 """Training uses the run's own seed: evaluation must never see its episodes."""

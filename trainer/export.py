@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from trainer.arguments import Arguments, check_output
-from trainer.config_errors import ConfigError
+from equipoise.trainer.configuration.arguments import Arguments, check_output
+from equipoise.trainer.configuration.errors import ConfigError
 
 if TYPE_CHECKING:
-    from trainer.policy.standalone import StandalonePolicy
+    from equipoise.trainer.policy.standalone import StandalonePolicy
 
 _SUFFIX = {"torch": ".pt2", "onnx": ".onnx"}
 
@@ -56,9 +56,9 @@ def _export(arguments: ExportArguments) -> None:
     # torch takes seconds to import: arguments first
     import torch
 
-    from trainer.checkpoint import CheckpointError
-    from trainer.policy.standalone import StandalonePolicy
-    from trainer.restore import restore
+    from equipoise.trainer.policy.standalone import StandalonePolicy
+    from equipoise.trainer.restore import restore
+    from equipoise.trainer.system.checkpoint import CheckpointError
 
     try:
         restored = restore(arguments.checkpoint, "cpu")

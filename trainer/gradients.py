@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from trainer import distributed
-from trainer.stages.protocol import Side, WeightResult
+from equipoise.trainer.stages.protocol import Side, WeightResult
+from equipoise.trainer.system import distributed
 
 
 class FlatParameters:

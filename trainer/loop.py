@@ -12,26 +12,26 @@ from typing import Any
 
 import torch
 
-from envs.guard import EnvError
-from envs.protocol import BatchedEnv
-from envs.references import References
-from trainer import distributed
-from trainer.checkpoint import CheckpointError, Checkpoints
-from trainer.compiling import Compiling
-from trainer.config import Config
-from trainer.data import Metric, Metrics, Rollout
-from trainer.evaluation import SEED_OFFSET, Evaluation, evaluate
-from trainer.failure import REPORT, forget_the_end, record_the_end
-from trainer.in_step import State, check_parameters, states_of_others
-from trainer.interruption import Interrupted, Interruption
-from trainer.monitor.balance import BalanceRecord
-from trainer.monitor.layout import SPREAD
-from trainer.monitor.metrics import MetricLog
-from trainer.monitor.run_log import RunLog
-from trainer.monitor.summary import git_revision, versions
-from trainer.policy.actor_critic import ActorCritic
-from trainer.rollout import Collector, check_finite, episode_means
-from trainer.update import Update
+from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.protocol import BatchedEnv
+from equipoise.envs.references import References
+from equipoise.trainer.compilation.compiling import Compiling
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.data import Metric, Metrics, Rollout
+from equipoise.trainer.evaluation import SEED_OFFSET, Evaluation, evaluate
+from equipoise.trainer.learner import Update
+from equipoise.trainer.metric_log import MetricLog
+from equipoise.trainer.monitor.balance import BalanceRecord
+from equipoise.trainer.monitor.failure import REPORT, forget_the_end, record_the_end
+from equipoise.trainer.monitor.layout import SPREAD
+from equipoise.trainer.monitor.run_log import RunLog
+from equipoise.trainer.monitor.summary import git_revision, versions
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.process_state import State, check_parameters, states_of_others
+from equipoise.trainer.rollout import Collector, check_finite, episode_means
+from equipoise.trainer.system import distributed
+from equipoise.trainer.system.checkpoint import CheckpointError, Checkpoints
+from equipoise.trainer.system.interruption import Interrupted, Interruption
 
 FINAL_SEED = 2 * SEED_OFFSET
 """The closing evaluation must not see the episodes by which `best.pt` was chosen."""

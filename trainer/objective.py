@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainer import config
-from trainer.data import Metric, Metrics, Minibatch, Term
-from trainer.policy.actor_critic import ActorCritic, Heads
-from trainer.stages.pipeline import Pipeline
-from trainer.stages.protocol import SIDES, LossState, reduce_terms
-from trainer.surrogates import surrogates
+from equipoise.trainer.configuration import schema as config
+from equipoise.trainer.data import Metric, Metrics, Minibatch, Term
+from equipoise.trainer.losses import surrogates
+from equipoise.trainer.policy.actor_critic import ActorCritic, Heads
+from equipoise.trainer.stages.pipeline import Pipeline
+from equipoise.trainer.stages.protocol import SIDES, LossState, reduce_terms
 
 
 class Losses(NamedTuple):

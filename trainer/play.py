@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from trainer.arguments import Arguments, check_output
-from trainer.config import Seed
-from trainer.config_errors import ConfigError
+from equipoise.trainer.configuration.arguments import Arguments, check_output
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.schema import Seed
 
 if TYPE_CHECKING:
-    from envs.protocol import BatchedEnv
-    from trainer.film import Frame
-    from trainer.policy.actor_critic import ActorCritic
-    from trainer.restore import Restored
+    from equipoise.envs.protocol import BatchedEnv
+    from equipoise.trainer.monitor.film import Frame
+    from equipoise.trainer.policy.actor_critic import ActorCritic
+    from equipoise.trainer.restore import Restored
 
 _HOLD_SECONDS = 2.5
 """How long the end of an episode stays."""
@@ -58,10 +58,10 @@ def _play(arguments: PlayArguments) -> None:
     # torch takes seconds to import: arguments first
     import numpy as np
 
-    from trainer.checkpoint import CheckpointError
-    from trainer.film import one_above_the_other
-    from trainer.monitor.tensorboard import encode_gif
-    from trainer.restore import restore
+    from equipoise.trainer.monitor.film import one_above_the_other
+    from equipoise.trainer.monitor.tensorboard import encode_gif
+    from equipoise.trainer.restore import restore
+    from equipoise.trainer.system.checkpoint import CheckpointError
 
     try:
         restored = restore(arguments.checkpoint, arguments.device)
@@ -89,9 +89,9 @@ def _visible(restored: Restored) -> BatchedEnv:
     import gymnasium
     import torch
 
-    from envs.guard import EnvError
-    from trainer.build import environment_maker, find_device
-    from trainer.constructors import find_class
+    from equipoise.envs.gymnasium_adapter.guard import EnvError
+    from equipoise.trainer.build import environment_maker, find_device
+    from equipoise.trainer.configuration.constructors import find_class
 
     config = restored.config
     env_config = config.env
@@ -116,7 +116,7 @@ def _visible(restored: Restored) -> BatchedEnv:
 def _untrained(arguments: PlayArguments, restored: Restored, env: BatchedEnv) -> ActorCritic:
     import torch
 
-    from trainer.build import build_policy
+    from equipoise.trainer.build import build_policy
 
     torch.manual_seed(arguments.seed)
     policy = build_policy(restored.config, env, restored.policy.value_head.out_features)
@@ -132,8 +132,8 @@ def _film(
     deterministic: bool,
 ) -> list[list[Frame]]:
     """The frames of each episode; prints how it went."""
-    from trainer.evaluation import SEED_OFFSET
-    from trainer.film import film_episode
+    from equipoise.trainer.evaluation import SEED_OFFSET
+    from equipoise.trainer.monitor.film import film_episode
 
     films = []
     for episode in range(arguments.episodes):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainer import distributed
-from trainer.data import Actions, Rollout
-from trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.data import Actions, Rollout
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.system import distributed
 
 SAMPLES = 512
 """Of each half, over all processes: enough for a direction, little beside the update."""

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from envs.protocol import BatchedEnv
-from envs.references import References
-from trainer.build import build_policy, environment_maker, find_device, find_references
-from trainer.checkpoint import newest
-from trainer.config import Config, check
-from trainer.policy.actor_critic import ActorCritic
+from equipoise.envs.protocol import BatchedEnv
+from equipoise.envs.references import References
+from equipoise.trainer.build import build_policy, environment_maker, find_device, find_references
+from equipoise.trainer.configuration.schema import Config, check
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.system.checkpoint import newest
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from envs.checked import CheckedEnv
-from envs.protocol import BatchedEnv
-from trainer import distributed
-from trainer.compiling import Compiling
-from trainer.data import Actions, Metric, Metrics, Rollout
-from trainer.graphs import Graphed
-from trainer.policy.actor_critic import ActorCritic
-from trainer.policy.distributions import HybridDistribution
-from trainer.spaces import HybridSpace
+from equipoise.envs.checked import CheckedEnv
+from equipoise.envs.protocol import BatchedEnv
+from equipoise.trainer.compilation.compiling import Compiling
+from equipoise.trainer.compilation.graphs import Graphed
+from equipoise.trainer.data import Actions, Metric, Metrics, Rollout
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.spaces import HybridSpace
+from equipoise.trainer.system import distributed
 
 
 class NonFiniteError(ValueError):

@@ -17,13 +17,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from trainer.compose import CONFIG_DIR, admit, from_hydra, readable_errors, resumed
-from trainer.config import Config
-from trainer.config_errors import ConfigError
-from trainer.sweep import Sweep
+from equipoise.trainer.configuration.compose import CONFIG_DIR, admit, from_hydra, readable_errors, resumed
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.monitor.sweep import Sweep
 
 if TYPE_CHECKING:
-    from trainer.loop import Trainer
+    from equipoise.trainer.loop import Trainer
 
 # torch takes seconds to import: only once there is something to build.
 
@@ -62,8 +62,8 @@ def main() -> int:
 
 def _main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
-        from trainer.arguments import print_help
-        from trainer.help import help_text
+        from equipoise.trainer.configuration.arguments import print_help
+        from equipoise.trainer.configuration.help import help_text
 
         print_help(help_text())
         return 0
@@ -133,7 +133,7 @@ def _job_of_sweep(composed: DictConfig, run_dir: Path) -> str | None:
 
 def _resume(arguments: Sequence[str], resume: Sequence[str]) -> int:
     """Continue a run in its own folder, with the configuration that its checkpoint holds."""
-    from trainer.checkpoint import CheckpointError, newest
+    from equipoise.trainer.system.checkpoint import CheckpointError, newest
 
     others = [argument for argument in arguments if argument not in resume]
     if len(resume) > 1 or any(argument.startswith("-") for argument in others):
@@ -162,8 +162,8 @@ def _train_new(composed: DictConfig, run_dir: Path) -> None:
 
 
 def _train(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None) -> None:
-    from trainer import distributed
-    from trainer.build import find_device
+    from equipoise.trainer.build import find_device
+    from equipoise.trainer.system import distributed
 
     try:
         with distributed.processes(cuda=find_device(config) == "cuda"):
@@ -173,14 +173,14 @@ def _train(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None
 
 
 def _train_here(config: Config, run_dir: Path, state: Mapping[str, Any] | None) -> None:
-    from envs.guard import EnvError
-    from trainer import distributed
-    from trainer.checkpoint import CheckpointError
-    from trainer.in_step import OutOfStepError
-    from trainer.interruption import Interrupted
-    from trainer.loop import DivergenceError
-    from trainer.monitor.progress import closing_table
-    from trainer.rollout import NonFiniteError
+    from equipoise.envs.gymnasium_adapter.guard import EnvError
+    from equipoise.trainer.loop import DivergenceError
+    from equipoise.trainer.monitor.progress import closing_table
+    from equipoise.trainer.process_state import OutOfStepError
+    from equipoise.trainer.rollout import NonFiniteError
+    from equipoise.trainer.system import distributed
+    from equipoise.trainer.system.checkpoint import CheckpointError
+    from equipoise.trainer.system.interruption import Interrupted
 
     known = EnvError, NonFiniteError, DivergenceError, OutOfStepError, CheckpointError, OSError
     try:
@@ -198,7 +198,7 @@ def _train_here(config: Config, run_dir: Path, state: Mapping[str, Any] | None) 
 
 
 def _build(config: Config, run_dir: Path, state: Mapping[str, Any] | None) -> Trainer:
-    from trainer.build import build
+    from equipoise.trainer.build import build
 
     try:
         return build(config, run_dir, state)

@@ -18,8 +18,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from envs.protocol import NativeAction, Relevance
-from trainer.data import Actions
+from equipoise.envs.protocol import NativeAction, Relevance
+from equipoise.trainer.data import Actions
 
 ACCEPTED = "Discrete, MultiDiscrete and bounded float Box, alone or nested in Dict and Tuple"
 ADVICE = (

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 
-from scripts.peers.task import Task, orthogonal, synthetic, tower
+from equipoise.scripts.peers.task import Task, orthogonal, synthetic, tower
 
 PACKAGES = ("torch", "numpy", "gymnasium")
 

@@ -13,12 +13,12 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-from envs.protocol import NativeAction, Timestep
-from scripts.benchmark_timing import Loop
-from scripts.peers.task import Episodes, Goal, Task
-from trainer.build import build as build_trainer
-from trainer.compose import compose
-from trainer.monitor.run_log import RunLog
+from equipoise.envs.protocol import NativeAction, Timestep
+from equipoise.scripts.peers.task import Episodes, Goal, Task
+from equipoise.scripts.speed.timing import Loop
+from equipoise.trainer.build import build as build_trainer
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.monitor.run_log import RunLog
 
 PACKAGES = ("equipoise", "torch", "numpy", "gymnasium")
 CARTPOLE = ("env=gymnasium", "experiment=cartpole", "trainer.total_env_steps=60_000", "device=cpu")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from scripts.peers import equipoise
+from equipoise.scripts.peers import equipoise
 
 PACKAGES = equipoise.PACKAGES
 build = partial(equipoise.build, overrides=("trainer.compile=default",))

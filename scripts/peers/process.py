@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scripts.peers.task import Task
+from equipoise.scripts.peers.task import Task
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SINGLE = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -29,7 +29,14 @@ class Peer:
     def __init__(self, peer: str, task: Task, python: str, folder: Path, timeout: float) -> None:
         self.timeout = timeout
         self._connection, theirs = multiprocessing.Pipe()
-        command = [python, "-m", "scripts.peers.worker", peer, json.dumps(asdict(task)), str(theirs.fileno())]
+        command = [
+            python,
+            "-m",
+            "equipoise.scripts.peers.worker",
+            peer,
+            json.dumps(asdict(task)),
+            str(theirs.fileno()),
+        ]
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": path, **dict.fromkeys(SINGLE, "1")}
         try:

@@ -22,7 +22,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.registry import register_env
 
-from scripts.peers.task import HIDDEN, Task, synthetic
+from equipoise.scripts.peers.task import HIDDEN, Task, synthetic
 
 PACKAGES = ("ray", "torch", "numpy", "gymnasium")
 

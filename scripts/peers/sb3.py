@@ -15,7 +15,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from scripts.peers.task import Goal, Task
+from equipoise.scripts.peers.task import Goal, Task
 
 PACKAGES = ("stable-baselines3", "torch", "numpy", "gymnasium")
 ZOO_STEPS = 100_000

@@ -21,7 +21,7 @@ from skrl.trainers.torch import SequentialTrainer
 from skrl.utils import set_seed
 from torch import Tensor
 
-from scripts.peers.task import Task, orthogonal, tower
+from equipoise.scripts.peers.task import Task, orthogonal, tower
 
 PACKAGES = ("skrl", "torch", "numpy", "gymnasium")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from envs.synthetic import Synthetic
+from equipoise.envs.synthetic import Synthetic
 
 HIDDEN = 64
 """Units of each of the two tanh layers, of the policy and of a critic that shares nothing with it."""

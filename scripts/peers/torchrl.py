@@ -30,7 +30,7 @@ from torchrl.modules import IndependentNormal, ProbabilisticActor, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
-from scripts.peers.task import Task, orthogonal, synthetic, tower
+from equipoise.scripts.peers.task import Task, orthogonal, synthetic, tower
 
 PACKAGES = ("torchrl", "tensordict", "torch", "numpy", "gymnasium")
 

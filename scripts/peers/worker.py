@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from scripts.peers.task import Goal, Task
+from equipoise.scripts.peers.task import Goal, Task
 
 PARENT, USER, SYSTEM = 1, 11, 12
 """Fields of /proc/<pid>/stat behind the name: the parent's id, and ticks of CPU time."""
@@ -29,7 +29,7 @@ def main(peer: str, task: str, descriptor: str) -> None:
     connection = Connection(int(descriptor))
     try:
         torch.set_num_threads(1)
-        module = importlib.import_module(f"scripts.peers.{peer}")
+        module = importlib.import_module(f"equipoise.scripts.peers.{peer}")
         work = Worker(module, Task(**json.loads(task)))
         answer: dict[str, Any] = {"versions": {p: importlib.metadata.version(p) for p in module.PACKAGES}}
         while True:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.monitor.layout import LAYOUT
 from tests.conftest import TINY_TOPOLOGY
-from trainer.build import build
-from trainer.compose import compose
-from trainer.monitor.layout import LAYOUT
 
 pytestmark = pytest.mark.browser
 

@@ -9,7 +9,7 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from envs.protocol import NativeAction
+from equipoise.envs.protocol import NativeAction
 
 
 class Episodes(NamedTuple):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.catch_point import CATCH, MOVE, CatchPoint, CatchPointState
+from equipoise.envs.catch_point import CATCH, MOVE, CatchPoint, CatchPointState
 from tests.envs.rollout import first_episodes, random_policy
 
 

@@ -19,21 +19,21 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
-from envs import ENVIRONMENTS
-from envs.catch_point import CatchPoint
-from envs.goal import Goal
-from envs.gymnasium_adapter import GymnasiumEnv
-from envs.hard_move import HardMove, HardMovePerActuator
-from envs.moving import Moving, Sliding
-from envs.platform import Platform
-from envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction, ScriptedEnv, SharedEnv, Timestep
-from envs.random import StreamPerEnv
-from envs.references import random_action, reference_returns
-from envs.synthetic import Synthetic
-from envs.topology_spawn import TopologySpawn
-from trainer.compose import compose
-from trainer.config_errors import ConfigError
-from trainer.spaces import HybridSpace
+from equipoise.envs import ENVIRONMENTS
+from equipoise.envs.catch_point import CatchPoint
+from equipoise.envs.goal.environment import Goal
+from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv
+from equipoise.envs.hard_move import HardMove, HardMovePerActuator
+from equipoise.envs.moving import Moving, Sliding
+from equipoise.envs.platform.environment import Platform
+from equipoise.envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction, ScriptedEnv, SharedEnv, Timestep
+from equipoise.envs.random_numbers import StreamPerEnv
+from equipoise.envs.references import random_action, reference_returns
+from equipoise.envs.synthetic import Synthetic
+from equipoise.envs.topology_spawn.environment import TopologySpawn
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.spaces import HybridSpace
 
 CPU = torch.device("cpu")
 STEPS = 60

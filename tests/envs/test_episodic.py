@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from envs.moving import BRAKE, Moving
+from equipoise.envs.moving import BRAKE, Moving
 from tests.envs.rollout import random_policy
 
 

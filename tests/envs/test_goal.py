@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.goal import KICK_TO, MEASURED, SHOOT_LEFT, SHOOT_RIGHT, Goal
-from envs.goal_physics import UNIFORMS, GoalState, goal_distance, in_net, kick_off, substep
+from equipoise.envs.goal.environment import KICK_TO, MEASURED, SHOOT_LEFT, SHOOT_RIGHT, Goal
+from equipoise.envs.goal.physics import UNIFORMS, GoalState, goal_distance, in_net, kick_off, substep
 from tests.envs.rollout import first_episodes, random_policy
 
 CALM = torch.full((1, UNIFORMS), 0.5)

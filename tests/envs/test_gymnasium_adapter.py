@@ -23,10 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from misbehaving import FAULTS, Structured
 
-from envs.guard import EnvError
-from envs.gymnasium_adapter import GymnasiumEnv, _seed_of
-from envs.observations import ObservationLayout
-from envs.protocol import BatchedEnv, Timestep
+from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv, _seed_of
+from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
+from equipoise.envs.protocol import BatchedEnv, Timestep
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:gymnasium")  # workers' tracebacks
 BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
@@ -461,7 +461,7 @@ LEAVING = """
 import multiprocessing, sys, torch
 sys.path[:0] = {path}
 import misbehaving
-from envs.gymnasium_adapter import GymnasiumEnv
+from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv
 faulty = dict(culprit={culprit}, fault="hang", at=1)
 env = GymnasiumEnv("test/OnlyOne-v0", 3, vectorization="async", kwargs=faulty)
 env.reset(0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.hard_move import Form, HardMove, HardMoveState
+from equipoise.envs.hard_move import Form, HardMove, HardMoveState
 from tests.envs.rollout import first_episodes, random_policy
 
 

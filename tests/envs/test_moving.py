@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.moving import ACCELERATE, BRAKE, TURN, Moving, MovingState, Sliding
+from equipoise.envs.moving import ACCELERATE, BRAKE, TURN, Moving, MovingState, Sliding
 from tests.envs.rollout import first_episodes, random_policy
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.platform import Platform
-from envs.platform_physics import HOP, LEAP, RUN, PlatformState
+from equipoise.envs.platform.environment import Platform
+from equipoise.envs.platform.physics import HOP, LEAP, RUN, PlatformState
 from tests.envs.rollout import first_episodes, random_policy
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs.platform import PARAMETER_LIMITS, Platform
+from equipoise.envs.platform.environment import PARAMETER_LIMITS, Platform
 
 reference = pytest.importorskip(
     "gym_platform.envs",

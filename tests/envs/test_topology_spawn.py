@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.protocol import Timestep
-from envs.topology_rules import DELETE, REST, SPAWN, TopologyRules
-from envs.topology_spawn import TopologySpawn
+from equipoise.envs.protocol import Timestep
+from equipoise.envs.topology_spawn.environment import TopologySpawn
+from equipoise.envs.topology_spawn.rules import DELETE, REST, SPAWN, TopologyRules
 
 SLOPE = 0.5  # intensity = 1 + 0.5·x
 Node = tuple[float, float, int]

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.protocol import NativeAction
-from envs.references import episode_returns, reference_returns
-from envs.topology_expert import decision_accuracy, hill_parameters
-from envs.topology_rules import DELETE, REST, SPAWN
-from envs.topology_spawn import TopologySpawn
-from scripts.reference_scores import scores, search_expert
+from equipoise.envs.protocol import NativeAction
+from equipoise.envs.references import episode_returns, reference_returns
+from equipoise.envs.topology_spawn.environment import TopologySpawn
+from equipoise.envs.topology_spawn.expert import decision_accuracy, hill_parameters
+from equipoise.envs.topology_spawn.rules import DELETE, REST, SPAWN
+from equipoise.scripts.reference_scores import scores, search_expert
 
 EPISODES = 256
 

@@ -11,14 +11,14 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from scripts import benchmark
-from scripts.benchmark import ARMS, Plan, Task, flat, run
-from scripts.benchmark_floor import Layer, recorded
-from scripts.benchmark_memory import addresses
-from scripts.benchmark_profile import profile
-from scripts.benchmark_timing import Loop, Phases, interleave, ratios, spread
-from trainer.policy import encoders
-from trainer.policy.encoders import MLP
+from equipoise.scripts import benchmark
+from equipoise.scripts.benchmark import ARMS, Plan, Task, flat, run
+from equipoise.scripts.speed.floor import Layer, recorded
+from equipoise.scripts.speed.memory import addresses
+from equipoise.scripts.speed.profiling import profile
+from equipoise.scripts.speed.timing import Loop, Phases, interleave, ratios, spread
+from equipoise.trainer.policy import encoders
+from equipoise.trainer.policy.encoders import MLP
 
 SMALL = (*flat(8, 8), "policy.hidden_sizes=[8,8]", "device=cpu")
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.benchmark_peers import DISCRETE, HYBRID, Plan, main, run
-from scripts.benchmark_peers_report import sheets
-from scripts.peers import cleanrl, equipoise
-from scripts.peers.task import Episodes, Goal, Task, synthetic
-from scripts.peers.worker import cpu_seconds
+from equipoise.scripts.benchmark_peers import DISCRETE, HYBRID, Plan, main, run
+from equipoise.scripts.peers import cleanrl, equipoise
+from equipoise.scripts.peers.task import Episodes, Goal, Task, synthetic
+from equipoise.scripts.peers.worker import cpu_seconds
+from equipoise.scripts.speed.peers_report import sheets
 
 TINY = Task("synthetic", 4, 8)
 LEARNING = Task("synthetic", 16, 64, learning_rate=3e-3)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import benchmark_suite
-from scripts.benchmark_tasks import TASKS, Published, Task
-from trainer.compose import compose
+from equipoise.scripts import benchmark_suite
+from equipoise.scripts.studies.tasks import TASKS, Published, Task
+from equipoise.trainer.configuration.compose import compose
 
 TINY = Task(
     "tiny",

@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 
-from trainer.compose import CONFIG_DIR, admit, compose, resumed
-from trainer.config import check
-from trainer.config_errors import ConfigError
-from trainer.run import _build, _claim, main
+from equipoise.trainer.configuration.compose import CONFIG_DIR, admit, compose, resumed
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.schema import check
+from equipoise.trainer.run import _build, _claim, main
 
 OPTIONS = sorted(path.relative_to(CONFIG_DIR).with_suffix("") for path in CONFIG_DIR.glob("*/*.yaml"))
 ROOT = CONFIG_DIR.parent
@@ -201,7 +201,10 @@ ALONE = [
     ("policy.hidden_sizes=[x]", ["policy.hidden_sizes.0 = 'x'"]),
     ("env=gymnasium", ["env.id is missing"]),
     ("env.max_nodes=1", ["max_nodes is 1", "at least 2"]),
-    ("env._target_=envs.topology_spawn.TopologySpwn", ["has no class TopologySpwn", "TopologySpawn"]),
+    (
+        "env._target_=equipoise.envs.topology_spawn.TopologySpwn",
+        ["has no class TopologySpwn", "TopologySpawn"],
+    ),
 ]
 
 # The others are reported together, so that one composition serves many of them.

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer.build import build
-from trainer.config import Config
-from trainer.evaluate import main
-from trainer.restore import restore
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.evaluate import main
+from equipoise.trainer.restore import restore
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_bad_arguments_end_with_one_message(arguments: list[str], complaint: str
 def test_an_environment_that_misbehaves_ends_with_one_message(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trainer.evaluation.EPISODE_LIMIT", 1)
+    monkeypatch.setattr("equipoise.trainer.evaluation.EPISODE_LIMIT", 1)
     monkeypatch.setattr(sys, "argv", ["evaluate", f"checkpoint={checkpoint}", "episodes=2", "device=cpu"])
     assert main() == 2
     assert (

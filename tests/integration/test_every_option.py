@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.build import build
-from trainer.compose import CONFIG_DIR, GROUPS, compose
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.compose import CONFIG_DIR, GROUPS, compose
 
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIG_DIR / group).glob("*.yaml"))]
 SMALL = (

@@ -16,12 +16,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from scripts import ablate, compare
-from scripts.experiments import Arm, environments, integers, plan, state_of, without_repetition
-from scripts.parallel import run
-from scripts.results import load
-from trainer.config_errors import ConfigError
-from trainer.monitor.ranking import Run, ranking
+from equipoise.scripts import ablate, compare
+from equipoise.scripts.studies.experiments import (
+    Arm,
+    environments,
+    integers,
+    plan,
+    state_of,
+    without_repetition,
+)
+from equipoise.scripts.studies.parallel import run
+from equipoise.scripts.studies.results import load
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.monitor.ranking import Run, ranking
 
 SMALL = (
     "env.num_envs=8",

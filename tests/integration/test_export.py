@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer import checkpoint, export
-from trainer.build import build
-from trainer.config import Config
-from trainer.policy.actor_critic import ActorCritic
-from trainer.restore import restore
+from equipoise.trainer import export
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.restore import restore
+from equipoise.trainer.system import checkpoint
 
 COUNT = 10_000
 TORCH_ALONE = """

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainer.build import build
-from trainer.compose import compose
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.compose import compose
 
 ROOT = Path(__file__).parents[2]
 READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "_unique2")

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.build import build
-from trainer.compose import CONFIG_DIR
-from trainer.config import Config
-from trainer.config_errors import ConfigError
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.compose import CONFIG_DIR
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.schema import Config
 
 CENTRED_MEANS = '''
 from __future__ import annotations
@@ -26,8 +26,8 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Ge
 
-from trainer.data import Metric, Term
-from trainer.stages.protocol import LossState, Sides, WeightResult
+from equipoise.trainer.data import Metric, Term
+from equipoise.trainer.stages.protocol import LossState, Sides, WeightResult
 
 
 class CentredMeans:

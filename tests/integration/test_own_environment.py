@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trainer.compose import CONFIG_DIR
+from equipoise.trainer.configuration.compose import CONFIG_DIR
 
 ROOT = CONFIG_DIR.parent
 PAGE = (ROOT / "docs" / "own-environment.md").read_text()

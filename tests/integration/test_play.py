@@ -17,18 +17,18 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
-from envs.topology_spawn import TopologySpawn
+from equipoise.envs.topology_spawn.environment import TopologySpawn
+from equipoise.trainer import play
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.evaluation import SEED_OFFSET, evaluate
+from equipoise.trainer.monitor.action_panel import Names, draw_panel
+from equipoise.trainer.monitor.film import one_above_the_other
+from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.restore import restore
+from equipoise.trainer.spaces import HybridSpace
 from tests.conftest import TINY
-from trainer import play
-from trainer.build import build
-from trainer.compose import compose
-from trainer.config import Config
-from trainer.evaluation import SEED_OFFSET, evaluate
-from trainer.film import one_above_the_other
-from trainer.monitor.action_panel import Names, draw_panel
-from trainer.policy.distributions import HybridDistribution
-from trainer.restore import restore
-from trainer.spaces import HybridSpace
 
 MakeConfig = Callable[..., Config]
 GREEN, RED = (118, 226, 150), (240, 98, 98)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from equipoise.trainer.monitor.sweep import distinct
 from tests.conftest import TINY_TOPOLOGY
-from trainer.sweep import distinct
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = {"basic": "hydra", "joblib": "hydra_plugins.hydra_joblib_launcher"}
@@ -85,7 +85,7 @@ def test_a_failed_job_is_listed_and_does_not_end_the_sweep(
 
 def test_an_unforeseen_error_is_shown_whole_and_does_not_end_the_sweep(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
-    result = sweep(tmp_path, "env._target_=broken.Env,envs.topology_spawn.TopologySpawn")
+    result = sweep(tmp_path, "env._target_=broken.Env,equipoise.envs.topology_spawn.TopologySpawn")
     assert result.returncode == 1
     assert "ZeroDivisionError" in result.stderr
     assert "failed: #0 env._target_=broken.Env" in result.stdout

@@ -12,11 +12,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from trainer import checkpoint
-from trainer.build import build
-from trainer.config import Config, check
-from trainer.loop import Trainer
-from trainer.stages.protocol import LossState
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.schema import Config, check
+from equipoise.trainer.loop import Trainer
+from equipoise.trainer.stages.protocol import LossState
+from equipoise.trainer.system import checkpoint
 
 MakeConfig = Callable[..., Config]
 

@@ -15,11 +15,11 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from envs.protocol import Timestep
+from equipoise.envs.protocol import Timestep
+from equipoise.trainer.data import Rollout, Term
+from equipoise.trainer.stages.protocol import LossState, RewardResult
 from tests.envs.misbehaving import Counter
 from tests.toy_env import ToyEnv
-from trainer.data import Rollout, Term
-from trainer.stages.protocol import LossState, RewardResult
 
 
 def fires(marker: str) -> bool:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from equipoise.trainer.system import checkpoint
 from tests.conftest import TOY
-from trainer import checkpoint
 
 # A server that has imported everything once and forks: a process of its own for each run, without the
 # seconds that torch takes to import.
@@ -24,8 +24,8 @@ _SERVER.set_forkserver_preload(
     [
         "torch._dynamo",
         "trainer.run",
-        "trainer.build",
-        "trainer.monitor.run_log",
+        "equipoise.trainer.build",
+        "equipoise.trainer.monitor.run_log",
         "tests.reliability.disturbed",
     ]
 )
@@ -70,7 +70,7 @@ def _command(arguments: tuple[str, ...], cwd: Path, log: Path, prepare: Callable
     os.chdir(cwd)
     if prepare is not None:
         prepare()
-    from trainer.run import main
+    from equipoise.trainer.run import main
 
     sys.argv = ["trainer.run", *arguments]
     code = main()

@@ -16,13 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.compose import CONFIG_DIR
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.loop import DivergenceError, Trainer
+from equipoise.trainer.rollout import NonFiniteError
 from tests.integration.test_training import assert_same, tensors
 from tests.reliability.processes import run, summary
-from trainer.build import build
-from trainer.compose import CONFIG_DIR
-from trainer.config import Config
-from trainer.loop import DivergenceError, Trainer
-from trainer.rollout import NonFiniteError
 
 FAULTY_ENV = "env._target_=tests.reliability.disturbed.FaultyEnv"
 MakeConfig = Callable[..., Config]

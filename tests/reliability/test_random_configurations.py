@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.compose import CONFIG_DIR, compose
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.schema import Config
 from tests.reliability.processes import run
-from trainer.build import build
-from trainer.compose import CONFIG_DIR, compose
-from trainer.config import Config
-from trainer.config_errors import ConfigError
 
 EXAMPLES = int(os.environ.get("EQUIPOISE_CONFIGURATIONS", "25"))
 OPTIONS = {
@@ -135,7 +135,7 @@ WRONG = {
     "trainer.gradient_scaling.scaling_momentum": ["1.0", "nan", "[0.9]"],
     "trainer.gradient_scaling.min_scaling_factor": ["100", "0", "-1"],
     "trainer.gradient_scaling.measure_every": ["0", "2"],
-    "trainer.gradient_scaling._target_": ["trainer.loop.Trainer", "builtins.dict"],
+    "trainer.gradient_scaling._target_": ["equipoise.trainer.loop.Trainer", "builtins.dict"],
     "trainer.no_such_key": ["1", "{_target_: x}"],
     "hydra.run.dir": ["${no_such_key}"],
     "no_such_key": ["1"],

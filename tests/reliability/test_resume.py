@@ -10,14 +10,14 @@ import pytest
 import torch
 import yaml
 
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.compose import CONFIG_DIR, compose
+from equipoise.trainer.configuration.schema import Config, check
+from equipoise.trainer.loop import Trainer
+from equipoise.trainer.system import checkpoint
 from tests.conftest import TINY
 from tests.integration.test_training import assert_same
 from tests.reliability.processes import assert_curves_are_whole, lines, points, run, state, summary, toy
-from trainer import checkpoint
-from trainer.build import build
-from trainer.compose import CONFIG_DIR, compose
-from trainer.config import Config, check
-from trainer.loop import Trainer
 
 PRESETS = sorted(path.stem for path in (CONFIG_DIR / "preset").glob("*.yaml"))
 EVERYTHING = (

@@ -17,14 +17,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.data import Actions, Rollout
+from equipoise.trainer.gradients import FlatParameters
+from equipoise.trainer.loop import Trainer
+from equipoise.trainer.metric_log import MetricLog
 from tests.conftest import TINY_TOPOLOGY
-from trainer.build import build
-from trainer.compose import compose
-from trainer.config import Config
-from trainer.data import Actions, Rollout
-from trainer.gradients import FlatParameters
-from trainer.loop import Trainer
-from trainer.monitor.metrics import MetricLog
 
 ENVS, STEPS, EPOCHS, MINIBATCHES, ITERATIONS = 8, 16, 2, 2, 5
 SETTINGS = (

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import torch
 
+from equipoise.trainer.configuration.compose import CONFIG_DIR
+from equipoise.trainer.stages.protocol import LossState
 from tests.integration.test_training import assert_same
 from tests.reliability.disturbed import FaultyEnv, SignallingEnv
 from tests.reliability.processes import (
@@ -32,10 +34,8 @@ from tests.reliability.processes import (
     summary,
     toy,
 )
-from trainer.compose import CONFIG_DIR
-from trainer.stages.protocol import LossState
 
-SHARED = "env._target_=envs.synthetic.Synthetic"
+SHARED = "env._target_=equipoise.envs.synthetic.Synthetic"
 
 
 def torchrun_would(rank: int, port: int, late: float) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from equipoise.trainer.system import checkpoint
+from equipoise.trainer.system.checkpoint import CheckpointError
 from tests.integration.test_training import assert_same
 from tests.reliability.disturbed import fires, send
 from tests.reliability.processes import Run, assert_curves_are_whole, lines, run, state, summary, toy
-from trainer import checkpoint
-from trainer.checkpoint import CheckpointError
 
 KILLS = int(os.environ.get("EQUIPOISE_KILLS", "4"))
 SIGNALLING_ENV = "tests.reliability.disturbed.SignallingEnv"

@@ -11,9 +11,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from trainer.data import Actions
-from trainer.policy.actor_critic import ActorCritic
-from trainer.spaces import HybridSpace
+from equipoise.trainer.data import Actions
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.spaces import HybridSpace
 
 HYBRID = HybridSpace(spaces.Tuple((spaces.Discrete(3), spaces.Box(-1, 1, (2,)))))
 M, F = 5, 4

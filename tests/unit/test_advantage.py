@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.advantage import compute_gae
+from equipoise.trainer.advantage import compute_gae
 
 REWARDS = [
     0.37482930852964413,

@@ -8,9 +8,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from trainer.data import Actions, Rollout
-from trainer.stages.advantage_weighting import SMALLEST_START, AdvantageWeighting, surrogate_loss
-from trainer.stages.protocol import AdvantageResult, AdvantageStage, Probe
+from equipoise.trainer.data import Actions, Rollout
+from equipoise.trainer.stages.advantage_weighting import SMALLEST_START, AdvantageWeighting, surrogate_loss
+from equipoise.trainer.stages.protocol import AdvantageResult, AdvantageStage, Probe
 
 NAMES = ("useful", "noise", "misleading")
 ADVANTAGES = [

@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.checkpoint import FORMAT, VERSION, CheckpointError, Checkpoints, _seal, load, newest, save
+from equipoise.trainer.system.checkpoint import (
+    FORMAT,
+    VERSION,
+    CheckpointError,
+    Checkpoints,
+    _seal,
+    load,
+    newest,
+    save,
+)
 
 
 def example_state() -> dict[str, Any]:

@@ -17,11 +17,11 @@ import torch
 import torch._inductor
 from torch import Tensor
 
-from trainer import compiled_graphs
-from trainer.build import build
-from trainer.compose import compose
-from trainer.config import Config
-from trainer.graphs import Graphed
+from equipoise.trainer.build import build
+from equipoise.trainer.compilation import compiled_graphs
+from equipoise.trainer.compilation.graphs import Graphed
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.configuration.schema import Config
 
 needs_compiler = pytest.mark.skipif(
     which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler on this machine"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import dashboard
+from equipoise.scripts import dashboard
 
 
 def make_run(folder: Path) -> Path:

@@ -10,9 +10,9 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.distributions import Categorical, Normal
 
-from trainer.data import Actions
-from trainer.policy.distributions import HybridDistribution
-from trainer.spaces import HybridSpace
+from equipoise.trainer.data import Actions
+from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.spaces import HybridSpace
 
 # Two heads of 2 and 4 choices. Parameters 0 and 1 hang on head 0, 2 on head 1, 3 on none.
 SPACE = HybridSpace(

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.gradients import FlatParameters
-from trainer.policy import encoders
-from trainer.policy.encoders import MLP
+from equipoise.trainer.gradients import FlatParameters
+from equipoise.trainer.policy import encoders
+from equipoise.trainer.policy.encoders import MLP
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 

@@ -10,11 +10,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from trainer.data import Actions, Minibatch
-from trainer.policy.distributions import HybridDistribution
-from trainer.spaces import HybridSpace
-from trainer.stages.entropy_regularization import EntropyRegularization
-from trainer.stages.protocol import LossStage, LossState, reduce_term
+from equipoise.trainer.data import Actions, Minibatch
+from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.spaces import HybridSpace
+from equipoise.trainer.stages.entropy_regularization import EntropyRegularization
+from equipoise.trainer.stages.protocol import LossStage, LossState, reduce_term
 
 UNIT_SIGMA = 0.5 * math.log(2 * math.pi * math.e)
 """Entropy of a standard normal: log σ is a dimension's entropy minus this."""

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from envs.guard import EnvError
-from envs.protocol import Act, Timestep
-from envs.references import References
+from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.protocol import Act, Timestep
+from equipoise.envs.references import References
+from equipoise.trainer import evaluation
+from equipoise.trainer.evaluation import evaluate, normalized_score
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.spaces import HybridSpace
 from tests.toy_env import ToyEnv
-from trainer import evaluation
-from trainer.evaluation import evaluate, normalized_score
-from trainer.policy.actor_critic import ActorCritic
-from trainer.spaces import HybridSpace
 
 CPU = torch.device("cpu")
 

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainer.build import build
-from trainer.compose import compose
-from trainer.gradients import FlatParameters, SideGradients
-from trainer.stages.gradient_scaling import GradientScaling
-from trainer.stages.protocol import WeightResult
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.gradients import FlatParameters, SideGradients
+from equipoise.trainer.stages.gradient_scaling import GradientScaling
+from equipoise.trainer.stages.protocol import WeightResult
 
 SIDES = ("discrete", "continuous")
 NAN, INF = math.nan, math.inf

@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainer.build import build
-from trainer.config import Config
-from trainer.data import Actions, Minibatch, Term
-from trainer.gradients import FlatParameters, SideGradients
-from trainer.monitor.metrics import MetricLog
-from trainer.policy.actor_critic import ActorCritic, Heads
-from trainer.spaces import HybridSpace
-from trainer.stages.gradient_scaling import GradientScaling
-from trainer.stages.protocol import WeightResult, reduce_term
-from trainer.surrogates import surrogates
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.data import Actions, Minibatch, Term
+from equipoise.trainer.gradients import FlatParameters, SideGradients
+from equipoise.trainer.losses import surrogates
+from equipoise.trainer.metric_log import MetricLog
+from equipoise.trainer.policy.actor_critic import ActorCritic, Heads
+from equipoise.trainer.spaces import HybridSpace
+from equipoise.trainer.stages.gradient_scaling import GradientScaling
+from equipoise.trainer.stages.protocol import WeightResult, reduce_term
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 

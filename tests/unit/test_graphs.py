@@ -1,7 +1,7 @@
 """Graphs, as far as a CPU can tell and without a compiler.
 
 For CUDA graphs `Replayed` repeats recorded operations as one does, and nothing else; for compiled ones the
-graph of `trainer.tape` runs operation by operation.
+graph of `trainer.compilation.tape` runs operation by operation.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainer import compiled_graphs, cuda_graphs, graphs
-from trainer.build import build
-from trainer.compose import compose
-from trainer.config import Config
-from trainer.graphs import EAGER_CALLS, Graphed, Kind
-from trainer.loop import Trainer
-from trainer.policy import encoders
-from trainer.stages.gradient_scaling import GradientScaling
-from trainer.stages.protocol import LossState, Sides, WeightResult
+from equipoise.trainer.build import build
+from equipoise.trainer.compilation import compiled_graphs, cuda_graphs, graphs
+from equipoise.trainer.compilation.graphs import EAGER_CALLS, Graphed, Kind
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.loop import Trainer
+from equipoise.trainer.policy import encoders
+from equipoise.trainer.stages.gradient_scaling import GradientScaling
+from equipoise.trainer.stages.protocol import LossState, Sides, WeightResult
 
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
 
@@ -507,7 +507,7 @@ def test_on_the_cpu_the_run_goes_on_and_says_why(
 
 
 def test_several_processes_stand_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("equipoise.trainer.system.distributed.world_size", lambda: 2)
     assert cuda_graphs.obstacle(torch.device("cuda")) == "there are several processes"
     assert compiled_graphs.obstacle(CPU) == "there are several processes"
 

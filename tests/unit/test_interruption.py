@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from trainer.interruption import Interruption
+from equipoise.trainer.system.interruption import Interruption
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.intervals import (
+from equipoise.scripts.studies.intervals import (
     Floats,
     area_under_curve,
     bootstrap,

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import Metric, Reduction
-from trainer.monitor.metrics import MetricLog
+from equipoise.trainer.data import Metric, Reduction
+from equipoise.trainer.metric_log import MetricLog
 
 
 def metric(value: float, reduction: Reduction = "mean") -> Metric:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainer.normalization import ObservationNormalizer, ValueNormalizer
+from equipoise.trainer.policy.normalization import ObservationNormalizer, ValueNormalizer
 
 SCALES = [1e-12, 1e-3, 1.0, 1e6, 1e12]
 

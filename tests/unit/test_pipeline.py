@@ -11,17 +11,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.data import Rollout
+from equipoise.trainer.stages.advantage_weighting import AdvantageWeighting
+from equipoise.trainer.stages.entropy_regularization import EntropyRegularization
+from equipoise.trainer.stages.gradient_scaling import GradientScaling
+from equipoise.trainer.stages.pipeline import Pipeline, StageOrderError, check_order, moment
+from equipoise.trainer.stages.protocol import (
+    AdvantageResult,
+    LossState,
+    Probe,
+    RewardResult,
+    Sides,
+    WeightResult,
+)
+from equipoise.trainer.stages.reward_normalization import RewardNormalization
+from equipoise.trainer.stages.value_clipping import ValueClipping
 from tests.toy_env import ToyEnv
-from trainer.build import build
-from trainer.config import Config
-from trainer.data import Rollout
-from trainer.stages.advantage_weighting import AdvantageWeighting
-from trainer.stages.entropy_regularization import EntropyRegularization
-from trainer.stages.gradient_scaling import GradientScaling
-from trainer.stages.pipeline import Pipeline, StageOrderError, check_order, moment
-from trainer.stages.protocol import AdvantageResult, LossState, Probe, RewardResult, Sides, WeightResult
-from trainer.stages.reward_normalization import RewardNormalization
-from trainer.stages.value_clipping import ValueClipping
 
 KINDS: dict[str, type] = {
     "reward_normalization": RewardNormalization,

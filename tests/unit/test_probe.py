@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from equipoise.trainer.data import Actions, Rollout
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.probe import PolicyProbe
+from equipoise.trainer.rollout import Collector, allocate
+from equipoise.trainer.spaces import HybridSpace
 from tests.toy_env import ToyEnv
-from trainer.data import Actions, Rollout
-from trainer.policy.actor_critic import ActorCritic
-from trainer.probe import PolicyProbe
-from trainer.rollout import Collector, allocate
-from trainer.spaces import HybridSpace
 
 CPU = torch.device("cpu")
 STEPS = 16

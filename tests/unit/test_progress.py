@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from trainer.monitor.progress import Progress, balance_bar, closing_table
+from equipoise.trainer.monitor.progress import Progress, balance_bar, closing_table
 
 FIGURES = {
     "episode/return": 12.345,
@@ -146,7 +146,7 @@ def test_without_a_terminal_there_is_a_plain_line_an_interval() -> None:
 
 def test_the_eta_of_a_resumed_run_is_of_this_session(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 0.0, 10.0])
-    monkeypatch.setattr("trainer.monitor.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("equipoise.trainer.monitor.progress.time.monotonic", lambda: next(clock))
     console = pipe()
     with Progress(1000, start_env_steps=800, console=console) as progress:
         progress.update(81, 810, {})  # 10 steps in 10 seconds, 190 to go

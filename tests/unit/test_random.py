@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from envs.random import StreamPerEnv
+from equipoise.envs.random_numbers import StreamPerEnv
 
 CPU = torch.device("cpu")
 # The first outputs of SplitMix64 from the state 1234567, as published with the reference implementation.

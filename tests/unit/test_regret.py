@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scripts import regret
-from scripts.benchmark_tasks import TASKS, jobs_of
-from scripts.regret import ADAPTIVE, ARMS, HYBRID, complete, regrets
-from scripts.results import Result
+from equipoise.scripts import regret
+from equipoise.scripts.regret import ADAPTIVE, ARMS, HYBRID, complete, regrets
+from equipoise.scripts.studies.results import Result
+from equipoise.scripts.studies.tasks import TASKS, jobs_of
 
 FINALS = {
     ADAPTIVE: 0.6,

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from trainer.data import Actions, Rollout
-from trainer.stages.protocol import RewardStage
-from trainer.stages.reward_normalization import RewardNormalization, balancing_factors
+from equipoise.trainer.data import Actions, Rollout
+from equipoise.trainer.stages.protocol import RewardStage
+from equipoise.trainer.stages.reward_normalization import RewardNormalization, balancing_factors
 
 CPU = torch.device("cpu")
 METHODS = ("scale", "zscore", "minmax", "adaptive")

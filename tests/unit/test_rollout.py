@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
+from equipoise.trainer.data import Metrics
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.rollout import Collector, NonFiniteError, allocate, check_finite, episode_means
+from equipoise.trainer.spaces import HybridSpace
 from tests.toy_env import ToyEnv
-from trainer.data import Metrics
-from trainer.policy.actor_critic import ActorCritic
-from trainer.rollout import Collector, NonFiniteError, allocate, check_finite, episode_means
-from trainer.spaces import HybridSpace
 
 CPU = torch.device("cpu")
 

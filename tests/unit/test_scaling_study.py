@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from scripts import scaling
-from scripts.loss_factor import DiscreteLossFactor
-from scripts.results import Result
-from scripts.scaling_report import arranged, headline, picture, text
-from trainer.compose import compose
-from trainer.config_errors import ConfigError
-from trainer.data import Term
-from trainer.stages.protocol import LossState
+from equipoise.scripts import scaling
+from equipoise.scripts.studies.loss_factor import DiscreteLossFactor
+from equipoise.scripts.studies.results import Result
+from equipoise.scripts.studies.scaling_report import arranged, headline, picture, text
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.data import Term
+from equipoise.trainer.stages.protocol import LossState
 
 VERSIONS = {"python": "3"}
 

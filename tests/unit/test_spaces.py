@@ -11,8 +11,8 @@ from gymnasium import Space, spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import Actions
-from trainer.spaces import HybridSpace, UnsupportedSpaceError
+from equipoise.trainer.data import Actions
+from equipoise.trainer.spaces import HybridSpace, UnsupportedSpaceError
 
 UNIT = spaces.Box(-1, 1, (1,))
 

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from trainer.stages.entropy_regularization import EntropyRegularization
-from trainer.stages.protocol import reduce_term
+from equipoise.trainer.stages.entropy_regularization import EntropyRegularization
+from equipoise.trainer.stages.protocol import reduce_term
 
 ENTROPIES = {"spread": ([0.01], [0.17] * 3), "collapsed": ([0.01], [0.05] * 3), "nothing": ([], [])}
 """Of the active decisions of either process. Means 0.13 and 0.04: the threshold of 0.1 lies between."""

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.statistics import RunningMoments
+from equipoise.trainer.running_moments import RunningMoments
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.monitor import summary
-from trainer.monitor.summary import SUMMARY_KEYS, MetricsFile, git_revision, versions, write_summary
+from equipoise.trainer.monitor import summary
+from equipoise.trainer.monitor.summary import SUMMARY_KEYS, MetricsFile, git_revision, versions, write_summary
 
 
 def refuse_constant(name: str) -> None:

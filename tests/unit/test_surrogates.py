@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.data import Actions, Minibatch
-from trainer.policy.distributions import HybridDistribution
-from trainer.spaces import HybridSpace
-from trainer.stages.protocol import reduce_term
-from trainer.surrogates import Divisor, RatioOf, Surrogates, surrogates
+from equipoise.trainer.data import Actions, Minibatch
+from equipoise.trainer.losses import Divisor, RatioOf, Surrogates, surrogates
+from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.spaces import HybridSpace
+from equipoise.trainer.stages.protocol import reduce_term
 
 # Two heads of two choices; parameter h matters when head h takes choice 1.
 SPACE = HybridSpace(

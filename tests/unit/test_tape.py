@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from equipoise.trainer.compilation.tape import TapeError, is_recording, recording
+from equipoise.trainer.gradients import FlatParameters, SideGradients
+from equipoise.trainer.stages.protocol import WeightResult
 from tests.unit.test_gradients import SCENES, Scene, make_scene
-from trainer.gradients import FlatParameters, SideGradients
-from trainer.stages.protocol import WeightResult
-from trainer.tape import TapeError, is_recording, recording
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
 WEIGHTS = WeightResult(torch.tensor(0.2, dtype=torch.float64), torch.tensor(0.8, dtype=torch.float64))

@@ -16,11 +16,11 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.monitor import layout
+from equipoise.trainer.monitor.tensorboard import RANKED_BY, TensorBoardLog, encode_gif
 from tests.conftest import TINY_TOPOLOGY
-from trainer.build import build
-from trainer.compose import compose
-from trainer.monitor import layout
-from trainer.monitor.tensorboard import RANKED_BY, TensorBoardLog, encode_gif
 
 
 def read(folder: Path) -> Any:

@@ -9,9 +9,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from trainer.data import Term
-from trainer.gradients import FlatParameters, SideGradients
-from trainer.stages.protocol import WeightResult, mean_metric, reduce_term
+from equipoise.trainer.data import Term
+from equipoise.trainer.gradients import FlatParameters, SideGradients
+from equipoise.trainer.stages.protocol import WeightResult, mean_metric, reduce_term
 
 
 def test_the_mean_over_what_counts() -> None:

@@ -11,19 +11,19 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from envs.protocol import Timestep
-from tests.toy_env import ToyEnv
-from trainer.advantage import compute_gae
-from trainer.config import Config
-from trainer.config import Trainer as Settings
-from trainer.data import Minibatch, Rollout, Term
-from trainer.gradients import FlatParameters
-from trainer.monitor.metrics import MetricLog
-from trainer.policy.actor_critic import ActorCritic
-from trainer.rollout import Collector, allocate
-from trainer.spaces import HybridSpace
-from trainer.stages.pipeline import Pipeline
-from trainer.stages.protocol import (
+from equipoise.envs.protocol import Timestep
+from equipoise.trainer.advantage import compute_gae
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.configuration.schema import Trainer as Settings
+from equipoise.trainer.data import Minibatch, Rollout, Term
+from equipoise.trainer.gradients import FlatParameters
+from equipoise.trainer.learner import Update
+from equipoise.trainer.metric_log import MetricLog
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.rollout import Collector, allocate
+from equipoise.trainer.spaces import HybridSpace
+from equipoise.trainer.stages.pipeline import Pipeline
+from equipoise.trainer.stages.protocol import (
     AdvantageResult,
     LossState,
     Probe,
@@ -32,7 +32,7 @@ from trainer.stages.protocol import (
     Stage,
     WeightResult,
 )
-from trainer.update import Update
+from tests.toy_env import ToyEnv
 
 CPU = torch.device("cpu")
 N, T = 6, 8
@@ -42,8 +42,8 @@ MakeSettings = Callable[..., Settings]
 @pytest.fixture(scope="module")
 def settings() -> MakeSettings:
     """`settings(update_epochs=2, target_kl=0.1, …)`: keys of `trainer` and of `trainer.batch`."""
+    from equipoise.trainer.configuration.compose import compose
     from tests.conftest import TOY
-    from trainer.compose import compose
 
     config: Config = compose([*TOY, f"env.num_envs={N}", f"trainer.batch.rollout_steps={T}"])
 

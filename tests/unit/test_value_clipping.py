@@ -7,9 +7,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from trainer.data import Actions, Minibatch, Term
-from trainer.stages.protocol import LossStage, LossState
-from trainer.stages.value_clipping import ValueClipping, clipped_value_loss
+from equipoise.trainer.data import Actions, Minibatch, Term
+from equipoise.trainer.stages.protocol import LossStage, LossState
+from equipoise.trainer.stages.value_clipping import ValueClipping, clipped_value_loss
 
 GOLDEN = [  # old, new, target, loss at epsilon 0.2
     (2.0, 3.5, 2.8, 0.49),

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer.data import Actions
-from trainer.policy.distributions import HybridDistribution
-from trainer.spaces import HybridSpace
+from equipoise.trainer.data import Actions
+from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.spaces import HybridSpace
 
 PAPER, TEXT, FAINT = (16, 19, 28), (232, 236, 242), (150, 160, 176)
 _TRACK, _BAND, _MEAN = (40, 46, 62), (150, 112, 48), (255, 214, 120)

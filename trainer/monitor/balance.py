@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.stages.protocol import SIDES
+from equipoise.trainer.stages.protocol import SIDES
 
 _PREFIX = "gradient_scaling/"
 LAST_QUARTER = 0.75

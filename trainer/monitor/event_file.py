@@ -14,7 +14,7 @@ from pathlib import Path
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from trainer.files import AppendFile
+from equipoise.trainer.system.files import AppendFile
 
 
 class EventFile:

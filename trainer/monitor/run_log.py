@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trainer.config import Config
-from trainer.monitor import layout
-from trainer.monitor.progress import Progress
-from trainer.monitor.summary import MetricsFile, git_revision, write_summary
-from trainer.monitor.tensorboard import TensorBoardLog, encode_gif
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.monitor import layout
+from equipoise.trainer.monitor.progress import Progress
+from equipoise.trainer.monitor.summary import MetricsFile, git_revision, write_summary
+from equipoise.trainer.monitor.tensorboard import TensorBoardLog, encode_gif
 
 PLAIN_LINES = 50
 """How many lines a run prints where there is no terminal to redraw."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.files import AppendFile, replace_file
+from equipoise.trainer.system.files import AppendFile, replace_file
 
 SUMMARY_KEYS = (
     "status",

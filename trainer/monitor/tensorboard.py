@@ -40,8 +40,8 @@ from tensorboard.plugins.hparams.api_pb2 import (
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.plugins.text import metadata as text_plugin
 
-from trainer.monitor.event_file import EventFile
-from trainer.monitor.layout import LAYOUT, Chart, Lines
+from equipoise.trainer.monitor.event_file import EventFile
+from equipoise.trainer.monitor.layout import LAYOUT, Chart, Lines
 
 Hyperparameter = bool | int | float | str | None
 

@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainer.data import Actions
-from trainer.normalization import ObservationNormalizer, ValueNormalizer
-from trainer.policy.distributions import HybridDistribution
-from trainer.policy.encoders import MLP, NodeSet, NodeSetSummary, linear
-from trainer.spaces import HybridSpace
+from equipoise.trainer.data import Actions
+from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.policy.encoders import MLP, NodeSet, NodeSetSummary, linear
+from equipoise.trainer.policy.normalization import ObservationNormalizer, ValueNormalizer
+from equipoise.trainer.spaces import HybridSpace
 
 
 class Heads(NamedTuple):

@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from trainer.data import Actions
-from trainer.spaces import HybridSpace
+from equipoise.trainer.data import Actions
+from equipoise.trainer.spaces import HybridSpace
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 

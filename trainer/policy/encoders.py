@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.tape import is_recording
+from equipoise.trainer.compilation.tape import is_recording
 
 
 class _TanhLayers(torch.autograd.Function):

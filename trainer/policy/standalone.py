@@ -9,9 +9,9 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
-from envs.protocol import NativeAction
-from trainer.policy.actor_critic import ActorCritic
-from trainer.spaces import Leaf
+from equipoise.envs.protocol import NativeAction
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.spaces import Leaf
 
 
 class StandalonePolicy(nn.Module):

@@ -10,10 +10,10 @@ import torch
 from annotated_types import Ge, Gt, MinLen
 from torch import Tensor
 
-from envs.arguments import checked
-from trainer import distributed
-from trainer.data import Metric, Metrics, Rollout
-from trainer.stages.protocol import AdvantageResult, Probe
+from equipoise.envs.arguments import checked
+from equipoise.trainer.data import Metric, Metrics, Rollout
+from equipoise.trainer.stages.protocol import AdvantageResult, Probe
+from equipoise.trainer.system import distributed
 
 MAX_GRADIENT_NORM = 0.5
 SMALLEST_START = 1e-3

@@ -9,10 +9,10 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from envs.arguments import checked
-from trainer import distributed
-from trainer.data import Metric, Term
-from trainer.stages.protocol import LossState
+from equipoise.envs.arguments import checked
+from equipoise.trainer.data import Metric, Term
+from equipoise.trainer.stages.protocol import LossState
+from equipoise.trainer.system import distributed
 
 
 class EntropyRegularization:

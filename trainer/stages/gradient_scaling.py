@@ -26,9 +26,9 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
-from envs.arguments import checked
-from trainer.data import Metric, Metrics, Reduction
-from trainer.stages.protocol import SIDES, Sides, WeightResult
+from equipoise.envs.arguments import checked
+from equipoise.trainer.data import Metric, Metrics, Reduction
+from equipoise.trainer.stages.protocol import SIDES, Sides, WeightResult
 
 Weight = Annotated[float, Ge(0.0)]
 
@@ -198,7 +198,7 @@ class GradientScaling:
         raw, effective = self._nothing if norms is None else norms, weights * self._ema
         pairs = {
             "weight_used": weights,
-            "grad_norm": self._ema.clone(),  # what lasts shares no memory, see trainer.graphs
+            "grad_norm": self._ema.clone(),  # what lasts shares no memory, see trainer.compilation.graphs
             "norm_raw": raw,
             "scale": scales,
             "clamped": clamped,

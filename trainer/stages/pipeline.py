@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.stages.protocol import (
+from equipoise.trainer.stages.protocol import (
     MOMENTS,
     AdvantageStage,
     GradientStage,

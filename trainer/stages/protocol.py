@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 import torch
 from torch import Tensor
 
-from trainer import distributed
-from trainer.data import Metric, Metrics, Minibatch, Rollout, Term
+from equipoise.trainer.data import Metric, Metrics, Minibatch, Rollout, Term
+from equipoise.trainer.system import distributed
 
 if TYPE_CHECKING:
-    from trainer.policy.distributions import HybridDistribution
+    from equipoise.trainer.policy.distributions import HybridDistribution
 
 
 Side = Literal["discrete", "continuous"]

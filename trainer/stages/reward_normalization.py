@@ -10,11 +10,11 @@ import torch
 from annotated_types import Ge, Le, MinLen
 from torch import Tensor
 
-from envs.arguments import checked
-from trainer import distributed
-from trainer.data import Metric, Metrics, Rollout
-from trainer.stages.protocol import RewardResult
-from trainer.statistics import RunningMoments
+from equipoise.envs.arguments import checked
+from equipoise.trainer.data import Metric, Metrics, Rollout
+from equipoise.trainer.running_moments import RunningMoments
+from equipoise.trainer.stages.protocol import RewardResult
+from equipoise.trainer.system import distributed
 
 FACTOR_BOUNDS = (0.1, 10.0)
 CONSTANT = 1e-6

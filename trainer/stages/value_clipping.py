@@ -9,9 +9,9 @@ import torch
 from annotated_types import Gt, MinLen
 from torch import Tensor
 
-from envs.arguments import checked
-from trainer.data import Metric, Metrics, Term
-from trainer.stages.protocol import LossState
+from equipoise.envs.arguments import checked
+from equipoise.trainer.data import Metric, Metrics, Term
+from equipoise.trainer.stages.protocol import LossState
 
 
 class ValueClipping:

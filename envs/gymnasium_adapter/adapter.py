@@ -1,0 +1,331 @@
+"""Any Gymnasium environment as a `BatchedEnv`."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NoReturn
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from numpy.typing import NDArray
+from torch import Tensor
+
+from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError, Guard
+from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
+from equipoise.envs.gymnasium_adapter.workers import Workers
+from equipoise.envs.protocol import NativeAction, Relevance, Timestep
+from equipoise.envs.references import References
+
+
+class GymnasiumEnv:
+    """`num_envs` copies of a Gymnasium environment, one after the other or in a process each.
+
+    Read from `info`, where the environment gives it:
+      `action_mask`: 0/1 or bool for each choice, of the observation it comes with, from `reset` on. One
+        array for one `Discrete`; with more heads one array per head, or all in a row, in the order of the
+        action space; for a `Dict` also a dict with the mask of each part that holds heads.
+      `is_success` or `success` where an episode ends: the metric `success`.
+      the keys of `reward_components`, at every step.
+
+    Args:
+        id: as registered with Gymnasium; `module:Name-v0` imports `module` first.
+        vectorization: `sync` suits fast environments, `async` (a process each) slow ones.
+        kwargs: for the environment's constructor (and what `gymnasium.make` takes: `max_episode_steps`).
+        reward_components: keys of `info` that are the `K` reward components, with their weights (1 if only
+            names are given); the environment's own reward is then left aside. None: `reward`, `K` = 1.
+        relevance: see `envs.protocol.Relevance`; None: the environment's attribute `relevance`, if any.
+            Empty: no table, not even the environment's, but what follows from the action space.
+        reference_returns: `random` and `expert` (may be None), see `envs.references.References`.
+        timeout: seconds that an environment in a process of its own may take to answer; None: for ever.
+        check_bounds: whether observations must lie inside the observation space.
+        render_mode: `rgb_array` for `render()`.
+
+    Raises:
+        ValueError: unknown id, a constructor that fails, or arguments and spaces that do not fit.
+        EnvError: from then on, whatever the environment does wrong.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        num_envs: int,
+        device: str | torch.device = "cpu",
+        vectorization: Literal["sync", "async"] = "sync",
+        kwargs: Mapping[str, Any] | None = None,
+        reward_components: Mapping[str, float] | Sequence[str] | None = None,
+        relevance: Relevance | None = None,
+        reference_returns: Mapping[str, Any] | Sequence[Any] | None = None,
+        timeout: float | None = 60.0,
+        check_bounds: bool = True,
+        render_mode: str | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
+        if vectorization not in ("sync", "async"):
+            raise ValueError(f"vectorization is {vectorization!r}; allowed are 'sync' and 'async'")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout is {timeout}; it must be above 0 seconds, or None for no limit")
+        self.id = id
+        self.num_envs = num_envs
+        self.first_env = 0
+        self.device = torch.device(device)
+        self.reference_returns = _references(reference_returns)
+        self.notice: str | None = None
+        """Set by `load_state_dict` where the state could not be restored exactly: what is different."""
+        components = _component_weights(reward_components)
+        self._own_reward = not components
+        self.reward_names = tuple(components) or ("reward",)
+        self.reward_weights = tuple(components.values()) or (1.0,)
+
+        make = functools.partial(_make, id, dict(kwargs or {}), render_mode)
+        probe = make()
+        self.action_space = probe.action_space
+        stated = getattr(probe.unwrapped, "relevance", None) if relevance is None else relevance
+        self.relevance: Relevance | None = _plain(stated)
+        try:
+            self._layout = ObservationLayout(probe.observation_space, num_envs, check_bounds)
+        except ValueError as error:
+            raise ValueError(f"{id}: {error}") from error
+        finally:
+            probe.close()
+        self.observation_space = self._layout.box()
+        self.render_mode = render_mode
+        self._masked = False
+        self._seed: int | None = None
+        self._steps = 0  # since the start of this process, as `Guard` counts too
+        self._steps_before = 0
+
+        contract = Contract(id, self._layout, self.action_space, tuple(components))
+        guarded = [functools.partial(_make_guarded, make, index, contract) for index in range(num_envs)]
+        self._envs: SyncVectorEnv[Any, Any] | Workers = (
+            SyncVectorEnv(guarded, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+            if vectorization == "sync"
+            else Workers(id, guarded, timeout)
+        )
+
+    def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
+        self._seed = self._seed if seed is None else seed
+        seeds = [
+            None if seed is None else _seed_of(seed, self.first_env + index) for index in range(self.num_envs)
+        ]
+        observation, infos = self._envs.reset(seed=seeds)
+        self._masked = "action_mask" in infos
+        return self._tensor(self._flatten(observation)), self._action_mask(infos)
+
+    def step(self, action: NativeAction) -> Timestep:
+        self._steps += 1
+        observation, rewards, terminated, truncated, infos = self._envs.step(
+            _to_numpy(action, self.action_space, "action")
+        )
+        flat = self._tensor(self._flatten(observation))
+        final = self._final_observations(infos, flat) if "final_obs" in infos else flat
+        return Timestep(
+            flat,
+            self._tensor(self._rewards(rewards, infos)),
+            self._tensor(terminated),
+            self._tensor(truncated),
+            final,
+            self._action_mask(infos),
+            self._metrics(infos),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values. `exact` says whether they hold the environments' states (see `snapshot.py`); where they
+        do not, `reason` says why."""
+        state: dict[str, Any] = {"id": self.id, "num_envs": self.num_envs, "seed": self._seed}
+        state["steps"] = self._steps_before + self._steps
+        snapshots = self._envs.call("snapshot")
+        reasons = [snapshot for snapshot in snapshots if isinstance(snapshot, str)]
+        if reasons:
+            return {**state, "exact": False, "reason": reasons[0]}
+        return {**state, "exact": True, "envs": list(snapshots)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue bit for bit where the state is exact. Where it is not, all episodes begin anew on random
+        streams of their own and `notice` says so: call `reset()` for the observation to go on from.
+
+        Raises:
+            ValueError: the state is of another environment or another number of them.
+        """
+        for name in ("id", "num_envs"):
+            if state[name] != getattr(self, name):
+                raise ValueError(f"the saved state has {name} {state[name]!r}, not {getattr(self, name)!r}")
+        # Also for exact states: an environment may make part of itself only when it is first reset.
+        self.reset(seed=_seed_of(state["seed"] or 0, state["steps"]))
+        self._seed, self._steps_before = state["seed"], state["steps"] - self._steps
+        if state["exact"]:
+            self._envs.set_attr("snapshot", list(state["envs"]))
+            self.notice = None
+        else:
+            self.notice = f"{self.id} cannot be resumed exactly, episodes begin anew: {state['reason']}"
+
+    def render(self, index: int = 0) -> NDArray[np.uint8]:
+        if self.render_mode is None:
+            raise ValueError(f"{self.id} was made without a render_mode; pass render_mode='rgb_array'")
+        if isinstance(self._envs, SyncVectorEnv):
+            picture = self._envs.envs[index].render()
+        else:
+            picture = self._envs.call("render")[index]
+        if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
+            raise EnvError(f"{self.id}: environment {index}: render gave no [height, width, 3] picture")
+        return picture.astype(np.uint8, copy=False)
+
+    def close(self) -> None:
+        self._envs.close()
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
+
+    def _flatten(self, observation: Any) -> Floats:
+        flat = self._layout.flatten(observation, self.num_envs)
+        self._refuse_faulty(flat, range(self.num_envs))
+        return flat
+
+    def _refuse_faulty(self, flat: Floats, indices: Sequence[int], field: str = "") -> None:
+        if (fault := self._layout.first_fault(flat)) is not None:
+            self._fail(indices[fault[0]], field + fault[1])
+
+    def _fail(self, index: int, what: str) -> NoReturn:
+        if isinstance(self._envs, Workers):
+            self._envs.close(terminate=True)
+        raise EnvError(f"{self.id}: environment {index}, step {self._steps}: {what}")
+
+    def _final_observations(self, infos: Mapping[str, Any], flat: Tensor) -> Tensor:
+        final = np.zeros((self.num_envs, self._layout.width), np.float32)
+        for index in infos["_final_obs"].nonzero()[0].tolist():
+            row = self._layout.flatten(infos["final_obs"][index], 1)
+            self._refuse_faulty(row, [index], "final ")
+            final[index] = row
+        return self._tensor(final)
+
+    def _rewards(self, rewards: NDArray[np.float64], infos: Mapping[str, Any]) -> Floats:
+        """`[N, K]`. Where an episode ended, what its last step said is under `final_info`."""
+        if self._own_reward:
+            with np.errstate(over="ignore"):  # told below, as an error
+                values = rewards.astype(np.float32)[:, None]
+        else:
+            values = np.zeros((self.num_envs, len(self.reward_names)), np.float32)
+            for source in (infos, infos.get("final_info", {})):
+                if "components" in source:
+                    there = source["_components"]
+                    values[there] = source["components"][there]
+        # The sum of squares is the cheaper question; where it overflows the other one is still asked.
+        if not math.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
+            index, component = np.argwhere(~np.isfinite(values))[0]
+            self._fail(
+                int(index),
+                f"reward component {self.reward_names[component]!r} is {values[index, component]} as float32;"
+                " rewards must be finite",
+            )
+        return values
+
+    def _action_mask(self, infos: Mapping[str, Any]) -> Tensor | None:
+        there = infos.get("_action_mask")
+        if there is None and not self._masked:
+            return None
+        if not self._masked or there is None or not there.all():
+            missing = 0 if there is None else int(np.argmin(there))
+            self._fail(
+                missing, "info lacks 'action_mask', which must come with every observation or with none"
+            )
+        return self._tensor(infos["action_mask"])
+
+    def _metrics(self, infos: Mapping[str, Any]) -> dict[str, Tensor]:
+        last = infos.get("final_info", {})
+        if "success" not in last:
+            return {}
+        success = np.where(last["_success"], last["success"], np.nan).astype(np.float32)
+        return {"success": self._tensor(success)}
+
+
+def _component_weights(components: Mapping[str, float] | Sequence[str] | None) -> dict[str, float]:
+    if components is None:
+        return {}
+    if isinstance(components, str):
+        raise ValueError(f"reward_components is {components!r}; give a list of names or name: weight pairs")
+    named = components if isinstance(components, Mapping) else dict.fromkeys(components, 1.0)
+    weights = {str(name): float(weight) for name, weight in named.items()}
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"reward_components: the weight of {name!r} is {weight}; it must be at least 0")
+    if not weights or not any(weights.values()):
+        raise ValueError("reward_components names no component with a weight above 0")
+    return weights
+
+
+def _references(given: Mapping[str, Any] | Sequence[Any] | None) -> References | None:
+    if given is None:
+        return None
+    try:
+        random, expert = (given["random"], given["expert"]) if isinstance(given, Mapping) else given
+        return References(float(random), None if expert is None else float(expert))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"reference_returns is {given!r}; give `random` and `expert`") from None
+
+
+def _plain(table: Any) -> Any:
+    """Arrays, at any depth, as lists: an environment's table may be one, and has no truth value then."""
+    table = table.tolist() if isinstance(table, np.ndarray | np.generic) else table
+    return [_plain(part) for part in table] if isinstance(table, list | tuple) else table
+
+
+def _seed_of(seed: int, index: int) -> int:
+    """A seed of 31 bits (older environments take no more) that depends on (seed, index) alone."""
+    return int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0]) >> 1
+
+
+def _make(id: str, kwargs: dict[str, Any], render_mode: str | None) -> gymnasium.Env[Any, Any]:
+    # An environment without pictures need not know the keyword.
+    rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    try:
+        # Gymnasium's checker is replaced by `Guard`, which also looks at every step after the first.
+        env = gymnasium.make(id, disable_env_checker=True, **rendering, **kwargs)
+    except gymnasium.error.UnregisteredEnv as error:
+        near = difflib.get_close_matches(id.partition(":")[2] or id, gymnasium.registry, n=3, cutoff=0.5)
+        hint = f"; the closest known: {', '.join(near)}" if near else ""
+        raise ValueError(
+            f"{id!r} is no environment that Gymnasium knows{hint} ('module:Name-v0' imports a module first)"
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"{id!r} could not be made with {kwargs}: {type(error).__name__}: {error}"
+        ) from error
+    if render_mode is not None and env.render_mode != render_mode:
+        raise ValueError(
+            f"{id}: render_mode {render_mode!r} is not one of {env.metadata.get('render_modes')}"
+        )
+    return env
+
+
+def _make_guarded(make: functools.partial[gymnasium.Env[Any, Any]], index: int, contract: Contract) -> Guard:
+    return Guard(make(), index, contract)
+
+
+def _to_numpy(action: NativeAction, space: gymnasium.Space[Any], path: str) -> Any:
+    """Batched arrays of the space's own dtypes; copies, as an environment may keep what it is given."""
+    if isinstance(action, Tensor) and action.shape[1:] == space.shape:
+        array = action.numpy(force=True).astype(space.dtype)
+        if isinstance(space, spaces.Box) and space.dtype != np.float32:
+            # Not a silent clamp but rounding: the trainer reckons in float32, where a bound such as 0.1 is
+            # rounded to a number beyond it.
+            np.clip(array, space.low, space.high, out=array)
+        return array
+    if isinstance(space, spaces.Dict):
+        if not isinstance(action, dict) or action.keys() != space.spaces.keys():
+            raise ValueError(f"{path} must be a dict with the keys {list(space.spaces)}")
+        return {key: _to_numpy(action[key], part, f"{path}[{key!r}]") for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        if not isinstance(action, tuple) or len(action) != len(space.spaces):
+            raise ValueError(f"{path} must be a tuple of {len(space.spaces)} parts")
+        return tuple(
+            _to_numpy(part, of, f"{path}[{i}]")
+            for i, (part, of) in enumerate(zip(action, space.spaces, strict=True))
+        )
+    raise ValueError(f"{path} must be a tensor [N, *{space.shape}] for {space}")

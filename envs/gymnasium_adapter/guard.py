@@ -1,0 +1,201 @@
+"""What every single environment is wrapped in: nothing wrong gets past it, and errors say whose they are.
+
+It sits in the worker process where there is one, so that the index of the environment is known and that
+only what the trainer needs of `info` travels. Gymnasium's batching would turn a wrong dtype into another
+value and a wrong shape into an error without an index.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from equipoise.envs.gymnasium_adapter import snapshot
+from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
+
+
+class EnvError(RuntimeError):
+    """An environment misbehaved; the message gives its id, index and step, and the offending field."""
+
+
+def head_sizes(space: gymnasium.Space[Any]) -> tuple[int, ...]:
+    """The number of choices of each categorical head, in the order of the flattened action space."""
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(int(n) for n in space.nvec.reshape(-1))
+    if isinstance(space, spaces.Dict):
+        return tuple(n for part in space.spaces.values() for n in head_sizes(part))
+    if isinstance(space, spaces.Tuple):
+        return tuple(n for part in space.spaces for n in head_sizes(part))
+    return ()
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What is expected of an environment, the same for all of a batch."""
+
+    id: str
+    layout: ObservationLayout
+    action_space: gymnasium.Space[Any]
+    reward_components: tuple[str, ...]
+    """Keys of `info`; empty: the reward itself is the one component."""
+
+
+class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Checks what one environment returns, and reduces `info` to what the trainer reads:
+    `components` `[K]`, `action_mask` `[H, C]` and `success`.
+
+    Raises:
+        EnvError: from `reset` and `step`, whatever went wrong in the environment.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], index: int, contract: Contract) -> None:
+        super().__init__(env)
+        self._index, self._contract, self._layout = index, contract, contract.layout
+        self._heads = head_sizes(contract.action_space)
+        self._steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        try:
+            if seed is not None:  # Gymnasium leaves it to the user to seed what `sample` draws from
+                for space in snapshot.spaces(self.env):
+                    space.seed(seed)
+            result = self.env.reset(seed=seed, options=options)
+        except (Exception, SystemExit) as error:
+            self._fail(f"reset raised {type(error).__name__}: {error}", error)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+            self._fail("reset must return (observation, info)")
+        self._check_observation(result[0])
+        return result[0], self._mask(result[1])
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self._steps += 1
+        try:
+            result = self.env.step(action)
+        except (Exception, SystemExit) as error:
+            self._fail(f"step raised {type(error).__name__}: {error}", error)
+        if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
+            self._fail("step must return (observation, reward, terminated, truncated, info)")
+        observation, reward, terminated, truncated, info = result
+        self._check_observation(observation)
+        if type(reward) is not float:
+            self._check_real("reward", reward)
+        if not (type(terminated) is bool and type(truncated) is bool):
+            terminated = self._to_bool("terminated", terminated)
+            truncated = self._to_bool("truncated", truncated)
+        wanted = self._components(info) if self._contract.reward_components else {}
+        if terminated or truncated:
+            # An environment may hand out the same array for ever; the reset that follows would overwrite it.
+            observation = copy.deepcopy(observation)
+            wanted |= self._success(info)
+        elif info:
+            wanted |= self._mask(info)
+        return observation, reward, terminated, truncated, wanted
+
+    @property
+    def snapshot(self) -> dict[str, Any] | str:
+        """The environment's state as plain values, or the reason why it cannot be had."""
+        try:
+            return snapshot.take(self.env)
+        except snapshot.NotPlainError as reason:
+            return str(reason)
+
+    @snapshot.setter
+    def snapshot(self, state: Mapping[str, Any]) -> None:
+        snapshot.restore(self.env, state)
+
+    def _fail(self, what: str, cause: BaseException | None = None) -> NoReturn:
+        raise EnvError(
+            f"{self._contract.id}: environment {self._index}, step {self._steps}: {what}"
+        ) from cause
+
+    def _check_observation(self, observation: Any) -> None:
+        try:
+            self._layout.check(observation)
+        except ValueError as error:
+            self._fail(str(error))
+
+    def _check_real(self, field: str, value: Any) -> None:
+        if isinstance(value, int | float | np.integer | np.floating | np.bool_):
+            return
+        if not (isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind in "fiub"):
+            shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
+            self._fail(f"{field} is a {type(value).__name__}{shape}, expected one real number")
+
+    def _to_bool(self, field: str, flag: Any) -> bool:
+        if not isinstance(flag, bool | np.bool_):
+            self._fail(f"{field} is {flag!r} of type {type(flag).__name__}, expected a bool")
+        return bool(flag)
+
+    def _components(self, info: dict[str, Any]) -> dict[str, Any]:
+        for name in self._contract.reward_components:
+            if name not in info:
+                self._fail(f"info lacks the reward component {name!r}; it has {sorted(map(str, info))}")
+            self._check_real(f"reward component {name!r}", info[name])
+        return {"components": np.array([float(info[name]) for name in self._contract.reward_components])}
+
+    def _success(self, info: dict[str, Any]) -> dict[str, Any]:
+        for key in ("is_success", "success"):
+            if key in info:
+                value = info[key]
+                plain = isinstance(value, int | float | np.generic | np.ndarray)
+                number = np.asarray(value if plain else None)
+                if number.size != 1 or number.dtype.kind not in "fiub":
+                    self._fail(
+                        f"info[{key!r}] is {value!r}; allowed is one bool or number, or an array of one;"
+                        " leave the key out where there is nothing to report"
+                    )
+                return {"success": float(number.item())}
+        return {}
+
+    def _mask(self, info: dict[str, Any]) -> dict[str, Any]:
+        heads = self._heads
+        if "action_mask" not in info or not heads:
+            return {}
+        rows = split_mask(info["action_mask"], self._contract.action_space, heads)
+        if rows is None:
+            self._fail(
+                f"info['action_mask'] must be 0/1 or bool for heads of {list(heads)} choices (one array per"
+                f" head, all {sum(heads)} in a row, or for a Dict a dict with a mask under each key that has"
+                f" heads), got {info['action_mask']!r}"
+            )
+        mask = np.zeros((len(heads), max(heads)), np.bool_)
+        for head, row in enumerate(rows):
+            if not row.any():
+                self._fail(f"info['action_mask'] leaves head {head} no valid choice")
+            mask[head, : row.size] = row
+        return {"action_mask": mask}
+
+
+def split_mask(
+    given: Any, space: gymnasium.Space[Any], heads: tuple[int, ...]
+) -> list[NDArray[np.bool_]] | None:
+    """One bool array `[choices]` per head, of a sequence of them, of all in a row or, for a `Dict`, of a mask
+    under each key that holds heads; None if it is none of these. `heads`: the `head_sizes` of `space`."""
+    if isinstance(space, spaces.Dict) and isinstance(given, Mapping):
+        parts = {key: (part, own) for key, part in space.spaces.items() if (own := head_sizes(part))}
+        if not parts.keys() <= given.keys() <= space.spaces.keys():
+            return None
+        masks = [split_mask(given[key], *part) for key, part in parts.items()]
+        return None if None in masks else [row for mask in masks for row in mask or ()]
+    try:
+        rows = [np.asarray(row) for row in given]
+        if rows and all(row.shape == () for row in rows):
+            rows = np.split(np.asarray(given), np.cumsum(heads)[:-1])
+    except (TypeError, ValueError):
+        return None
+    if [row.shape for row in rows] != [(choices,) for choices in heads]:
+        return None
+    if any(row.dtype.kind not in "iubf" or ((row != 0) & (row != 1)).any() for row in rows):
+        return None
+    return [row.astype(np.bool_) for row in rows]

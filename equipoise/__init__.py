@@ -1,0 +1,1 @@
+"""Hybrid-action PPO that keeps discrete decisions and continuous parameters in balance."""

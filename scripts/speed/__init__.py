@@ -1,0 +1,1 @@
+"""Parts of the benchmarks of speed; the commands are in `scripts/`."""

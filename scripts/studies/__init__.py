@@ -1,0 +1,1 @@
+"""Parts of the studies over arms and seeds; the commands are in `scripts/`."""

@@ -1,0 +1,233 @@
+"""Studies: named variants (arms) of a configuration over environments and seeds, one folder for each run.
+
+A run is in `<out>/<env>/<arm>/s<seed>`, its output beside it in `s<seed>.log`; `parallel.py` trains what is
+missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any, Literal, ParamSpec
+
+import yaml
+
+from equipoise.trainer.configuration.compose import CONFIG_DIR, compose
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.system.files import unwritable, unwritable_folder
+
+P = ParamSpec("P")
+
+EVALUATIONS = 18
+"""Of a run: enough for a learning curve, a twentieth of the run's time."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A variant: its name (a folder's), its `key=value` overrides, and what it changes, in words."""
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    change: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-][\w.-]*", self.name):
+            allowed = "use letters, digits, '_', '-' and, not in front, '.'"
+            raise ValueError(f"the arm {self.name!r} names a folder: {allowed}")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    env: str
+    arm: Arm
+    seed: int
+    folder: Path
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    """What the run's config.yaml has to hold."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.env} {self.arm.name} s{self.seed}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+
+State = Literal["new", "unfinished", "finished", "different"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    job: Job
+    reason: str
+
+
+_DEFAULT = "(default: %(default)s)"
+
+
+def add_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
+    """The options that every study has. `seeds`: those that are trained by default, as `1-10`."""
+    parser.add_argument("--seeds", type=integers, default=seeds, help=f"as 1-3,7 {_DEFAULT}")
+    parser.add_argument(
+        "--jobs", type=positive, default=2, help=f"runs at a time, one thread each {_DEFAULT}"
+    )
+    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
+
+
+def add_environments(parser: argparse.ArgumentParser) -> None:
+    """The options of a study whose environments are free."""
+    parser.add_argument(
+        "--env", type=environments, default="topology_spawn", help=f"of conf/env, as a,b {_DEFAULT}"
+    )
+    parser.add_argument(
+        "--steps", type=positive, default=150_000, help=f"of the environment, for each run {_DEFAULT}"
+    )
+
+
+def add_places(parser: argparse.ArgumentParser, out: str, report: str) -> None:
+    """The options of a study whose report is one Markdown file."""
+    parser.add_argument("--out", type=folder, default=out, help=f"folder of the runs {_DEFAULT}")
+    parser.add_argument("--report", type=file, default=report, help=f"Markdown file {_DEFAULT}")
+
+
+def study(main: Callable[P, int]) -> Callable[P, int]:
+    """`main` of a study's command line: one message and exit status 2 for a configuration that cannot be, 130
+    where somebody stops it."""
+
+    @wraps(main)
+    def guarded(*arguments: P.args, **keywords: P.kwargs) -> int:
+        try:
+            return main(*arguments, **keywords)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on", file=sys.stderr)
+            return 130
+
+    return guarded
+
+
+def environments(text: str) -> list[str]:
+    """`a,b`, files of conf/env. Raises `argparse.ArgumentTypeError`, which says what there is."""
+    return chosen(text, sorted(path.stem for path in (CONFIG_DIR / "env").glob("*.yaml")), "environment")
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on. Raises `argparse.ArgumentTypeError`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def folder(text: str) -> Path:
+    """One that is there or can be made. Raises `argparse.ArgumentTypeError`."""
+    path = Path(text)
+    if why := unwritable_folder(path):
+        raise argparse.ArgumentTypeError(f"{text}: {why}")
+    return path
+
+
+def file(text: str) -> Path:
+    """One that is there or can be written. Raises `argparse.ArgumentTypeError`."""
+    path = Path(text)
+    if why := unwritable(path):
+        raise argparse.ArgumentTypeError(f"{text}: {why}")
+    return path
+
+
+def chosen(text: str, known: Collection[str], kind: str) -> list[str]:
+    """The names in `a,b`, each once. Raises `argparse.ArgumentTypeError` for one that is not known."""
+    if unknown := [name for name in names(text) if name not in known]:
+        there = ", ".join(known)
+        raise argparse.ArgumentTypeError(f"no such {kind}: {', '.join(unknown)}; there are {there}")
+    if not names(text):
+        raise argparse.ArgumentTypeError(f"no {kind} is named; there are {', '.join(known)}")
+    return list(dict.fromkeys(names(text)))
+
+
+def names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def integers(text: str) -> list[int]:
+    """`1-3,7` as 1, 2, 3, 7. Raises `argparse.ArgumentTypeError`."""
+    found: list[int] = []
+    for part in names(text):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        span = range(int(match[1]), int(match[2] or match[1]) + 1) if match else ()
+        if not span:
+            raise argparse.ArgumentTypeError(f"{part!r} is neither a number nor a span of numbers, as 1-3")
+        found += span
+    if not found:
+        raise argparse.ArgumentTypeError("none are named; wanted are numbers, as 1-3,7")
+    return found
+
+
+def plan(arms: Sequence[Arm], envs: Sequence[str], seeds: Sequence[int], steps: int, out: Path) -> list[Job]:
+    """All runs, seed by seed, so that those of a study that is stopped early compare all arms.
+
+    Raises `trainer.configuration.errors.ConfigError` for overrides that make no configuration.
+    """
+    configs = {(env, arm): _configured(env, arm, steps) for env in envs for arm in arms}
+    jobs = []
+    for seed in seeds:
+        for (env, arm), (overrides, config) in configs.items():
+            folder = (out / env / arm.name / f"s{seed}").resolve()
+            plain = config.plain() | {"seed": seed}
+            jobs.append(Job(env, arm, seed, folder, (*overrides, f"seed={seed}"), plain))
+    return jobs
+
+
+@cache
+def _configured(env: str, arm: Arm, steps: int) -> tuple[tuple[str, ...], Config]:
+    """The overrides of an arm with those of the study before them, and what they compose to."""
+    overrides = [f"env={env}", "threads=1", f"trainer.total_env_steps={steps}", *arm.overrides]
+    config = compose(overrides)
+    if not any(override.startswith("trainer.eval_every=") for override in arm.overrides):
+        iterations = steps // (config.trainer.batch.rollout_steps * config.env.num_envs)
+        every = max(iterations // EVALUATIONS, 1)
+        overrides.append(f"trainer.eval_every={every}")
+        config = config.model_copy(
+            update={"trainer": config.trainer.model_copy(update={"eval_every": every})}
+        )
+    return tuple(overrides), config
+
+
+def without_repetition(arms: Sequence[Arm], env: str, steps: int) -> tuple[list[Arm], dict[str, str]]:
+    """The arms that differ, and for each arm that is another one in other words: that one's name."""
+    seen: dict[str, str] = {}
+    kept, same = [], {}
+    for arm in arms:
+        key = json.dumps(_configured(env, arm, steps)[1].plain(), sort_keys=True)
+        if key in seen:
+            same[arm.name] = seen[key]
+        else:
+            seen[key] = arm.name
+            kept.append(arm)
+    return kept, same
+
+
+def state_of(job: Job) -> State:
+    """`different`: the folder holds a run of another configuration, or something else: it is left alone."""
+    path = job.folder / "config.yaml"
+    if not path.exists():
+        return "different" if job.folder.exists() and any(job.folder.iterdir()) else "new"
+    found = yaml.safe_load(path.read_text())
+    # A run that went on names its checkpoint there.
+    if {**found, "resume": None} != yaml.safe_load(yaml.safe_dump({**job.config, "resume": None})):
+        return "different"
+    summary = job.folder / "summary.json"
+    done = summary.exists() and json.loads(summary.read_text())["status"] == "finished"
+    return "finished" if done else "unfinished"

@@ -1,0 +1,202 @@
+"""Trains the missing runs of a study in parallel processes.
+
+A run that is finished is not run again, an interrupted one goes on from its checkpoint, one that fails does
+not stop the others. Ctrl-C lets the runs at hand write a checkpoint first; a second one ends them at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from equipoise.scripts.studies.experiments import Failure, Job, State, state_of
+
+ROOT = Path(__file__).parents[3]
+_POLL_SECONDS = 0.2
+_LOG_LINES = 6
+_DIFFERENT = "the folder holds a run of another configuration: remove it, or choose another --out"
+_BUSY = "another process is training it"
+
+
+def run(jobs: Sequence[Job], parallel: int = 2, console: Console | None = None) -> list[Failure]:
+    """Run what is missing, `parallel` at a time; returns what failed. `KeyboardInterrupt` is passed on once
+    all runs have stopped."""
+    console = console or Console()
+    states = {job.folder: state_of(job) for job in jobs}
+    waiting = deque(job for job in jobs if states[job.folder] in ("new", "unfinished"))
+    failures = _foreign(jobs, states, console)
+    console.print(f"{len(jobs)} runs: {len(jobs) - len(waiting) - len(failures)} done, {len(waiting)} to do")
+    with _Crew(len(waiting), console) as crew:
+        while waiting or crew.running:
+            while waiting and len(crew.running) < parallel:
+                crew.start(waiting.popleft())
+            time.sleep(_POLL_SECONDS)
+            crew.collect()
+    return failures + crew.failures
+
+
+def trained(jobs: Sequence[Job], parallel: int, report_only: bool) -> tuple[list[Job], list[Failure]]:
+    """What a study has to report: the jobs without those whose folder holds something else, and what failed.
+    `report_only`: nothing is run."""
+    if report_only:
+        failures = _foreign(jobs, {job.folder: state_of(job) for job in jobs}, Console())
+    else:
+        failures = run(jobs, parallel)
+    others = {failure.job.folder for failure in failures if failure.reason == _DIFFERENT}
+    return [job for job in jobs if job.folder not in others], failures
+
+
+def _foreign(jobs: Sequence[Job], states: Mapping[Path, State], console: Console) -> list[Failure]:
+    """Jobs whose folder holds something else; says so."""
+    failures = [Failure(job, _DIFFERENT) for job in jobs if states[job.folder] == "different"]
+    for failure in failures:
+        _say(console, f"{failure.job.name}: {failure.job.folder}: {failure.reason}")
+    return failures
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass
+class _Crew:
+    """The processes at work, and the bar that shows how far they are."""
+
+    total: int
+    console: Console
+    running: list[tuple[Job, subprocess.Popen[bytes], float]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    ended: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def __enter__(self) -> _Crew:
+        columns = (TextColumn("{task.completed:.1f} / {task.total:.0f} runs"), BarColumn())
+        hidden = not self.console.is_terminal
+        self.bar = Progress(*columns, TextColumn("{task.description}"), console=self.console, disable=hidden)
+        self.task = self.bar.add_task("", total=self.total)
+        self.bar.start()
+        # A plain `kill` stops the runs too, by the same way out as Ctrl-C.
+        self.before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            _stop([process for _, process, _ in self.running])
+        finally:
+            signal.signal(signal.SIGTERM, self.before)
+            self.bar.stop()
+
+    def start(self, job: Job) -> None:
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("ab") as log:
+            try:  # held until the run has closed its output, even if this process dies before
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._end(job, _BUSY)
+                return
+            process = subprocess.Popen(
+                _command(job), stdout=log, stderr=log, env=_environment(), start_new_session=True
+            )
+        self.running.append((job, process, time.monotonic()))
+
+    def collect(self) -> None:
+        """Take in the runs that have ended, and show where the others are."""
+        for entry in [entry for entry in self.running if entry[1].poll() is not None]:
+            self.running.remove(entry)
+            job, process, started = entry
+            self._end(job, _complaint(job, process.returncode), time.monotonic() - started)
+        done = self.ended + sum(_fraction_done(job) for job, _, _ in self.running)
+        names = ", ".join(job.name for job, _, _ in self.running)
+        self.bar.update(self.task, completed=done, description=f"eta {self._eta(done)}  {names}")
+
+    def _end(self, job: Job, complaint: str | None, seconds: float = 0.0) -> None:
+        self.ended += 1
+        if complaint is not None:
+            self.failures.append(Failure(job, complaint))
+        outcome = "failed" if complaint else f"finished, {_score(job)}"
+        text = f"[{self.ended}/{self.total}] {job.name}: {outcome}, {seconds:.0f} s"
+        _say(self.console, f"{text}  eta {self._eta(self.ended)}")
+        if complaint is not None:
+            _say(self.console, complaint)
+
+    def _eta(self, done: float) -> str:
+        if done <= 0:
+            return "n/a"
+        seconds = round((time.monotonic() - self.began) / done * (self.total - done))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _command(job: Job) -> list[str]:
+    """A new run, or a resumed one. What a run left that ended before its first checkpoint is removed."""
+    command = [sys.executable, "-m", "equipoise.trainer.run"]
+    if any((job.folder / "checkpoints").glob("*.pt")):
+        return [*command, f"resume={job.folder}"]
+    if job.folder.exists():
+        shutil.rmtree(job.folder)
+    quoted = str(job.folder).replace("\\", "\\\\").replace("'", "\\'")
+    return [*command, *job.overrides, f"hydra.run.dir='{quoted}'"]
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def _complaint(job: Job, code: int) -> str | None:
+    """Why a run that has ended is not finished."""
+    if code == 0 and state_of(job) == "finished":
+        return None
+    lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
+    return "\n".join([f"exit status {code}, {job.log} ends with", *lines[-_LOG_LINES:]])
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Interrupt, and wait until the checkpoints are written; kill if interrupted again meanwhile."""
+    with _killing(processes):
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        for process in processes:
+            process.wait()
+
+
+@contextmanager
+def _killing(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        for process in processes:
+            process.kill()
+            process.wait()
+        raise
+
+
+def _fraction_done(job: Job) -> float:
+    """From the last line of the metrics, which begins with the iteration and the steps."""
+    try:
+        with (job.folder / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 50_000))
+            found = re.findall(rb'"env_steps": (\d+)', file.read())
+    except FileNotFoundError:
+        return 0.0
+    return min(int(found[-1]) / job.config["trainer"]["total_env_steps"], 1.0) if found else 0.0
+
+
+def _score(job: Job) -> str:
+    summary = json.loads((job.folder / "summary.json").read_text())
+    name = "return_mean" if summary["normalized_score"] is None else "normalized_score"
+    return f"{name} {summary[name]:.3f}"

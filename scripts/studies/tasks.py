@@ -1,0 +1,107 @@
+"""The benchmarks of the field: how each is trained here, and what others have published for it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from equipoise.scripts.studies.experiments import Arm, Job, chosen, plan
+from equipoise.trainer.configuration.compose import compose
+
+Measure = Literal["success_rate", "return_mean"]
+
+HYAR = "HyAR (Li et al., ICLR 2022, table 2)"
+HPPO = "HPPO as run for HyAR's table 2"
+CHDP = "CHDP (AAAI 2026)"
+H_PPO = "H-PPO (DI-engine), 5 M steps"
+
+
+@dataclass(frozen=True)
+class Published:
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """`env` and `overrides` compose its configuration; the experiment's file holds the number of steps."""
+
+    name: str
+    env: str
+    overrides: tuple[str, ...]
+    measure: Measure
+    ppo: Published | None = None
+    """The best published result of a PPO-based method."""
+    best: Published | None = None
+    """The best published result of any method; None where that is `ppo`."""
+
+
+def _hard_move(n: int, ppo: float, best: Published) -> tuple[Task, Task]:
+    """The published form, one parameter for each of 2ⁿ options, and ours of n independent actuators,
+    of which there are no published numbers."""
+    overrides = ("experiment=hard_move", f"env.n={n}")
+    option, actuator = ((*overrides, f"env.form={form}") for form in ("option", "actuator"))
+    return (
+        Task(f"hard_move_{n}", "hard_move", option, "success_rate", Published(ppo, HPPO), best),
+        Task(f"hard_move_{n}_actuator", "hard_move", actuator, "success_rate"),
+    )
+
+
+def _plain(name: str, measure: Measure, ppo: Published, best: Published | None = None) -> Task:
+    return Task(name, name, (f"experiment={name}",), measure, ppo, best)
+
+
+TASKS = (
+    Task("cartpole", "gymnasium", ("experiment=cartpole",), "return_mean"),
+    Task("pendulum", "gymnasium", ("experiment=pendulum",), "return_mean"),
+    _plain("catch_point", "success_rate", Published(0.69, HPPO), Published(0.938, CHDP)),
+    *_hard_move(4, 0.09, Published(0.942, CHDP)),
+    _plain("moving", "return_mean", Published(1.85, H_PPO)),
+    _plain("sliding", "return_mean", Published(1.50, H_PPO)),
+    *_hard_move(6, 0.05, Published(0.939, CHDP)),
+    _plain("platform", "return_mean", Published(0.80, HPPO), Published(0.997, CHDP)),
+    *_hard_move(8, 0.04, Published(0.906, CHDP)),
+    _plain("goal", "success_rate", Published(0.0, HPPO), Published(0.809, CHDP)),
+    *_hard_move(10, 0.05, Published(0.82, HYAR)),
+)
+"""The cheapest first."""
+
+
+def jobs_of(
+    tasks: Sequence[Task],
+    arms: Mapping[str, Sequence[str]],
+    seeds: Sequence[int],
+    out: Path,
+    share: float = 1.0,
+) -> list[Job]:
+    """Every task with every arm's overrides, for `share` of its steps; seed by seed, so that a study that is
+    stopped early has something of all."""
+    jobs = []
+    for task in tasks:
+        steps = compose([f"env={task.env}", *task.overrides]).trainer.total_env_steps
+        variants = [Arm(name, (*task.overrides, *overrides)) for name, overrides in arms.items()]
+        for job in plan(variants, [task.env], seeds, round(share * steps), out):
+            folder = (out / task.name / job.arm.name / f"s{job.seed}").resolve()
+            jobs.append(replace(job, env=task.name, folder=folder))
+    return sorted(jobs, key=lambda job: job.seed)
+
+
+def tasks_named(text: str, allowed: Sequence[Task]) -> list[Task]:
+    """`a,b` of a command line. Raises `argparse.ArgumentTypeError`."""
+    known = {task.name: task for task in allowed}
+    return [known[name] for name in chosen(text, known, "task")]
+
+
+def add_share(parser: argparse.ArgumentParser, default: float) -> None:
+    text = f"train for this share of each task's steps (default: {default:g})"
+    parser.add_argument("--share", type=fraction, default=default, help=text)
+
+
+def fraction(text: str) -> float:
+    """Above 0 and up to 1. Raises `argparse.ArgumentTypeError`."""
+    if not 0.0 < (share := float(text)) <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} must lie in (0, 1]")
+    return share

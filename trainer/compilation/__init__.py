@@ -1,0 +1,1 @@
+"""What `trainer.compile` does."""

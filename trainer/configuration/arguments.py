@@ -1,0 +1,60 @@
+"""`key=value` arguments of the small commands (evaluate, play, export), checked like the configuration."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from equipoise.trainer.configuration.errors import ConfigError, allowed, problems_of, shown
+from equipoise.trainer.system.files import unwritable
+
+
+def print_help(text: str) -> None:
+    """Print it, as far as somebody reads it (`| head`)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # what Python flushes once more at its end must not fail either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_output(path: Path | None) -> None:
+    """Raise `ConfigError` for a file that could not be written in the end."""
+    if path is not None and (why := unwritable(path)):
+        raise ConfigError(f"output = {path}: {why}")
+
+
+class Arguments(BaseModel):
+    """Subclasses list the keys; the docstring is the head of the command's `--help`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> Self:
+        """Raises `ConfigError`; prints the help and exits where it is asked for."""
+        if {"-h", "--help"} & set(arguments):
+            print_help(cls._help())
+            raise SystemExit(0)
+        raw: dict[str, str] = {}
+        for argument in arguments:
+            key, equals, value = argument.partition("=")
+            if not equals:
+                raise ConfigError(f"cannot read the argument {argument!r} (arguments are key=value)")
+            raw[key] = value
+        try:
+            return cls.model_validate_strings(raw)
+        except ValidationError as error:
+            raise ConfigError(*problems_of(error, cls, raw)) from None
+
+    @classmethod
+    def _help(cls) -> str:
+        lines = []
+        for name, field in cls.model_fields.items():
+            default = "must be given" if field.is_required() else f"default {shown(field.default)}"
+            meaning = f": {field.description}" if field.description else ""
+            lines.append(f"  {name}={allowed(field.annotation, field.metadata)}{meaning} ({default})")
+        return "\n".join([(cls.__doc__ or "").strip(), "", *lines])

@@ -1,0 +1,157 @@
+"""Turns the files of `conf/` and `key=value` arguments into a `Config`, by way of Hydra.
+
+Hydra's errors come out as `ConfigError`, in the words of this project. Hydra wants a `+` before a key that
+no file has; here every `key=value` is let in, and `check` (in `schema.py`) knows better what is a mistake: it
+names the nearest right key, and finds all mistakes at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from equipoise.trainer.configuration.errors import ConfigError, nearest
+from equipoise.trainer.configuration.schema import Config, check, env_label
+
+CONFIG_DIR = Path(__file__).parents[2] / "conf"
+GROUPS = tuple(sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir()))
+
+RESUMABLE = (
+    "device",
+    "threads",
+    "trainer.total_env_steps",
+    "trainer.eval_every",
+    "trainer.eval_episodes",
+    "trainer.final_eval_episodes",
+    "trainer.checkpoint_every",
+    "trainer.keep_every",
+    "trainer.keep_max",
+    "trainer.on_save_error",
+    "trainer.max_bad_updates",
+    "trainer.compile",
+)
+"""What may differ when a run goes on: how long, how it is watched, where and by what code, not what it learns
+from."""
+
+
+def _run_name(*, _root_: DictConfig) -> str:
+    env = _root_.get("env", {})
+    return f"{env_label(env if isinstance(env, Mapping) else {})}-{_root_.get('preset')}"
+
+
+OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+# With a cache, which Hydra hands on with the configuration: in a job's own process too it is the sweep's.
+OmegaConf.register_new_resolver("sweep_process", os.getpid, use_cache=True, replace=True)
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The checked configuration for `key=value` arguments as one types them. Raises `ConfigError`."""
+    return from_hydra(compose_unchecked(overrides))
+
+
+def compose_unchecked(overrides: Sequence[str] = ()) -> DictConfig:
+    """What Hydra makes of the arguments. Raises `ConfigError` for what Hydra itself refuses."""
+    with readable_errors(), hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return hydra.compose("config", admit(overrides))
+
+
+def from_hydra(composed: DictConfig) -> Config:
+    """What Hydra composed, resolved and checked. Raises `ConfigError`."""
+    with readable_errors():
+        raw = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
+    assert isinstance(raw, dict)
+    return check({str(key): value for key, value in raw.items()})
+
+
+def admit(arguments: Sequence[str]) -> list[str]:
+    """Prefix `++` to each `key=value` that is no choice of a group and not Hydra's own; flags come first.
+
+    Raises `ConfigError` for a value without a key and for a list of options, over which Hydra itself falls.
+    """
+
+    def admitted(argument: str) -> str:
+        if re.match(r"[+~@]*=", argument):
+            raise ConfigError(f"cannot read the argument {argument!r} (arguments are key=value)")
+        key = re.match(r"([A-Za-z_][\w./-]*)=", argument)
+        if key and (key[1] in GROUPS or "/" in key[1]):
+            if argument[key.end() :].lstrip().startswith(("[", "{")):
+                raise ConfigError(
+                    f"{argument}: {key[1]} is a group of which one option is chosen, by its name"
+                )
+            # Over anything but text Hydra falls, too; a text is merely no option that there is.
+            other = r"(?<=[=,])([+-]?[\d.][\w.+-]*|(?i:true|false|nan|inf|null))(?=,|$)"
+            return re.sub(other, r"'\1'", argument)
+        ours = key and not key[1].startswith("hydra.")
+        return f"++{argument}" if ours else argument
+
+    # Hydra's parser takes the overrides in one piece only: `preset=a,b -m seed=1,2` would be an error.
+    flags_first = sorted(arguments, key=lambda argument: "=" in argument or argument.startswith("~"))
+    return [admitted(argument) for argument in flags_first]
+
+
+def resumed(plain: Mapping[str, Any], overrides: Sequence[str], checkpoint: str) -> Config:
+    """The configuration of a checkpoint, with what may be changed changed. Raises `ConfigError`."""
+    raw = {**plain, "resume": checkpoint, "trainer": dict(plain["trainer"])}
+    with readable_errors():
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    refused = [p.key_or_group for p in parsed if p.key_or_group not in RESUMABLE]
+    if refused:
+        raise ConfigError(
+            f"{', '.join(refused)} cannot be changed when a run goes on; these can: {', '.join(RESUMABLE)}"
+        )
+    for override in parsed:
+        section, _, name = override.key_or_group.rpartition(".")
+        (raw[section] if section else raw)[name] = override.value()
+    return check(raw)
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Hydra's and OmegaConf's errors inside this context become a `ConfigError`."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def _explain(error: Exception) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MissingConfigException) and cause.options is not None:
+            return _no_such_option(cause)
+        if isinstance(cause, OverrideParseException):
+            argument, reason = cause.override.removeprefix("++"), _first_line(cause)
+            if reason.startswith("LexerNoViableAlt"):
+                reason = "a value with such characters stands in quotes, key=\"'value'\" in a shell"
+            return f"cannot read the argument {argument!r} (arguments are key=value): {reason}"
+        cause = cause.__cause__
+    text = _first_line(error) if not isinstance(error, ConfigCompositionException) else str(error)
+    return text.replace("++", "")
+
+
+def _no_such_option(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = sorted(error.options or ())
+    hint = f"; did you mean {match}?" if (match := nearest(option, options)) else ""
+    if group == "hydra/launcher":
+        hint = "; joblib and submitit come with pip install -e '.[sweep]'"
+    return f"{group}={option}: there is no such option{hint} ({group} has {', '.join(options) or 'none yet'})"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,322 @@
+"""The configuration of a run: what keys there are, their types, ranges and meaning, and how they are checked.
+
+Hydra composes `conf/` into a plain dictionary; `check` turns it into a `Config` or raises one `ConfigError`
+that lists everything wrong with it. Required keys have no defaults here: `conf/` holds them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from equipoise.trainer.configuration.constructors import as_whole, check_section
+from equipoise.trainer.configuration.errors import (
+    ConfigError,
+    Problem,
+    bad_value,
+    nearest,
+    problems_of,
+    unknown,
+)
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+LARGEST = 1e30
+"""Of a factor in the arithmetic of float32, which ends at 3.4e38."""
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
+LogStd = Annotated[float, Field(ge=-20, le=20)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, le=10**15)]
+"""A thousand streams are made from each, and PyTorch takes 64 bits."""
+
+SUPPLIED_TO_ENV = frozenset({"num_envs", "device"})
+SUPPLIED_TO_STAGES = frozenset(
+    {"num_envs", "num_components", "device", "reward_names", "reward_weights", "gamma", "parameters"}
+)
+"""Constructor parameters that `trainer.build` fills in; they are no configuration keys."""
+
+_MOMENTS = ("rewards", "advantages", "losses", "gradients")
+_MISSING = "???"  # OmegaConf's mark for a value that has to be given
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalize(cls, raw: Any) -> Any:
+        """What YAML cannot tell apart: `1e6` and 1000000, a list and a tuple. `???` counts as missing."""
+        if not isinstance(raw, dict):
+            return raw
+        fields = cls.model_fields
+        hints = {key: fields[key].annotation if key in fields else None for key in raw}
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+        return {key: as_whole(value, hints[key]) for key, value in given.items() if value != _MISSING}
+
+
+class Component(Section):
+    """A class and the keywords to call it with (`trainer.build` adds what it supplies itself)."""
+
+    target: str = Field(alias="_target_", description="package.module.Class")
+    keywords: dict[str, Any] = Field(description="for its constructor")
+
+
+class Environment(Component):
+    name: str | None = Field(None, description="label of the run folder; null: env.id, or the class's name")
+    num_envs: Size = Field(description="environments that step together")
+
+    @property
+    def label(self) -> str:
+        return env_label({"_target_": self.target, "name": self.name, **self.keywords})
+
+
+class Policy(Section):
+    kind: Literal["mlp", "node_set"] = Field(
+        description="mlp for flat observations, node_set for sets of nodes"
+    )
+    hidden_sizes: Annotated[tuple[Size, ...], Field(min_length=1)] = Field(description="widths of the layers")
+    activation: Literal["tanh", "relu", "silu", "elu"]
+    log_std_init: LogStd = Field(
+        description="initial log of σ, in the space where [-1, 1] is the whole range"
+    )
+    log_std_min: LogStd
+    log_std_max: LogStd
+    state_dependent_std: bool = Field(description="σ is an output of the network")
+    shared_critic: bool = Field(description="the critic reads the actor's trunk (mlp only)")
+    shared_trunk: bool = Field(description="both action types read the same trunk")
+    normalize_observations: bool = Field(description="running mean and std (mlp only)")
+
+
+class Adam(Section):
+    kind: Literal["adam"]
+    learning_rate: Positive
+    eps: Positive
+    anneal: bool = Field(description="learning rate falls to 0 over the run, linearly")
+
+
+class Sgd(Section):
+    kind: Literal["sgd"]
+    learning_rate: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    anneal: bool = Field(description="learning rate falls to 0 over the run, linearly")
+
+
+class PolicyLossWeights(Section):
+    discrete_weight: Annotated[float, Field(ge=0)] = Field(description="importance of the discrete decisions")
+    continuous_weight: Annotated[float, Field(ge=0)] = Field(description="importance of the parameters")
+
+
+class Batch(Section):
+    rollout_steps: Size = Field(description="steps of each environment in one iteration")
+    update_epochs: Size = Field(description="passes over each rollout")
+    num_minibatches: Size = Field(description="optimizer steps in a pass; divides rollout_steps * num_envs")
+
+
+class Trainer(Section):
+    total_env_steps: Count = Field(description="length of the run, over all environments and processes")
+    gamma: Fraction = Field(description="discount")
+    gae_lambda: Fraction
+    clip_epsilon: Positive = Field(description="PPO's clip range")
+    value_coefficient: Annotated[float, Field(ge=0, le=LARGEST)]
+    max_grad_norm: Positive = Field(description="global clip of the gradient")
+    ratio: Literal["per_decision", "per_type"] = Field(description="what one PPO ratio is taken over")
+    reduction: Literal["common", "active"] = Field(
+        description="both surrogates over one divisor, or each over its own active decisions"
+    )
+    target_kl: Annotated[float, Field(gt=0)] | None = Field(
+        description="end the epochs early beyond this KL; null: never"
+    )
+    normalize_values: bool = Field(description="critic learns normalised targets")
+    eval_every: CountOrZero = Field(description="iterations between evaluations; 0: only at the end")
+    eval_episodes: Count = Field(description="episodes of such an evaluation")
+    final_eval_episodes: Count = Field(description="episodes of the evaluation at the end")
+    checkpoint_every: Count = Field(description="iterations between writing last.pt")
+    keep_every: CountOrZero = Field(description="iterations between numbered checkpoints; 0: none")
+    keep_max: Count = Field(description="how many numbered checkpoints stay")
+    on_save_error: Literal["stop", "warn"] = Field(
+        description="when the run folder cannot be written (disk full): end the run, or go on and try again"
+    )
+    max_bad_updates: Count = Field(description="non-finite updates in a row that end the run")
+    compile: Literal["none", "default", "cudagraphs"] = Field(
+        description="default: steps of the rollout and whole updates are recorded and compiled, which takes "
+        "half a minute the first time and seconds from then on; cudagraphs: on a GPU, rollouts and updates "
+        "are recorded and launched as a whole"
+    )
+    policy_loss_weights: PolicyLossWeights
+    batch: Batch
+    stages: tuple[str, ...] = Field(min_length=1, description="names of sections, in order")
+    sections: dict[str, Component] = Field(description="a section with a _target_ for each stage")
+
+
+class Config(Section):
+    """A checked configuration. `sections` and `keywords` are the only names that differ from the YAML."""
+
+    seed: Seed
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(description="of the CPU, for each process")
+    preset: str = Field(description="set by the group preset")
+    experiment: str | None = Field(None, description="set by the group experiment")
+    resume: str | None = Field(None, description="run folder or checkpoint to continue; needs nothing else")
+    env: Environment
+    policy: Policy
+    optimizer: Adam | Sgd = Field(discriminator="kind")
+    trainer: Trainer
+
+    @property
+    def stages(self) -> dict[str, Component]:
+        """The stages to build, in their order. Sections that `trainer.stages` does not name are left out."""
+        return {name: self.trainer.sections[name] for name in self.trainer.stages}
+
+    def plain(self) -> dict[str, Any]:
+        """The dictionary that `check` accepts again: for YAML, checkpoints and logs."""
+        raw = self.model_dump(mode="json", by_alias=True)
+        raw["env"].update(raw["env"].pop("keywords"))
+        for name, section in raw["trainer"].pop("sections").items():
+            raw["trainer"][name] = {"_target_": section["_target_"], **section["keywords"]}
+        return raw
+
+
+def check(raw: Mapping[str, Any]) -> Config:
+    """The composed configuration `raw` as a `Config`. Raises `ConfigError`; builds nothing."""
+    nested = dict(raw)
+    problems = [*_nest_env(nested), *_nest_sections(nested)]
+    try:
+        config = Config.model_validate(nested)
+    except ValidationError as error:
+        raise ConfigError(*_without_echoes([*problems_of(error, Config, nested), *problems])) from None
+    if problems := [*problems, *_contradictions(config, {problem.key for problem in problems})]:
+        raise ConfigError(*problems)
+    return config
+
+
+def env_label(env: Mapping[str, Any]) -> str:
+    """What run folders and summaries call an environment."""
+    name = env.get("name") or env.get("id") or str(env.get("_target_", "env")).rpartition(".")[2]
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in str(name))
+
+
+def _nest_env(raw: dict[str, Any]) -> list[Problem]:
+    """Move the constructor's keywords of `raw["env"]` together, and check them."""
+    env = raw.get("env")
+    if not isinstance(env, Mapping):
+        return []
+    env = {key: value for key, value in env.items() if value != _MISSING}
+    own = {key: env.pop(key) for key in ("_target_", "name", "num_envs") if key in env}
+    problems: list[Problem] = []
+    if isinstance(target := own.get("_target_"), str):
+        env, problems = check_section("env", target, env, SUPPLIED_TO_ENV, ("step",))
+    raw["env"] = {**own, "keywords": env}
+    return problems
+
+
+def _nest_sections(raw: dict[str, Any]) -> list[Problem]:
+    """The same for every section of `raw["trainer"]` that has a `_target_`."""
+    if not isinstance(raw.get("trainer"), Mapping):
+        return []
+    trainer = dict(raw["trainer"])
+    known = [name for name in Trainer.model_fields if name != "sections"]
+    extra = {name: trainer.pop(name) for name in list(trainer) if name not in known}
+    sections, problems = {}, []
+    for name, section in extra.items():
+        if isinstance(section, Mapping) and isinstance(section.get("_target_"), str):
+            keywords = {k: v for k, v in section.items() if k != "_target_"}
+            target = section["_target_"]
+            keywords, wrong = check_section(f"trainer.{name}", target, keywords, SUPPLIED_TO_STAGES, _MOMENTS)
+            sections[name] = {"_target_": target, "keywords": keywords}
+            problems += wrong
+        elif name in (trainer.get("stages") or ()):
+            problems.append(bad_value(f"trainer.{name}", section, "a section with a _target_"))
+        else:
+            named = [n for n, s in extra.items() if isinstance(s, Mapping) and "_target_" in s]
+            problems.append(unknown(f"trainer.{name}", section, [*known, *named]))
+    raw["trainer"] = {**trainer, "sections": sections}
+    return problems
+
+
+def _without_echoes(problems: list[Problem]) -> list[Problem]:
+    """Drop the second report of a value that one key takes from another of the same name."""
+    first: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        first.setdefault((problem.key.rpartition(".")[2], problem.complaint), problem)
+    return list(first.values())
+
+
+def _contradictions(config: Config, bad: Collection[str]) -> Iterator[Problem]:
+    """Keys that are fine by themselves and wrong together; `bad` are those that are not fine."""
+    policy, trainer, batch = config.policy, config.trainer, config.trainer.batch
+    if not policy.log_std_min < policy.log_std_init < policy.log_std_max:
+        between = f"between log_std_min ({policy.log_std_min}) and log_std_max ({policy.log_std_max})"
+        yield bad_value("policy.log_std_init", policy.log_std_init, between)
+    if policy.kind == "node_set" and policy.shared_critic:
+        yield bad_value("policy.shared_critic", True, "false: a node_set policy has a critic of its own")
+    weights = trainer.policy_loss_weights
+    if weights.discrete_weight == weights.continuous_weight == 0:
+        yield Problem("trainer.policy_loss_weights", ": both weights are 0; at least one must be > 0")
+    yield from _stage_list(trainer, bad)
+    samples = batch.rollout_steps * config.env.num_envs
+    if samples % batch.num_minibatches:
+        fits = ", ".join(map(str, _nearest_divisors(samples, batch.num_minibatches)))
+        product = f"rollout_steps * num_envs ({batch.rollout_steps} * {config.env.num_envs} = {samples})"
+        yield bad_value(
+            "trainer.batch.num_minibatches", batch.num_minibatches, f"a divisor of {product}: {fits}"
+        )
+    for name, section in trainer.sections.items():
+        if not any(key.startswith(f"trainer.{name}.") for key in bad):
+            yield from _scaling(f"trainer.{name}", section.keywords, batch)
+            yield from _base_weights(f"trainer.{name}", section.keywords, weights)
+            if section.keywords.get("norm_parameters") == "shared" and not policy.shared_trunk:
+                why = "all: policy.shared_trunk = false leaves no parameters that both sides share"
+                yield bad_value(f"trainer.{name}.norm_parameters", "shared", why)
+    if config.device == "cuda":
+        import torch  # not needed, and slow to load, for any other check
+
+        if not torch.cuda.is_available():
+            yield bad_value("device", "cuda", "auto or cpu: PyTorch finds no usable CUDA device here")
+
+
+def _stage_list(trainer: Trainer, bad: Collection[str]) -> Iterator[Problem]:
+    for name in dict.fromkeys(trainer.stages):
+        if trainer.stages.count(name) > 1:
+            yield bad_value(
+                "trainer.stages", list(trainer.stages), f"without repetition; {name} is there twice"
+            )
+        if name not in trainer.sections and f"trainer.{name}" not in bad:
+            match = nearest(name, trainer.sections)
+            hint = f"; did you mean {match}?" if match else ""
+            names = ", ".join(trainer.sections)
+            yield bad_value("trainer.stages", name, f"a section of trainer with a _target_: {names}{hint}")
+
+
+def _base_weights(key: str, keywords: Mapping[str, Any], weights: PolicyLossWeights) -> Iterator[Problem]:
+    """The stage's base weights are those that the loss starts from: two sources would contradict silently."""
+    for name in ("discrete_weight", "continuous_weight"):
+        given, meant = keywords.get(name), getattr(weights, name)
+        if given is not None and given != meant:
+            yield bad_value(
+                f"{key}.{name}", given, f"left to trainer.policy_loss_weights.{name}, now {meant}"
+            )
+
+
+def _scaling(key: str, keywords: Mapping[str, Any], batch: Batch) -> Iterator[Problem]:
+    low, high = keywords.get("min_scaling_factor"), keywords.get("max_scaling_factor")
+    if low is not None and high is not None and low > high:
+        yield bad_value(f"{key}.min_scaling_factor", low, f"≤ max_scaling_factor, which is {high}")
+    updates = batch.update_epochs * batch.num_minibatches
+    product = f"update_epochs * num_minibatches ({batch.update_epochs} * {batch.num_minibatches})"
+    for name in ("measure_every", "audit_every"):
+        every = keywords.get(name)
+        if every and math.gcd(every, updates) > 1:
+            # A common divisor would measure the same few minibatches of every iteration, for ever.
+            good = next(k for k in range(every + 1, every + updates + 2) if math.gcd(k, updates) == 1)
+            yield bad_value(f"{key}.{name}", every, f"coprime to {product}; the next that is: {good}")
+
+
+def _nearest_divisors(number: int, wanted: int) -> list[int]:
+    """The largest divisor of `number` below `wanted` and the smallest above it."""
+    below = next(d for d in range(min(wanted, number), 0, -1) if number % d == 0)
+    above = next((d for d in range(wanted + 1, number + 1) if number % d == 0), None)
+    return [below] if above is None else [below, above]

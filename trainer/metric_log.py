@@ -1,0 +1,118 @@
+"""Collects the figures of an iteration on the device and brings them to the host all at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from equipoise.trainer.data import Metrics, Reduction
+from equipoise.trainer.system import distributed
+
+
+class MetricLog:
+    """Device scalars in, one number per tag and iteration out.
+
+    `spread`: tags whose smallest and largest value of the iteration are wanted too, as `<tag>_min` and
+    `<tag>_max` (a chart draws them as a band).
+    """
+
+    def __init__(self, spread: Collection[str] = ()) -> None:
+        self._spread = frozenset(spread)
+        self._reductions: dict[str, Reduction] = {}
+        self._tags: list[str] = []
+        self._rows: list[Tensor] = []
+
+    @torch.no_grad()
+    def add(self, metrics: Metrics) -> None:
+        """Note figures, without a host synchronisation. They are copied: the source may change in place.
+
+        Raises `ValueError` for a figure that is no scalar, or whose reduction differs from before.
+        """
+        if not metrics:
+            return
+        for tag, (value, reduction) in metrics.items():
+            if value.dim() != 0:
+                raise ValueError(f"metric {tag!r} has shape {tuple(value.shape)}; it must be a scalar")
+            if self._reductions.setdefault(tag, reduction) != reduction:
+                raise ValueError(
+                    f"metric {tag!r} has reduction {reduction!r}, before it was {self._reductions[tag]!r}"
+                )
+        # Each dtype by itself: stacked together every single figure would be converted.
+        for dtype in dict.fromkeys(metric.value.dtype for metric in metrics.values()):
+            chosen = {tag: metric.value for tag, metric in metrics.items() if metric.value.dtype == dtype}
+            self._tags.extend(chosen)
+            self._rows.append(torch.stack(list(chosen.values())))
+
+    def read(self) -> dict[str, float]:
+        """The figures since the last call, each by its reduction, in float64; then forget them.
+
+        A NaN is left out; a tag with nothing else does not appear. Over several processes each figure is put
+        together from those of all that have it, and all get the same.
+        """
+        mine = self._read()
+        everywhere = distributed.gathered(mine)
+        if len(everywhere) == 1:
+            return {tag: figure for tag, (_, figure) in mine.items()}
+        entries: dict[str, list[tuple[Across, float]]] = {}
+        for one in everywhere:
+            for tag, entry in one.items():
+                entries.setdefault(tag, []).append(entry)
+        return {tag: _ACROSS[found[0][0]]([figure for _, figure in found]) for tag, found in entries.items()}
+
+    def _read(self) -> dict[str, tuple[Across, float]]:
+        """Of this process: how each figure goes together with those of the others, and the figure."""
+        if not self._rows:
+            return {}
+        # Everything in one transfer: on a GPU each one waits for all work queued so far.
+        numbers: list[float] = torch.cat(self._rows).tolist()
+        entries: dict[str, list[float]] = {}
+        for tag, number in zip(self._tags, numbers, strict=True):
+            if not math.isnan(number):
+                entries.setdefault(tag, []).append(number)
+        self._tags.clear()
+        self._rows.clear()
+        figures: dict[str, tuple[Across, float]] = {}
+        for tag, values in entries.items():
+            reduction = self._reductions[tag]
+            across: Across = reduction if reduction in ("max", "geometric_mean") else "mean"
+            figures[tag] = across, _reduce(tag, values, reduction)
+            if tag in self._spread:
+                figures[f"{tag}_min"], figures[f"{tag}_max"] = ("min", min(values)), ("max", max(values))
+        return figures
+
+
+def _reduce(tag: str, values: Sequence[float], reduction: Reduction) -> float:
+    match reduction:
+        case "mean":
+            return sum(values) / len(values)
+        case "last":
+            return values[-1]
+        case "sum":
+            return sum(values)
+        case "max":
+            return max(values)
+        case "geometric_mean":
+            if min(values) < 0.0:
+                raise ValueError(f"metric {tag!r} has a geometric mean, but a value of {min(values)}")
+            return _geometric_mean(values)
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    if min(values) == 0.0:
+        return 0.0
+    return math.exp(sum(math.log(value) for value in values) / len(values))
+
+
+Across = Literal["mean", "min", "max", "geometric_mean"]
+_ACROSS: dict[Across, Callable[[Sequence[float]], float]] = {
+    "mean": lambda values: sum(values) / len(values),
+    "min": min,
+    "max": max,
+    "geometric_mean": _geometric_mean,
+}
+"""How the figures of several processes become one. A sum over an iteration too is averaged: what is counted,
+updates above all, the processes do together."""

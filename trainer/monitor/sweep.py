@@ -1,0 +1,105 @@
+"""A sweep (`-m`): how each of its jobs ended, whatever launcher runs them, and the ranking at the end.
+
+Jobs may run in other processes or on other machines. Each leaves a note in a folder that all of them see, and
+the process that started the sweep reads the notes when it is over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from equipoise.trainer.monitor.ranking import Run, command, ranking
+from equipoise.trainer.system.files import replace_file
+
+
+class Sweep(Callback):
+    """Hydra calls `on_multirun_start` where the sweep was started, `on_job_…` where a job runs.
+
+    `folder`: of the notes, and of what jobs print that run in a process of their own.
+    """
+
+    started: ClassVar[Sweep | None] = None
+    """The sweep of this process. None in a job's own process."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder).resolve()
+        self._planned: list[list[str]] = []
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        Sweep.started = self
+        if config.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):  # others decide as they go
+            given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+            if all(each.is_discrete_sweep() or not each.is_sweep_override() for each in given):
+                (jobs,) = BasicSweeper.split_arguments(given, max_batch_size=None)
+                self._planned = [list(map(_as_typed, job)) for job in jobs]
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        if config.hydra.mode is not RunMode.MULTIRUN:
+            return
+        self._note(config, "stopped before it could say why")
+        self._tell(config, "started")
+        self._output = ExitStack()
+        if Sweep.started is None:  # jobs beside this one print too
+            file = self._output.enter_context((self.folder / f"{config.hydra.job.num}.log").open("w"))
+            self._output.enter_context(redirect_stdout(file))
+            self._output.enter_context(redirect_stderr(file))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """`job_return` holds why the job failed; None where it did not."""
+        if config.hydra.mode is RunMode.MULTIRUN:
+            self._output.close()
+            self._note(config, job_return.return_value)
+            self._tell(config, "failed" if job_return.return_value else "finished")
+
+    def report(self) -> int:
+        """Rank the jobs so far; list those that failed, and those that never began, with their commands. The
+        exit status: 1 if some failed."""
+        paths = sorted(self.folder.glob("*.json"), key=lambda path: int(path.stem))
+        notes = [json.loads(path.read_text()) for path in paths]
+        begun = {path.stem for path in paths}
+        waiting = {number: job for number, job in enumerate(self._planned) if str(number) not in begun}
+        names = distinct([*(note["overrides"] for note in notes), *waiting.values()])
+        runs = []
+        for path, note, own in zip(paths, notes, names, strict=False):
+            name = " ".join(override for override in own if not override.startswith("seed=")) or "all alike"
+            title = f"#{path.stem} {' '.join(own)}"
+            runs.append(Run(name, title, Path(note["folder"]), note["error"], note["overrides"]))
+        ranking(runs)
+        for number, job in waiting.items():
+            print(f"not begun: #{number}\n  {command(*job)}")
+        return int(any(note["error"] for note in notes))
+
+    def _note(self, config: DictConfig, error: str | None) -> None:
+        note = {"overrides": _overrides(config), "folder": config.hydra.runtime.output_dir, "error": error}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_file(self.folder / f"{config.hydra.job.num}.json", json.dumps(note, indent=1).encode())
+
+    def _tell(self, config: DictConfig, what: str) -> None:
+        if Sweep.started is None:
+            print(f"#{config.hydra.job.num} {what}: {config.hydra.runtime.output_dir}", flush=True)
+
+
+def _overrides(config: DictConfig) -> list[str]:
+    """As they were typed."""
+    return [_as_typed(override) for override in config.hydra.overrides.task]
+
+
+def _as_typed(override: str) -> str:
+    return override.removeprefix("++")
+
+
+def distinct(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of each job's overrides those that not all jobs have."""
+    common = set(jobs[0]).intersection(*jobs) if len(jobs) > 1 else set[str]()
+    return [[override for override in own if override not in common] for own in jobs]

@@ -1,0 +1,67 @@
+"""What keeps the processes of a run in step, and what each of them has of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equipoise.trainer.learner import Update
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.rollout import Collector
+from equipoise.trainer.system import distributed
+from equipoise.trainer.system.checkpoint import plain
+
+State = dict[str, Any]
+
+
+class OutOfStepError(RuntimeError):
+    """The processes of a run no longer hold the same policy."""
+
+
+def check_parameters(policy: ActorCritic, vector: Tensor, iteration: int) -> None:
+    """The processes must hold the same policy, bit for bit: nothing would bring them together again.
+
+    `vector` `[n]`: all parameters. Raises `OutOfStepError` in all of them.
+    """
+    if distributed.world_size() == 1:
+        return
+    floats = [vector.detach(), *(buffer for buffer in policy.buffers() if buffer.is_floating_point())]
+    checksum = torch.stack([tensor.reshape(-1).view(torch.int32).sum() for tensor in floats]).sum()
+    most, least = distributed.largest(torch.stack([checksum, -checksum])).tolist()
+    if most != -least:
+        raise OutOfStepError(
+            f"after iteration {iteration} the processes no longer hold the same parameters: a stage draws "
+            "random numbers or learns from the samples of its own process alone, or the machines compute "
+            "differently"
+        )
+
+
+def states_of_others(collector: Collector, update: Update) -> list[State]:
+    """What each process but the first has of its own: its environments, random numbers and stages."""
+    if distributed.world_size() == 1:
+        return []
+    learning = update.state_dict()
+    own: State = {
+        "collector": collector.state_dict(),
+        "update": {name: learning[name] for name in ("generator", "stages")},
+        "torch_generator": torch.get_rng_state(),
+    }
+    return distributed.gathered(plain(own, "state"))[1:]
+
+
+def own_part(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a checkpoint, with what is this process's own. Raises ValueError for another number of processes."""
+    size, here = state.get("processes", 1), distributed.world_size()
+    if size != here:
+        start = f"torchrun --nproc-per-node={size}" if size > 1 else "python"
+        raise ValueError(
+            f"resume: a run of {size} processes goes on only with as many, not with {here}: "
+            f"{start} -m trainer.run resume=…"
+        )
+    if distributed.rank() == 0:
+        return state
+    own = state["others"][distributed.rank() - 1]
+    return {**state, **own, "update": {**state["update"], **own["update"]}}

@@ -1,0 +1,1 @@
+"""Files, checkpoints, processes, signals and memory."""
