@@ -3,7 +3,7 @@
 A `torch.Generator` draws for the whole batch at once, so that an environment's luck would depend on how
 many neighbours it has. Here number `j` of environment `i` is a hash of (key_i, j), computed for all
 environments in one go on any device: the SplitMix64 generator (Steele, Lea, Flood: "Fast splittable
-pseudorandom number generators", OOPSLA 2014, figure 15), whose state is a counter times a constant.
+pseudorandom number generators", OOPSLA 2014, metric 15), whose state is a counter times a constant.
 """
 
 from __future__ import annotations

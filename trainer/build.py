@@ -15,9 +15,9 @@ from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv, ScriptedEnv, SharedEnv
 from equipoise.envs.references import References, reference_returns
 from equipoise.trainer.configuration.constructors import find_class
-from equipoise.trainer.configuration.schema import Adam, Component, Config
+from equipoise.trainer.configuration.schema import AdamConfig, ComponentConfig, Config
 from equipoise.trainer.gradients import FlatParameters
-from equipoise.trainer.learner import Update
+from equipoise.trainer.learner import Learner
 from equipoise.trainer.loop import Trainer
 from equipoise.trainer.policy.actor_critic import ActorCritic
 from equipoise.trainer.process_state import own_part
@@ -52,7 +52,7 @@ def build(
         state = own_part(state)  # first: of another number of processes, it is that which is to be said
     with distributed.failing_together():
         trainer = _assemble(config, run_dir)
-    distributed.copy_from_first(trainer.update.flat.vector.detach())
+    distributed.broadcast(trainer.learner.flat.vector.detach())
     with distributed.failing_together():
         if state is not None:
             trainer.load_state_dict(state)
@@ -108,7 +108,7 @@ def _assemble(config: Config, run_dir: Path) -> Trainer:
             seed,
             config.trainer.compile,
         ),
-        Update(
+        Learner(
             policy,
             pipeline,
             _optimizer(config, flat),
@@ -189,7 +189,7 @@ def _pipeline(config: Config, env: BatchedEnv) -> Pipeline:
     return Pipeline({name: _stage(section, supplied) for name, section in config.stages.items()})
 
 
-def _stage(section: Component, supplied: Mapping[str, Any]) -> Stage:
+def _stage(section: ComponentConfig, supplied: Mapping[str, Any]) -> Stage:
     target = find_class(section.target)
     wanted = inspect.signature(target).parameters
     given = {name: value for name, value in supplied.items() if name in wanted}
@@ -201,7 +201,7 @@ def _optimizer(config: Config, flat: FlatParameters) -> torch.optim.Optimizer:
     settings = config.optimizer
     # A tensor: a Python number would be frozen into a captured graph.
     rate = torch.tensor(settings.learning_rate, device=flat.vector.device)
-    if isinstance(settings, Adam):
+    if isinstance(settings, AdamConfig):
         capturable = flat.vector.device.type == "cuda"
         return torch.optim.Adam([flat.vector], lr=rate, eps=settings.eps, fused=True, capturable=capturable)
     optimizer = torch.optim.SGD([flat.vector], lr=rate, momentum=settings.momentum, fused=True)

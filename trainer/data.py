@@ -2,7 +2,7 @@
 
 `T` rollout steps · `N` parallel environments · `B` minibatch samples · `K` reward components ·
 `V` value heads (`K`, or `K + 1` with one for the task reward) · `H` categorical heads · `C` the largest
-number of choices of a head · `P` continuous parameters · `D` continuous decisions (`H`, or `H + 1` with
+number of choices of a head · `P` continuous entries · `D` continuous decisions (`H`, or `H + 1` with
 one for the parameters that hang on no head) · `O` observation width.
 
 Tensors are float32 on the run's device, masks are bool.
@@ -20,7 +20,7 @@ Reduction = Literal["mean", "last", "sum", "max", "geometric_mean"]
 
 
 class Metric(NamedTuple):
-    """A figure to log: a device scalar, and how the scalars of one iteration become one number."""
+    """A metric to log: a device scalar, and how the scalars of one iteration become one number."""
 
     value: Tensor
     reduction: Reduction = "mean"
@@ -33,9 +33,9 @@ Metrics = Mapping[str, Metric]
 class Actions(NamedTuple):
     """Hybrid actions in the policy's own terms; the leading shape `...` is `[N]`, `[B]` or `[T, N]`."""
 
-    choices: Tensor
+    discrete: Tensor
     """`[..., H]` int64: the choice of each head."""
-    parameters: Tensor
+    continuous: Tensor
     """`[..., P]`: raw Gaussian samples in the normalised space, where [-1, 1] is the native range."""
 
 

@@ -67,7 +67,7 @@ class BadUpdates:
             found = [line for field in _fields(look()) for line in self._columns(field)]
             causes = [f"update {update}: {line}" for line in found]
             consequences = [f"update {update}: {line}" for line in self._of_gradient(gradient)]
-        everywhere = distributed.gathered(causes)
+        everywhere = distributed.all_gather(causes)
         if len(everywhere) > 1:  # the gradient is the same in all of them
             causes = [f"process {i}, {line}" for i, lines in enumerate(everywhere) for line in lines]
         return causes + consequences

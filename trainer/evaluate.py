@@ -33,14 +33,14 @@ def main() -> int:
     """The exit status: 0, or 2 for bad arguments, among them an environment that misbehaves."""
     try:
         arguments = EvaluateArguments.parse(sys.argv[1:])
-        figures = _evaluate(arguments)
+        metrics = _evaluate(arguments)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     table = Table(title=f"{arguments.checkpoint}: {arguments.episodes} deterministic episodes")
-    table.add_column("figure")
+    table.add_column("metric")
     table.add_column("value", justify="right")
-    for name, value in figures.items():
+    for name, value in metrics.items():
         table.add_row(name.replace("_", " "), _shown(value))
     Console().print(table)
     return 0
@@ -69,19 +69,19 @@ def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
         raise ConfigError(str(error)) from error
     finally:
         env.close()
-    figures: dict[str, float | str | None] = {
+    metrics: dict[str, float | str | None] = {
         "return mean": result.return_mean,
         "return std": result.return_std,
         "normalized score": result.score,
         "success rate": result.success_rate,
         "episode length": sum(result.lengths) / len(result.lengths),
-        **result.figures,
+        **result.metrics,
     }
     if render:
         path = restored.path.with_suffix(".gif")
         path.write_bytes(encode_gif(np.stack(result.frames), fps=8.0))
-        figures["film"] = str(path)
-    return figures
+        metrics["film"] = str(path)
+    return metrics
 
 
 def _shown(value: float | str | None) -> str:

@@ -25,14 +25,14 @@ steps, half an hour of play."""
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of complete episodes; None where the environment has no such figure."""
+    """Figures of complete episodes; None where the environment has no such metric."""
 
     returns: list[float]
     lengths: list[float]
     score: float | None
     """Of the mean return: 0 = random policy, 1 = scripted expert."""
     success_rate: float | None
-    figures: dict[str, float]
+    metrics: dict[str, float]
     """Means of the environment's own metrics, and of its diagnosis."""
     frames: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]
 
@@ -84,7 +84,7 @@ def evaluate(
     weights = torch.tensor(env.reward_weights, device=env.device)
     finished = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     ended: list[tuple[Tensor, Tensor, Tensor]] = []
-    metrics: dict[str, list[Tensor]] = {}
+    by_step: dict[str, list[Tensor]] = {}
     frames = [env.render(0)] if render else []
     while not bool((finished >= share).all()):
         step = checked.step(act(observation, action_mask))
@@ -92,9 +92,9 @@ def evaluate(
         counts, done = finished < share, step.terminated | step.truncated
         running, lengths = running + step.rewards @ weights, lengths + 1.0
         ended.append((running, lengths, done & counts))
-        for name, figure in step.metrics.items():
-            rows = counts.view(-1, *([1] * (figure.dim() - 1)))
-            metrics.setdefault(name, []).append(figure.where(rows, torch.nan))
+        for name, metric in step.metrics.items():
+            rows = counts.view(-1, *([1] * (metric.dim() - 1)))
+            by_step.setdefault(name, []).append(metric.where(rows, torch.nan))
         running, lengths = running.masked_fill(done, 0.0), lengths.masked_fill(done, 0.0)
         finished = finished + done
         # Asked this rarely because the host waits for the answer: of a later episode it may be late.
@@ -103,17 +103,17 @@ def evaluate(
         if render and not int(finished[0]):
             frames.append(env.render(0))
     returns, durations, valid = (torch.stack(column, dim=1).flatten() for column in zip(*ended, strict=True))
-    figures = {name: float(torch.stack(rows).nanmean()) for name, rows in metrics.items()}
+    metrics = {name: float(torch.stack(rows).nanmean()) for name, rows in by_step.items()}
     if isinstance(env, DiagnosticEnv):
-        figures |= env.diagnose(act)
-    success = figures.pop("success", math.nan)
+        metrics |= env.diagnose(act)
+    success = metrics.pop("success", math.nan)
     kept = returns[valid].tolist()
     return Evaluation(
         returns=kept,
         lengths=durations[valid].tolist(),
         score=normalized_score(float(np.mean(kept)), references),
         success_rate=None if math.isnan(success) else success,
-        figures={name: figure for name, figure in figures.items() if not math.isnan(figure)},
+        metrics={name: metric for name, metric in metrics.items() if not math.isnan(metric)},
         frames=frames,
     )
 

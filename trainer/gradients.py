@@ -78,7 +78,7 @@ class SideGradients:
         if self._measured is None:
             # Reduced before anybody takes a norm: the norm of a mean is not the mean of the norms.
             gradients = [self._flat.gradient(loss, retain_graph=True) for loss in self._losses.values()]
-            self._measured = dict(zip(self._losses, distributed.means(gradients), strict=True))
+            self._measured = dict(zip(self._losses, distributed.all_reduce_means(gradients), strict=True))
         return self._measured
 
     def norm(self, name: Side, *, shared: bool = False) -> Tensor:
@@ -101,7 +101,7 @@ class SideGradients:
         if self._measured is None:
             sides = self._losses
             loss = discrete * sides["discrete"] + continuous * sides["continuous"] + self._rest
-            return distributed.mean(self._flat.gradient(loss, retain_graph=False))
-        rest: Tensor = distributed.mean(self._flat.gradient(self._rest, retain_graph=False))
+            return distributed.all_reduce_mean(self._flat.gradient(loss, retain_graph=False))
+        rest: Tensor = distributed.all_reduce_mean(self._flat.gradient(self._rest, retain_graph=False))
         rest.addcmul_(discrete, self._measured["discrete"])
         return rest.addcmul_(continuous, self._measured["continuous"])

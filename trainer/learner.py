@@ -17,7 +17,7 @@ from torch import Tensor
 from equipoise.trainer.advantage import compute_gae
 from equipoise.trainer.compilation.compiling import Compiling
 from equipoise.trainer.compilation.graphs import Graphed
-from equipoise.trainer.configuration import schema as config
+from equipoise.trainer.configuration import schema
 from equipoise.trainer.data import Actions, Metric, Metrics, Minibatch, Rollout
 from equipoise.trainer.diagnosis import BadUpdates, check_targets
 from equipoise.trainer.gradients import FlatParameters, SideGradients
@@ -42,7 +42,7 @@ class Learned(NamedTuple):
     """Gives what the losses were computed from."""
 
 
-class Update:
+class Learner:
     """Learns from one rollout at a time.
 
     Args:
@@ -50,7 +50,7 @@ class Update:
         flat: the policy's parameters.
         base_weights: of the discrete and the continuous surrogate, summing to 1.
         generator: shuffles the samples, on the policy's device.
-        reward_names: of the components, for messages and figures.
+        reward_names: of the components, for messages and metrics.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Update:
         pipeline: Pipeline,
         optimizer: torch.optim.Optimizer,
         flat: FlatParameters,
-        settings: config.Trainer,
+        settings: schema.TrainerConfig,
         base_weights: tuple[float, float],
         generator: torch.Generator,
         reward_names: Sequence[str] = (),
@@ -75,7 +75,7 @@ class Update:
         self.updates = 0
         """Optimizer steps so far, skipped ones included."""
         space = policy.space
-        both = space.num_heads > 0 and space.num_parameters > 0
+        both = space.num_heads > 0 and space.num_continuous > 0
         if not both:
             base_weights = (1.0, 1.0)  # there is nothing to weigh the only side against
         self._base = torch.tensor(base_weights, dtype=torch.float64, device=device)
@@ -126,8 +126,10 @@ class Update:
                 kl = self._minibatch(batch, done, log)
                 if limit is not None:
                     divergence.append(kl.clone())  # a graph writes over its own the next time
-            if limit is not None and float(distributed.mean(torch.stack(divergence).mean())) > limit:
-                break
+            if limit is not None:
+                mean = distributed.all_reduce_mean(torch.stack(divergence).mean())
+                if float(mean) > limit:
+                    break
         if self.policy.normalizer is not None:
             self.policy.normalizer.update(rollout.observations)
 
@@ -188,7 +190,7 @@ class Update:
 
         On the CPU they have been checked before anything learned from them. Elsewhere looking would wait for
         the device in the middle of an update, whose steps are skipped anyway if its losses are not finite:
-        there it is for the loop to ask, when it reads the figures.
+        there it is for the loop to ask, when it reads the metrics.
         """
         check, self._check_targets = self._check_targets, None
         if check is not None:
@@ -247,14 +249,14 @@ class Update:
         return scale[0], scale[1]
 
     def _gradient(self, losses: Losses) -> tuple[Tensor, Tensor, Metrics]:
-        """The gradient of the weighted loss, before clipping; the unweighted loss; the figures."""
+        """The gradient of the weighted loss, before clipping; the unweighted loss; the metrics."""
         discrete, continuous, rest = losses.discrete, losses.continuous, losses.rest
         sides = SideGradients(self.flat, self._shared, discrete, continuous, rest, self.updates)
         weights = WeightResult(self._base[0], self._base[1])
         if self._gradient_stage is not None:
             weights = self._gradient_stage.gradients(sides)
             self._used.copy_(torch.stack([weights.discrete, weights.continuous]))
-        loss = distributed.mean(rest.detach() + discrete.detach() + continuous.detach())
+        loss = distributed.all_reduce_mean(rest.detach() + discrete.detach() + continuous.detach())
         return sides.combine(weights), loss, weights.metrics
 
     def _step(self, gradient: Tensor, loss: Tensor) -> Metrics:
@@ -322,9 +324,9 @@ def _split(samples: Minibatch, size: int) -> Iterator[Minibatch]:
 
 def _standardise(advantages: Tensor) -> Tensor:
     """To mean 0 and std 1 over the samples of all processes, of whatever size; all 0 where all are equal."""
-    centred = advantages - distributed.mean(advantages.mean())
+    centred = advantages - distributed.all_reduce_mean(advantages.mean())
     # Divided by the largest first: the squares of 1e-30 are 0, those of 1e30 infinite.
-    size = distributed.mean(centred.abs().mean())
+    size = distributed.all_reduce_mean(centred.abs().mean())
     unit = centred / torch.where(size > 0, size, 1.0)
-    std = distributed.mean(unit.square().mean()).sqrt()
+    std = distributed.all_reduce_mean(unit.square().mean()).sqrt()
     return unit / torch.where(std > 0, std, 1.0)

@@ -19,7 +19,7 @@ from equipoise.trainer.compilation.compiling import Compiling
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.data import Metric, Metrics, Rollout
 from equipoise.trainer.evaluation import SEED_OFFSET, Evaluation, evaluate
-from equipoise.trainer.learner import Update
+from equipoise.trainer.learner import Learner
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.monitor.balance import BalanceRecord
 from equipoise.trainer.monitor.failure import REPORT, forget_the_end, record_the_end
@@ -57,12 +57,12 @@ class Trainer:
         run_dir: Path,
         policy: ActorCritic,
         collector: Collector,
-        update: Update,
+        learner: Learner,
         make_env: Callable[[int], BatchedEnv],
         references: References | None,
     ) -> None:
         self.config, self.run_dir = config, run_dir
-        self.policy, self.collector, self.update = policy, collector, update
+        self.policy, self.collector, self.learner = policy, collector, learner
         self.references = references
         self.iteration = self.env_steps = 0
         self.seconds = 0.0
@@ -105,7 +105,7 @@ class Trainer:
         checkpoints = Checkpoints(self.run_dir / "checkpoints", settings.keep_every, settings.keep_max)
         if self.iteration and self.collector.notice is not None:
             run_log.message(f"resume: {self.collector.notice}")
-        if not self.iteration and self.policy.space.num_parameters:
+        if not self.iteration and self.policy.space.num_continuous:
             run_log.message(self.policy.space.describe())
         if any(compiling.notice is None for compiling in self.compiling):
             run_log.message(
@@ -113,22 +113,22 @@ class Trainer:
                 "nothing was kept from an earlier run"
             )
         while self._goes_on(interruption):
-            figures = self.iterate()
+            metrics = self.iterate()
             better = False
             others = self._states_of_others()
             if self._evaluates:
                 evaluated, better = self._evaluate()
-                figures |= evaluated
-            self._tell_skipped(figures, run_log)
+                metrics |= evaluated
+            self._tell_skipped(metrics, run_log)
             self._tell_compiled(run_log)
             # The log first: a checkpoint must never be ahead of it, or a resumed run would leave a gap.
             with self._writing(run_log):
-                run_log.record(self.iteration, self.env_steps, figures)
+                run_log.record(self.iteration, self.env_steps, metrics)
             if better:
                 self._save_best(checkpoints, run_log, others)
             if self._saves:
                 self._save_last(checkpoints, run_log, others)
-        others = states_of_others(self.collector, self.update)
+        others = states_of_others(self.collector, self.learner)
         self._save_last(checkpoints, run_log, others)
         result = (
             None
@@ -145,12 +145,12 @@ class Trainer:
         while self._goes_on(interruption):
             self.iterate()
             self._states_of_others()
-        states_of_others(self.collector, self.update)
+        states_of_others(self.collector, self.learner)
         return self.summary(None)
 
     def _goes_on(self, interruption: Interruption) -> bool:
         """Whether there is more to do. A signal that any process got ends all of them after one iteration."""
-        agreed = int(distributed.largest(torch.tensor(interruption.signal or 0)))
+        agreed = int(distributed.all_reduce_max(torch.tensor(interruption.signal or 0)))
         self.interrupted_by = signal.Signals(agreed) if agreed else None
         return not agreed and self.env_steps < self.total_env_steps
 
@@ -184,33 +184,33 @@ class Trainer:
             checkpoints.best(self.state_dict(others))
 
     def iterate(self) -> dict[str, float]:
-        """One iteration: a rollout and what is learned from it. Returns its figures by tag."""
+        """One iteration: a rollout and what is learned from it. Returns its metrics by tag."""
         started = time.perf_counter()
         done = self.env_steps / self.total_env_steps
         if self.config.optimizer.anneal:
-            self.update.set_learning_rate(self.config.optimizer.learning_rate * (1.0 - done))
+            self.learner.set_learning_rate(self.config.optimizer.learning_rate * (1.0 - done))
         with distributed.failing_together():
             rollout, steps = self._collect()
         self.log.add(episode_means(steps))
         collected = time.perf_counter()
-        self.update.run(rollout, done, self.log)
-        norm = torch.linalg.vector_norm(self.update.flat.vector.detach(), dtype=torch.float64)
+        self.learner.run(rollout, done, self.log)
+        norm = torch.linalg.vector_norm(self.learner.flat.vector.detach(), dtype=torch.float64)
         self.log.add(
             {
-                "optimizer/learning_rate": Metric(self.update.learning_rate, "last"),
+                "optimizer/learning_rate": Metric(self.learner.learning_rate, "last"),
                 "optimizer/parameter_norm": Metric(norm, "last"),
             }
         )
-        figures = self.log.read()
-        self.update.check_targets()
-        self._check_updates(figures)
-        check_parameters(self.policy, self.update.flat.vector, self.iteration + 1)
+        metrics = self.log.read()
+        self.learner.check_targets()
+        self._check_updates(metrics)
+        check_parameters(self.policy, self.learner.flat.vector, self.iteration + 1)
         self.iteration += 1
         self.env_steps += self._samples
         ended = time.perf_counter()
         self.seconds += ended - started
-        self.balance.add(self.env_steps, self.total_env_steps, figures)
-        return figures | {
+        self.balance.add(self.env_steps, self.total_env_steps, metrics)
+        return metrics | {
             "time/steps_per_second": self._samples / (ended - started),
             "time/collect": collected - started,
             "time/update": ended - collected,
@@ -227,12 +227,12 @@ class Trainer:
         check_finite(rollout, names, self.env_steps)
         return rollout, steps
 
-    def _check_updates(self, figures: Mapping[str, float]) -> None:
+    def _check_updates(self, metrics: Mapping[str, float]) -> None:
         """End a run whose updates are all being skipped: it would go on for ever and learn nothing."""
-        skipped, limit = figures["optimizer/skipped_in_a_row"], self.config.trainer.max_bad_updates
-        # A NaN is no figure and leaves none behind.
-        finite = math.isfinite(figures.get("optimizer/parameter_norm", math.nan))
-        self._bad = self.update.bad.take() if figures["optimizer/skipped"] or not finite else []
+        skipped, limit = metrics["optimizer/skipped_in_a_row"], self.config.trainer.max_bad_updates
+        # A NaN is no metric and leaves none behind.
+        finite = math.isfinite(metrics.get("optimizer/parameter_norm", math.nan))
+        self._bad = self.learner.bad.take() if metrics["optimizer/skipped"] or not finite else []
         if skipped < limit and finite:
             return
         details = self._bad
@@ -250,8 +250,8 @@ class Trainer:
             details,
         )
 
-    def _tell_skipped(self, figures: Mapping[str, float], run_log: RunLog) -> None:
-        if skipped := figures["optimizer/skipped"]:
+    def _tell_skipped(self, metrics: Mapping[str, float], run_log: RunLog) -> None:
+        if skipped := metrics["optimizer/skipped"]:
             first = next(iter(self._bad), "the gradient")
             run_log.message(
                 f"WARNING: iteration {self.iteration}: {skipped:.0f} updates skipped, not finite: {first}"
@@ -273,15 +273,15 @@ class Trainer:
         return evaluate(self.policy, self._eval_env, episodes, seed, self.references, render)
 
     def _evaluate(self) -> tuple[dict[str, float], bool]:
-        """The figures, and whether the policy is the best so far."""
+        """The metrics, and whether the policy is the best so far."""
         started = time.perf_counter()
         result = self.evaluate(self.config.trainer.eval_episodes, SEED_OFFSET + self.config.seed)
         better = result.return_mean > self.best_return
         self.best_return = max(result.return_mean, self.best_return)
-        figures = {"return": result.return_mean, **result.figures}
+        metrics = {"return": result.return_mean, **result.metrics}
         optional = {"score": result.score, "success": result.success_rate}
-        figures |= {name: value for name, value in optional.items() if value is not None}
-        named = {f"evaluation/{name}": value for name, value in figures.items()}
+        metrics |= {name: value for name, value in optional.items() if value is not None}
+        named = {f"evaluation/{name}": value for name, value in metrics.items()}
         return named | {"time/evaluate": time.perf_counter() - started}, better
 
     def _final_evaluation(
@@ -303,7 +303,7 @@ class Trainer:
         return result
 
     def summary(self, result: Evaluation | None) -> dict[str, Any]:
-        """What `summary.json` holds; without an evaluation its figures are null."""
+        """What `summary.json` holds; without an evaluation its metrics are null."""
         total = self.total_env_steps
         summary = {
             "status": "interrupted" if result is None else "finished",
@@ -326,14 +326,14 @@ class Trainer:
                 "return_std": result.return_std,
                 "normalized_score": result.score,
                 "success_rate": result.success_rate,
-                **result.figures,
+                **result.metrics,
             }
         return summary
 
     @property
     def compiling(self) -> list[Compiling]:
         """What `trainer.compile` works on."""
-        return [*self.update.compiling, *self.collector.compiling]
+        return [*self.learner.compiling, *self.collector.compiling]
 
     @property
     def _evaluates(self) -> bool:
@@ -346,7 +346,7 @@ class Trainer:
 
     def _states_of_others(self) -> list[State]:
         """What they have of their own, after an iteration whose state may be saved."""
-        return states_of_others(self.collector, self.update) if self._evaluates or self._saves else []
+        return states_of_others(self.collector, self.learner) if self._evaluates or self._saves else []
 
     def state_dict(self, others: Sequence[State] = ()) -> dict[str, Any]:
         """Everything from which the run continues bit for bit, and the configuration to build it with.
@@ -364,7 +364,7 @@ class Trainer:
             "balance": self.balance.state_dict(),
             "policy": self.policy.state_dict(),
             "collector": self.collector.state_dict(),
-            "update": self.update.state_dict(),
+            "learner": self.learner.state_dict(),
             "torch_generator": torch.get_rng_state(),
         }
 
@@ -378,7 +378,7 @@ class Trainer:
             self.balance.load_state_dict(state["balance"])
             self.policy.load_state_dict(state["policy"])
             self.collector.load_state_dict(state["collector"])
-            self.update.load_state_dict(state["update"])
+            self.learner.load_state_dict(state["learner"])
             torch.set_rng_state(state["torch_generator"])
         except EnvError:
             raise

@@ -42,11 +42,11 @@ def surrogates(
         reduction: `common` divides both sides by the number of decisions of any type, so that equal weights
             give the gradient of the joint log-probability; `active` averages each side over its own.
     """
-    relevant = distribution.relevant(batch.actions.choices)
+    relevant = distribution.relevant(batch.actions.discrete)
     discrete_active = distribution.discrete_active()
     continuous_active = distribution.space.sum_by_decision(relevant.to(batch.advantages.dtype)) > 0
-    discrete_change = distribution.discrete_log_prob(batch.actions.choices) - batch.discrete_log_prob
-    continuous_log_prob = distribution.continuous_log_prob(batch.actions.parameters, relevant)
+    discrete_change = distribution.discrete_log_prob(batch.actions.discrete) - batch.discrete_log_prob
+    continuous_log_prob = distribution.continuous_log_prob(batch.actions.continuous, relevant)
     continuous_change = continuous_log_prob - batch.continuous_log_prob
     with torch.no_grad():
         change = discrete_change.sum(-1) + continuous_change.sum(-1)

@@ -1,4 +1,4 @@
-"""Collects the figures of an iteration on the device and brings them to the host all at once."""
+"""Collects the metrics of an iteration on the device and brings them to the host all at once."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class MetricLog:
 
     @torch.no_grad()
     def add(self, metrics: Metrics) -> None:
-        """Note figures, without a host synchronisation. They are copied: the source may change in place.
+        """Note metrics, without a host synchronisation. They are copied: the source may change in place.
 
-        Raises `ValueError` for a figure that is no scalar, or whose reduction differs from before.
+        Raises `ValueError` for a metric that is no scalar, or whose reduction differs from before.
         """
         if not metrics:
             return
@@ -41,30 +41,30 @@ class MetricLog:
                 raise ValueError(
                     f"metric {tag!r} has reduction {reduction!r}, before it was {self._reductions[tag]!r}"
                 )
-        # Each dtype by itself: stacked together every single figure would be converted.
+        # Each dtype by itself: stacked together every single metric would be converted.
         for dtype in dict.fromkeys(metric.value.dtype for metric in metrics.values()):
             chosen = {tag: metric.value for tag, metric in metrics.items() if metric.value.dtype == dtype}
             self._tags.extend(chosen)
             self._rows.append(torch.stack(list(chosen.values())))
 
     def read(self) -> dict[str, float]:
-        """The figures since the last call, each by its reduction, in float64; then forget them.
+        """The metrics since the last call, each by its reduction, in float64; then forget them.
 
-        A NaN is left out; a tag with nothing else does not appear. Over several processes each figure is put
+        A NaN is left out; a tag with nothing else does not appear. Over several processes each metric is put
         together from those of all that have it, and all get the same.
         """
         mine = self._read()
-        everywhere = distributed.gathered(mine)
+        everywhere = distributed.all_gather(mine)
         if len(everywhere) == 1:
-            return {tag: figure for tag, (_, figure) in mine.items()}
+            return {tag: metric for tag, (_, metric) in mine.items()}
         entries: dict[str, list[tuple[Across, float]]] = {}
         for one in everywhere:
             for tag, entry in one.items():
                 entries.setdefault(tag, []).append(entry)
-        return {tag: _ACROSS[found[0][0]]([figure for _, figure in found]) for tag, found in entries.items()}
+        return {tag: _ACROSS[found[0][0]]([metric for _, metric in found]) for tag, found in entries.items()}
 
     def _read(self) -> dict[str, tuple[Across, float]]:
-        """Of this process: how each figure goes together with those of the others, and the figure."""
+        """Of this process: how each metric goes together with those of the others, and the metric."""
         if not self._rows:
             return {}
         # Everything in one transfer: on a GPU each one waits for all work queued so far.
@@ -75,14 +75,14 @@ class MetricLog:
                 entries.setdefault(tag, []).append(number)
         self._tags.clear()
         self._rows.clear()
-        figures: dict[str, tuple[Across, float]] = {}
+        metrics: dict[str, tuple[Across, float]] = {}
         for tag, values in entries.items():
             reduction = self._reductions[tag]
             across: Across = reduction if reduction in ("max", "geometric_mean") else "mean"
-            figures[tag] = across, _reduce(tag, values, reduction)
+            metrics[tag] = across, _reduce(tag, values, reduction)
             if tag in self._spread:
-                figures[f"{tag}_min"], figures[f"{tag}_max"] = ("min", min(values)), ("max", max(values))
-        return figures
+                metrics[f"{tag}_min"], metrics[f"{tag}_max"] = ("min", min(values)), ("max", max(values))
+        return metrics
 
 
 def _reduce(tag: str, values: Sequence[float], reduction: Reduction) -> float:
@@ -114,5 +114,5 @@ _ACROSS: dict[Across, Callable[[Sequence[float]], float]] = {
     "max": max,
     "geometric_mean": _geometric_mean,
 }
-"""How the figures of several processes become one. A sum over an iteration too is averaged: what is counted,
+"""How the metrics of several processes become one. A sum over an iteration too is averaged: what is counted,
 updates above all, the processes do together."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equipoise.trainer.configuration import schema as config
+from equipoise.trainer.configuration import schema
 from equipoise.trainer.data import Metric, Metrics, Minibatch, Term
 from equipoise.trainer.losses import surrogates
 from equipoise.trainer.policy.actor_critic import ActorCritic, Heads
@@ -30,7 +30,7 @@ class Losses(NamedTuple):
 class Objective:
     """The losses of a minibatch under `settings`, with the loss stages of `pipeline`."""
 
-    def __init__(self, policy: ActorCritic, pipeline: Pipeline, settings: config.Trainer) -> None:
+    def __init__(self, policy: ActorCritic, pipeline: Pipeline, settings: schema.TrainerConfig) -> None:
         self._policy, self._pipeline, self._settings = policy, pipeline, settings
 
     def state(

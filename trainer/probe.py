@@ -35,7 +35,7 @@ class PolicyProbe:
         columns = candidates.flatten(0, 1).unbind(-1)
         ours = self._gradients(first.reshape(-1), [reference.flatten()])
         theirs = self._gradients(second.reshape(-1), list(columns))
-        joined = distributed.mean(torch.cat([ours, theirs]))
+        joined = distributed.all_reduce_mean(torch.cat([ours, theirs]))
         return torch.cosine_similarity(joined[:1], joined[1:], dim=-1)
 
     @torch.enable_grad()
@@ -47,14 +47,14 @@ class PolicyProbe:
         actions = Actions(*(part.flatten(0, 1).index_select(0, samples) for part in rollout.actions))
         inputs = policy.normalize(observations.index_select(0, samples))
         distribution = policy.distribution(inputs, action_mask.index_select(0, samples))
-        relevant = distribution.relevant(actions.choices)
-        log_prob = distribution.discrete_log_prob(actions.choices).sum(-1)
-        log_prob = log_prob + distribution.continuous_log_prob(actions.parameters, relevant).sum(-1)
+        relevant = distribution.relevant(actions.discrete)
+        log_prob = distribution.discrete_log_prob(actions.discrete).sum(-1)
+        log_prob = log_prob + distribution.continuous_log_prob(actions.continuous, relevant).sum(-1)
         parameters = list(
             dict.fromkeys([*policy.side_parameters("discrete"), *policy.side_parameters("continuous")])
         )
         chosen = [advantage.index_select(0, samples) for advantage in advantages]
-        middles = distributed.means([advantage.mean() for advantage in chosen])
+        middles = distributed.all_reduce_means([advantage.mean() for advantage in chosen])
         rows = []
         for advantage, middle in zip(chosen, middles, strict=True):
             objective = ((advantage - middle) * log_prob).mean()

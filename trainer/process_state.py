@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equipoise.trainer.learner import Update
+from equipoise.trainer.learner import Learner
 from equipoise.trainer.policy.actor_critic import ActorCritic
 from equipoise.trainer.rollout import Collector
 from equipoise.trainer.system import distributed
@@ -30,7 +30,7 @@ def check_parameters(policy: ActorCritic, vector: Tensor, iteration: int) -> Non
         return
     floats = [vector.detach(), *(buffer for buffer in policy.buffers() if buffer.is_floating_point())]
     checksum = torch.stack([tensor.reshape(-1).view(torch.int32).sum() for tensor in floats]).sum()
-    most, least = distributed.largest(torch.stack([checksum, -checksum])).tolist()
+    most, least = distributed.all_reduce_max(torch.stack([checksum, -checksum])).tolist()
     if most != -least:
         raise OutOfStepError(
             f"after iteration {iteration} the processes no longer hold the same parameters: a stage draws "
@@ -39,17 +39,17 @@ def check_parameters(policy: ActorCritic, vector: Tensor, iteration: int) -> Non
         )
 
 
-def states_of_others(collector: Collector, update: Update) -> list[State]:
+def states_of_others(collector: Collector, learner: Learner) -> list[State]:
     """What each process but the first has of its own: its environments, random numbers and stages."""
     if distributed.world_size() == 1:
         return []
-    learning = update.state_dict()
+    learning = learner.state_dict()
     own: State = {
         "collector": collector.state_dict(),
-        "update": {name: learning[name] for name in ("generator", "stages")},
+        "learner": {name: learning[name] for name in ("generator", "stages")},
         "torch_generator": torch.get_rng_state(),
     }
-    return distributed.gathered(plain(own, "state"))[1:]
+    return distributed.all_gather(plain(own, "state"))[1:]
 
 
 def own_part(state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -64,4 +64,4 @@ def own_part(state: Mapping[str, Any]) -> Mapping[str, Any]:
     if distributed.rank() == 0:
         return state
     own = state["others"][distributed.rank() - 1]
-    return {**state, **own, "update": {**state["update"], **own["update"]}}
+    return {**state, **own, "learner": {**state["learner"], **own["learner"]}}

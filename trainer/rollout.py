@@ -34,7 +34,7 @@ def allocate(env: BatchedEnv, space: HybridSpace, steps: int, width: int, num_va
 
     return Rollout(
         observations=floats(width),
-        actions=Actions(floats(space.num_heads).to(torch.int64), floats(space.num_parameters)),
+        actions=Actions(floats(space.num_heads).to(torch.int64), floats(space.num_continuous)),
         action_mask=space.valid_choices.expand(*size, *space.valid_choices.shape),
         discrete_log_prob=floats(space.num_heads),
         continuous_log_prob=floats(space.num_decisions),
@@ -50,7 +50,7 @@ def allocate(env: BatchedEnv, space: HybridSpace, steps: int, width: int, num_va
 
 
 @dataclass
-class Standing:
+class Carry:
     """What one rollout leaves for the next."""
 
     observation: Tensor
@@ -112,7 +112,7 @@ class Collector:
         if mask is not None:
             rollout.action_mask = mask.new_zeros(len(rollout.rewards), *mask.shape)
         zeros = torch.zeros(env.num_envs, device=env.device)
-        self._now = Standing(observation, mask, zeros, zeros.clone())
+        self._now = Carry(observation, mask, zeros, zeros.clone())
         self._all_steps: Callable[..., list[Metrics]] = self._run
         self._one_step: Callable[..., tuple[_Step, Mapping[str, Tensor]]] = self._step
         self._graphs: Graphed[Any] | None = None
@@ -135,7 +135,7 @@ class Collector:
         return [graphs.compiling for graphs in (self._graphs, self._acting) if graphs is not None]
 
     def collect(self) -> tuple[Rollout, list[Metrics]]:
-        """Fill the rollout with the next T steps; the figures of each are for `episode_means`."""
+        """Fill the rollout with the next T steps; the metrics of each are for `episode_means`."""
         return self.rollout, self._all_steps(*self._noise(*self.rollout.terminated.shape))
 
     @torch.inference_mode()
@@ -153,7 +153,7 @@ class Collector:
             for place, value in zip(slot, step, strict=True):
                 place.copy_(value)
             # Copies: a graph writes over its own at the next step.
-            ended.append({f"episode/{name}": Metric(figure.clone()) for name, figure in metrics.items()})
+            ended.append({f"episode/{name}": Metric(metric.clone()) for name, metric in metrics.items()})
         rollout.last_observation.copy_(now.observation)
         self._remember_log_probs()
         return [*ended, self._count()]
@@ -162,7 +162,7 @@ class Collector:
     def _step(
         self, gumbel: Tensor, normal: Tensor, log_std: Tensor | None
     ) -> tuple[_Step, Mapping[str, Tensor]]:
-        """Act once; also gives the environment's own figures."""
+        """Act once; also gives the environment's own metrics."""
         now, act = self._now, self._act
         if (
             self._acting is not None
@@ -203,7 +203,7 @@ class Collector:
         def floats(*shape: int) -> Tensor:
             return torch.zeros(steps, *shape, device=self.env.device)
 
-        parameters = space.num_parameters
+        parameters = space.num_continuous
         logits = floats(num_envs, space.num_heads, space.max_choices)
         return logits, floats(num_envs, parameters), floats(*each, parameters)
 
@@ -231,7 +231,7 @@ class Collector:
         space, device = self.policy.space, self.env.device
         shape = (steps, num_envs, space.num_heads, space.max_choices)
         gumbel = -torch.empty(shape, device=device).exponential_(generator=self.generator).log_()
-        normal = torch.empty((steps, num_envs, space.num_parameters), device=device)
+        normal = torch.empty((steps, num_envs, space.num_continuous), device=device)
         return gumbel, normal.normal_(generator=self.generator)
 
     def _count(self) -> Metrics:
@@ -287,12 +287,12 @@ class Collector:
 
 
 def episode_means(steps: list[Metrics]) -> Metrics:
-    """The mean over all steps and processes of what is not NaN; a step need not have every figure."""
+    """The mean over all steps and processes of what is not NaN; a step need not have every metric."""
     sums = {}
     for tag in dict.fromkeys(tag for step in steps for tag in step):
-        figures = torch.stack([step[tag].value for step in steps if tag in step])
-        sums[tag] = torch.stack([figures.nansum(), (~figures.isnan()).sum()])
-    return {tag: Metric(whole / count) for tag, (whole, count) in distributed.totals(sums).items()}
+        metrics = torch.stack([step[tag].value for step in steps if tag in step])
+        sums[tag] = torch.stack([metrics.nansum(), (~metrics.isnan()).sum()])
+    return {tag: Metric(whole / count) for tag, (whole, count) in distributed.all_reduce_sums(sums).items()}
 
 
 _AFTER = "observation after the last step"

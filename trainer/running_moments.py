@@ -49,9 +49,9 @@ class RunningMoments(nn.Module):
         if leading < 1 or tuple(batch.shape[leading:]) != self.shape or batch.numel() == 0:
             raise ValueError(f"expected samples of shape [..., {self.shape}], got {tuple(batch.shape)}")
         samples = batch.reshape(-1, *self.shape).to(torch.float64)
-        count = distributed.total(self.count.new_full((), len(samples)))
-        mean = distributed.total(samples.sum(0)) / count
-        squares = distributed.total((samples - mean).square().sum(0))
+        count = distributed.all_reduce_sum(self.count.new_full((), len(samples)))
+        mean = distributed.all_reduce_sum(samples.sum(0)) / count
+        squares = distributed.all_reduce_sum((samples - mean).square().sum(0))
 
         shift = mean - self.mean
         fraction = count / (self.count + count)

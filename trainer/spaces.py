@@ -82,13 +82,17 @@ class HybridSpace:
             discrete = not isinstance(leaf, spaces.Box)
             self.leaves.append(Leaf(path, leaf, counts[discrete], count))
             counts[discrete] += count
-        self.num_heads, self.num_parameters = counts[True], counts[False]
+        self.num_heads, self.num_continuous = counts[True], counts[False]
         if not self.leaves:
             raise UnsupportedSpaceError(f"action: {space} holds no action at all; accepted are {ACCEPTED}")
-        self.choices = tuple(n for leaf in self.leaves if leaf.discrete for n in _choice_counts(leaf.space))
-        self.max_choices = max(self.choices, default=0)
+        self.choice_counts = tuple(
+            n for leaf in self.leaves if leaf.discrete for n in _choice_counts(leaf.space)
+        )
+        self.max_choices = max(self.choice_counts, default=0)
         self.valid_choices = torch.tensor(
-            [[c < n for c in range(self.max_choices)] for n in self.choices], dtype=torch.bool, device=device
+            [[c < n for c in range(self.max_choices)] for n in self.choice_counts],
+            dtype=torch.bool,
+            device=device,
         ).view(self.num_heads, self.max_choices)
         bounds = [leaf.space for leaf in self.leaves if isinstance(leaf.space, spaces.Box)]
         self.low = _concatenate([box.low for box in bounds], device)
@@ -97,13 +101,13 @@ class HybridSpace:
 
     def _default_relevance(self) -> Relevance:
         boxes = [leaf for leaf in self.leaves if not leaf.discrete]
-        if self.num_heads != 1 or len(boxes) != self.choices[0]:
+        if self.num_heads != 1 or len(boxes) != self.choice_counts[0]:
             return ()
         return [[list(range(box.first, box.first + box.count)) for box in boxes]]
 
     def _hang_parameters(self, relevance: Relevance) -> None:
-        owner = [self.num_heads] * self.num_parameters
-        table = torch.zeros(self.num_parameters, max(self.max_choices, 1), dtype=torch.bool)
+        owner = [self.num_heads] * self.num_continuous
+        table = torch.zeros(self.num_continuous, max(self.max_choices, 1), dtype=torch.bool)
         for head, choice, parameter in self._entries(relevance):
             if owner[parameter] not in (self.num_heads, head):
                 raise UnsupportedSpaceError(
@@ -122,7 +126,7 @@ class HybridSpace:
         """`[P]`: the decision that each parameter belongs to; `H` for those that hang on no head."""
         # Parameters that hang on no head look their (always true) relevance up under any head's choice.
         self._lookup_head = torch.where(free, 0, torch.tensor(owner, dtype=torch.int64)).to(self.device)
-        self._lookup_row = torch.arange(self.num_parameters, device=self.device) * table.shape[1]
+        self._lookup_row = torch.arange(self.num_continuous, device=self.device) * table.shape[1]
         decisions = torch.arange(self.num_decisions, device=self.device)
         self._membership = (self.owner[:, None] == decisions).to(torch.float32)
 
@@ -133,16 +137,17 @@ class HybridSpace:
                 "give relevance[head][choice] = parameters"
             )
         for head, by_choice in enumerate(relevance):
-            if len(by_choice) != self.choices[head]:
+            if len(by_choice) != self.choice_counts[head]:
                 raise UnsupportedSpaceError(
-                    f"relevance[{head}]: lists {len(by_choice)} choices, the head has {self.choices[head]}"
+                    f"relevance[{head}]: lists {len(by_choice)} choices, "
+                    f"the head has {self.choice_counts[head]}"
                 )
             for choice, parameters in enumerate(by_choice):
                 for parameter in parameters:
-                    if not (isinstance(parameter, int | np.integer) and 0 <= parameter < self.num_parameters):
+                    if not (isinstance(parameter, int | np.integer) and 0 <= parameter < self.num_continuous):
                         raise UnsupportedSpaceError(
                             f"relevance[{head}][{choice}]: parameter {parameter} is not one of "
-                            f"0 … {self.num_parameters - 1}"
+                            f"0 … {self.num_continuous - 1}"
                         )
                     yield head, choice, parameter
 
@@ -162,7 +167,7 @@ class HybridSpace:
         Parameters outside [-1, 1] are clamped: the environment has no such action, and the raw sample is
         what the log-probability belongs to.
         """
-        unit = (actions.parameters.clamp(-1.0, 1.0) + 1.0) * 0.5
+        unit = (actions.continuous.clamp(-1.0, 1.0) + 1.0) * 0.5
         scaled = torch.lerp(self.low, self.high, unit)  # exact at both bounds
         leaves = iter(self.leaves)
 
@@ -173,9 +178,9 @@ class HybridSpace:
                 return tuple(build(part) for part in space.spaces)
             leaf = next(leaves)
             if isinstance(space, spaces.Discrete):
-                choice = actions.choices[:, leaf.first]
+                choice = actions.discrete[:, leaf.first]
                 return choice + int(space.start) if space.start else choice
-            source = actions.choices if leaf.discrete else scaled
+            source = actions.discrete if leaf.discrete else scaled
             part = source[:, leaf.first : leaf.first + leaf.count]
             if isinstance(space, spaces.MultiDiscrete) and space.start.any():
                 part = part + torch.as_tensor(space.start.reshape(-1), device=part.device)
@@ -197,7 +202,7 @@ class HybridSpace:
             lines.append(f"always relevant: parameters {_ranges(hanging[-1])}")
         heads = [head for head in range(self.num_heads) if hanging[head]]
         for head in heads[:HEADS_SHOWN]:
-            relevant = [[p for p in hanging[head] if table[p][c]] for c in range(self.choices[head])]
+            relevant = [[p for p in hanging[head] if table[p][c]] for c in range(self.choice_counts[head])]
             parts = [f"{choice} -> {_ranges(listed) or 'none'}" for choice, listed in enumerate(relevant)]
             lines.append(f"relevant by choice of head {head}: {_shortened(parts)}")
         if len(heads) > HEADS_SHOWN:

@@ -136,8 +136,8 @@ class GymnasiumEnv:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values. `exact` says whether they hold the environments' states (see `snapshot.py`); where they
-        do not, `reason` says why."""
+        """Plain values. `exact` says whether they hold the environments' states (see `snapshot.py`); where
+        they do not, `reason` says why."""
         state: dict[str, Any] = {"id": self.id, "num_envs": self.num_envs, "seed": self._seed}
         state["steps"] = self._steps_before + self._steps
         snapshots = self._envs.call("snapshot")

@@ -58,7 +58,7 @@ class Loop:
     def __init__(self, overrides: Sequence[str], run_dir: Path) -> None:
         config = compose([*overrides, "trainer.total_env_steps=1_000_000_000", "threads=1"])
         self.trainer: Trainer = build(config, run_dir)
-        for stage in self.trainer.update.pipeline.stages.values():
+        for stage in self.trainer.learner.pipeline.stages.values():
             if isinstance(stage, NaiveScaling):
                 stage.parameters = list(self.trainer.policy.parameters())
         self.samples = config.trainer.batch.rollout_steps * config.env.num_envs
@@ -144,16 +144,16 @@ class Phases:
 def phase_shares(loop: Loop, iterations: int, clock: Clock) -> dict[str, float]:
     """Phase -> its share of an iteration; they add up to 1."""
     trainer, phases = loop.trainer, Phases(clock)
-    stages = trainer.update.pipeline
+    stages = trainer.learner.pipeline
     phases.watch(trainer, "iterate", "rest")
     phases.watch(trainer.collector.env, "step", "environment")
     phases.watch(trainer.collector, "collect", "rollout")
-    phases.watch(trainer.update, "prepare", "prepare")
+    phases.watch(trainer.learner, "prepare", "prepare")
     phases.watch(update, "compute_gae", "GAE")
     for name, stage in (("reward stage", stages.rewards), ("advantage stage", stages.advantages)):
         if stage is not None:
             phases.watch(stage, "rewards" if stage is stages.rewards else "advantages", name)
-    phases.watch(trainer.update, "run", "update")
+    phases.watch(trainer.learner, "run", "update")
     phases.watch(trainer.log, "add", "logging")
     phases.watch(trainer.log, "read", "logging")
     phases.watch(loop.log, "record", "logging")

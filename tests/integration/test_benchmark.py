@@ -115,11 +115,11 @@ def test_the_naive_way_takes_the_same_steps_as_the_trainer_s_own(tmp_path: Path)
     common = (*SMALL, "trainer.entropy_regularization.scale_with_side=false", all_of_them)
     own = Loop([*common, *ARMS["exact"]], tmp_path / "own")
     naive = Loop([*common, *ARMS["naive"]], tmp_path / "naive")
-    start = own.trainer.update.flat.vector.detach().clone()
+    start = own.trainer.learner.flat.vector.detach().clone()
     for _ in range(8):  # 128 updates: the warm-up of 100 is over
         own()
         naive()
-    ours, theirs = (loop.trainer.update.flat.vector.detach() for loop in (own, naive))
+    ours, theirs = (loop.trainer.learner.flat.vector.detach() for loop in (own, naive))
     assert (ours - start).abs().max() > 1e-3
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 

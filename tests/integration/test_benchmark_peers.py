@@ -104,7 +104,7 @@ def test_our_own_loop_runs_with_the_task_s_sizes(
     loop()
     trainer = loop.trainer  # type: ignore[attr-defined]
     assert trainer.env_steps == task.samples
-    assert trainer.update.updates == task.epochs * task.minibatches
+    assert trainer.learner.updates == task.epochs * task.minibatches
 
 
 def test_episodes_count_once_there_are_enough_of_them() -> None:

@@ -31,8 +31,8 @@ def test_a_checkpoint_alone_is_evaluated_and_filmed(checkpoint: Path) -> None:
     checkpoint.rename(alone)
     result = evaluate(f"checkpoint={alone}", "episodes=5", "render=gif")
     assert result.returncode == 0, result.stderr
-    for figure in ("return mean", "normalized score", "success rate", "decision accuracy"):
-        assert figure in result.stdout
+    for metric in ("return mean", "normalized score", "success rate", "decision accuracy"):
+        assert metric in result.stdout
     assert alone.with_suffix(".gif").read_bytes().startswith(b"GIF89a")
 
 
@@ -45,8 +45,8 @@ def test_the_restored_policy_is_the_one_that_was_saved(
     env = restored.make_env(3)
     observation, mask = env.reset(7)
     theirs, ours = (policy.act(observation, mask) for policy in (trainer.policy, restored.policy))
-    assert theirs.choices.equal(ours.choices)
-    assert theirs.parameters.equal(ours.parameters)
+    assert theirs.discrete.equal(ours.discrete)
+    assert theirs.continuous.equal(ours.continuous)
 
 
 @pytest.mark.parametrize(

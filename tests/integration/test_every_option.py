@@ -26,13 +26,13 @@ NEEDED = {("env", "gymnasium"): ("env.id=CartPole-v1",)}
 def test_every_option_runs_an_update(group: str, option: str, tmp_path: Path) -> None:
     config = compose([f"{group}={option}", *SMALL, *NEEDED.get((group, option), ())])
     trainer = build(config, tmp_path)
-    before = trainer.update.flat.vector.detach().clone()
-    figures = trainer.iterate()
+    before = trainer.learner.flat.vector.detach().clone()
+    metrics = trainer.iterate()
     trainer.collector.env.close()
-    after = trainer.update.flat.vector.detach()
+    after = trainer.learner.flat.vector.detach()
     assert after.isfinite().all()
     assert not torch.equal(before, after)
-    assert figures["optimizer/skipped"] == 0
+    assert metrics["optimizer/skipped"] == 0
 
 
 def test_there_are_options_to_be_found() -> None:

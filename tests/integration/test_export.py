@@ -47,7 +47,7 @@ def trained(
     config = toy() if request.param == "mlp without masks" else tiny_topology(f"policy={request.param}")
     build(config, tmp_path / "run").train()
     state = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
-    for name in ("choice_head.weight", "parameter_head.weight"):
+    for name in ("discrete_head.weight", "continuous_head.weight"):
         state["policy"][name] *= 100.0
     checkpoint.save(tmp_path / "policy.pt", state)
     return tmp_path / "policy.pt"
@@ -89,8 +89,8 @@ def exported(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def assert_acts_alike(policy: ActorCritic, inputs: dict[str, Tensor], outputs: list[Tensor]) -> None:
     actions = policy.act(inputs["observation"], inputs.get("action_mask"))
-    assert (actions.parameters.abs() > 1.0).float().mean() > 0.01, "some have to be clamped"
-    assert actions.choices.float().std() > 0.1
+    assert (actions.continuous.abs() > 1.0).float().mean() > 0.01, "some have to be clamped"
+    assert actions.discrete.float().std() > 0.1
     expected = leaves(policy.space.to_native(actions))
     assert len(outputs) == len(expected)
     for ours, theirs in zip(expected, outputs, strict=True):

@@ -57,7 +57,7 @@ def test_nobody_reads_a_value_but_where_looking_is_free(env: str, tmp_path: Path
     trainer = build(config, tmp_path)
     with Reads() as reads:
         rollout, _ = trainer.collector.collect()
-        trainer.update.run(rollout, 0.1, trainer.log)
+        trainer.learner.run(rollout, 0.1, trainer.log)
     assert reads.found <= ON_THE_CPU_ALONE
     assert ("diagnosis.py", "note") in reads.found  # the test sees reads
 
@@ -78,6 +78,6 @@ def test_the_host_never_waits_for_the_device(env: str, tmp_path: Path) -> None:
     trainer.iterate()  # allocations and libraries' first calls may wait
     with waiting_is_an_error():
         rollout, _ = trainer.collector.collect()
-        trainer.update.run(rollout, 0.1, trainer.log)
-    trainer.update.check_targets()
+        trainer.learner.run(rollout, 0.1, trainer.log)
+    trainer.learner.check_targets()
     assert trainer.log.read()["optimizer/skipped"] == 0.0

@@ -40,8 +40,8 @@ class CentredMeans:
     def losses(self, state: LossState) -> LossState:
         self.minibatches = self.minibatches + 1
         size = state.distribution.mean.square()
-        figures = {"centred_means/size": Metric(size.detach().mean())}
-        return state.with_term("centred_means", Term(self.strength * size), figures)
+        metrics = {"centred_means/size": Metric(size.detach().mean())}
+        return state.with_term("centred_means", Term(self.strength * size), metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return {"minibatches": self.minibatches.clone()}
@@ -84,9 +84,9 @@ def test_it_trains_logs_and_is_in_the_checkpoint(
 ) -> None:
     run_dir = tmp_path / "run"
     build(toy(*SECTION, FIRST), run_dir).train()
-    figures = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert len(figures) == 2
-    for line in figures:
+    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert len(metrics) == 2
+    for line in metrics:
         assert line["loss/centred_means"] == pytest.approx(0.1 * line["centred_means/size"])
         assert "gradient_scaling/balance_ratio" in line
     state = torch.load(run_dir / "checkpoints" / "last.pt", weights_only=True)
@@ -125,7 +125,7 @@ def test_it_may_take_the_place_of_gradient_scaling(
     half = "trainer.half._target_=centred_means.HalfAndHalf"
     trainer = build(toy(half, "trainer.stages=[half]"), tmp_path / "run")
     trainer.iterate()
-    assert trainer.update.state_dict()["weights"].tolist() == [0.5, 0.5]
+    assert trainer.learner.state_dict()["weights"].tolist() == [0.5, 0.5]
     with pytest.raises(ValueError, match="'half' and 'gradient_scaling' both act on the gradients"):
         build(toy(half, "trainer.stages=[half,gradient_scaling]"), tmp_path / "other")
 

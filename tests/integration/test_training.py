@@ -72,8 +72,8 @@ def assert_same(left: Any, right: Any) -> None:
 
 def run(trainer: Trainer, iterations: int) -> list[dict[str, float]]:
     """Figures of some iterations, without those of the clock."""
-    figures = [trainer.iterate() for _ in range(iterations)]
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in figures]
+    metrics = [trainer.iterate() for _ in range(iterations)]
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in metrics]
 
 
 def test_a_run_writes_everything(tiny_topology: MakeConfig, tmp_path: Path) -> None:
@@ -135,14 +135,14 @@ def test_a_run_that_was_saved_and_built_anew_continues_bit_for_bit(
     expected = run(whole, 6)
 
     first = build(config, tmp_path / "first")
-    figures = run(first, 3)
+    metrics = run(first, 3)
     checkpoint.save(tmp_path / "half.pt", first.state_dict())
     torch.rand(100)  # what happens elsewhere in the process must not matter
     state = checkpoint.load(tmp_path / "half.pt")
     second = build(check(state["config"]), tmp_path / "second", state)
     assert_same(second.state_dict(), first.state_dict())
-    figures += run(second, 3)
-    assert figures == expected
+    metrics += run(second, 3)
+    assert metrics == expected
     assert_same(second.state_dict(), whole.state_dict())
 
 
@@ -153,10 +153,10 @@ def test_the_only_minibatch_of_an_iteration_has_ratio_1(
     make: MakeConfig = request.getfixturevalue(env)
     one = ("trainer.batch.update_epochs=1", "trainer.batch.num_minibatches=1")
     trainer = build(make(*one), tmp_path / "one")
-    for figures in run(trainer, 3):  # statistics move in between
-        assert figures["loss/kl"] == pytest.approx(0.0, abs=1e-6)
-        assert figures["loss/clip_fraction_discrete"] == figures["loss/clip_fraction_continuous"] == 0.0
-        clipped = [value for tag, value in figures.items() if tag.startswith("value/clipped_fraction/")]
+    for metrics in run(trainer, 3):  # statistics move in between
+        assert metrics["loss/kl"] == pytest.approx(0.0, abs=1e-6)
+        assert metrics["loss/clip_fraction_discrete"] == metrics["loss/clip_fraction_continuous"] == 0.0
+        clipped = [value for tag, value in metrics.items() if tag.startswith("value/clipped_fraction/")]
         assert set(clipped) == {0.0}
     several = run(
         build(make("trainer.batch.update_epochs=8", "optimizer.learning_rate=0.01"), tmp_path / "8"), 2
@@ -176,7 +176,7 @@ def test_evaluating_in_between_changes_nothing(toy: MakeConfig, tmp_path: Path) 
 def test_the_rate_is_annealed_and_the_progress_is_handed_on(toy: MakeConfig, tmp_path: Path) -> None:
     trainer = build(toy("optimizer.anneal=true", "trainer.total_env_steps=512"), tmp_path)
     seen: list[float] = []
-    pipeline = trainer.update.pipeline
+    pipeline = trainer.learner.pipeline
     losses = pipeline.losses
 
     def watched(state: LossState) -> LossState:
@@ -184,7 +184,7 @@ def test_the_rate_is_annealed_and_the_progress_is_handed_on(toy: MakeConfig, tmp
         return losses(state)
 
     pipeline.losses = watched  # type: ignore[method-assign]
-    rates = [figures["optimizer/learning_rate"] for figures in run(trainer, 4)]
+    rates = [metrics["optimizer/learning_rate"] for metrics in run(trainer, 4)]
     start = trainer.config.optimizer.learning_rate
     assert rates == pytest.approx([start, 0.75 * start, 0.5 * start, 0.25 * start])
     assert seen == [quarter / 4 for quarter in range(4) for _ in range(4)]  # two epochs of two minibatches

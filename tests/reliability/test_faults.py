@@ -131,7 +131,7 @@ def test_an_update_that_is_not_finite_is_located_skipped_and_counted(
         *losses(where, 0.0, 1, 1, stage), stages, f"optimizer={optimizer}", "trainer.total_env_steps=128"
     )
     trainer = build(config, tmp_path)
-    faulty: Any = trainer.update.pipeline.stages["faulty"]
+    faulty: Any = trainer.learner.pipeline.stages["faulty"]
     faulty.value = number
     trainer.train()
     (line,) = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -152,7 +152,7 @@ def test_a_skipped_update_changes_neither_parameters_nor_moments(
     def step(value: float) -> dict[str, Tensor]:
         config = toy(*losses("value", 0.0, 1, 4), LOSS_STAGES, f"optimizer={optimizer}")
         trainer = build(config, tmp_path / str(value))
-        faulty: Any = trainer.update.pipeline.stages["faulty"]
+        faulty: Any = trainer.learner.pipeline.stages["faulty"]
         faulty.value = value
         before = {path: tensor.clone() for path, tensor in floats(trainer).items()}
         trainer.iterate()
@@ -176,7 +176,7 @@ def test_too_many_in_a_row_end_the_run_with_a_report(toy: MakeConfig, tmp_path: 
         "trainer.total_env_steps=2_560",
     )
     trainer = build(config, tmp_path)
-    faulty: Any = trainer.update.pipeline.stages["faulty"]
+    faulty: Any = trainer.learner.pipeline.stages["faulty"]
     faulty.value = number
     # Updates 6 to 12 are bad: 5 in a row are full within the third iteration of four updates each.
     with pytest.raises(DivergenceError, match=r"7 updates in a row .*max_bad_updates = 5.*, iteration 3\."):
@@ -194,7 +194,7 @@ def test_rewards_that_a_stage_made_infinite_never_reach_the_normaliser(
     toy: MakeConfig, tmp_path: Path
 ) -> None:
     trainer = build(toy(*losses("rewards", 0.0, 1, 1, "FaultyRollout"), REWARD_STAGES), tmp_path)
-    faulty: Any = trainer.update.pipeline.stages["faulty"]
+    faulty: Any = trainer.learner.pipeline.stages["faulty"]
     faulty.value = math.inf
     with pytest.raises(NonFiniteError, match="targets of component 'skill' are not finite.*reach inf"):
         trainer.train()

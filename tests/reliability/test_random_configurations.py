@@ -157,18 +157,18 @@ def one_update(config: Config) -> dict[str, float]:
             trainer = build(config, Path(folder))
         except ValueError as complaint:  # of the environment or a stage; the command words it so too
             raise ConfigError(str(complaint)) from None
-        figures = trainer.iterate()
-        parameters = trainer.update.flat.vector
+        metrics = trainer.iterate()
+        parameters = trainer.learner.flat.vector
         assert bool(parameters.isfinite().all())
         trainer.close()
-    return figures
+    return metrics
 
 
 @settings(max_examples=EXAMPLES)
 @given(arguments=valid())
 def test_every_valid_configuration_runs_an_update(arguments: list[str]) -> None:
-    figures = one_update(compose(arguments))
-    assert figures["optimizer/skipped"] == 0
+    metrics = one_update(compose(arguments))
+    assert metrics["optimizer/skipped"] == 0
 
 
 @settings(max_examples=EXAMPLES)

@@ -33,7 +33,7 @@ EVERYTHING = (
 GYMNASIUM = ("env=gymnasium", "env.id=CartPole-v1", "policy=mlp", "optimizer=adam", *TINY)
 
 
-def figures(trainer: Trainer, iterations: int) -> list[dict[str, float]]:
+def metrics(trainer: Trainer, iterations: int) -> list[dict[str, float]]:
     rows = [trainer.iterate() for _ in range(iterations)]
     return [{tag: x for tag, x in row.items() if not tag.startswith("time/")} for row in rows]
 
@@ -41,14 +41,14 @@ def figures(trainer: Trainer, iterations: int) -> list[dict[str, float]]:
 def assert_resumes_exactly(config: Config, folder: Path) -> None:
     """Four iterations of which the whole is the sum of two halves, with a file in between."""
     whole = build(config, folder / "whole")
-    expected = figures(whole, 4)
+    expected = metrics(whole, 4)
     first = build(config, folder / "first")
-    found = figures(first, 2)
+    found = metrics(first, 2)
     checkpoint.save(folder / "half.pt", first.state_dict())
     first.close()
     saved = checkpoint.load(folder / "half.pt")
     second = build(check(saved["config"]), folder / "second", saved)
-    found += figures(second, 2)
+    found += metrics(second, 2)
     assert found == expected
     assert_same(second.state_dict(), whole.state_dict())
     assert all(bool(p.isfinite().all()) for p in whole.policy.parameters())

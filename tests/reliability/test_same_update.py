@@ -1,7 +1,7 @@
 """Two real processes with half of the data each make the update that one makes with all of it.
 
 Everything is real but the environment's randomness: rollouts of TopologySpawn are recorded once, turned into
-float64, and learned from by the trainer's own `Update` with all stages.
+float64, and learned from by the trainer's own `Learner` with all stages.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def config_of(variant: str) -> Config:
 
 def in_float64(trainer: Trainer) -> Trainer:
     """The same run in double precision: what is built anew is what refers to the float32 parameters."""
-    update, policy = trainer.update, trainer.policy.double()
+    update, policy = trainer.learner, trainer.policy.double()
     update.flat = FlatParameters(policy)
     (group,) = update.optimizer.param_groups
     kept = {name: group[name] for name in ("eps", "momentum") if name in group}
@@ -98,9 +98,9 @@ def recorded(trainer: Trainer) -> list[Rollout]:
 
 
 def learned(trainer: Trainer, rollouts: list[Rollout]) -> tuple[Tensor, dict[str, float]]:
-    """`[updates, n]` the parameters after each optimizer step, and the last iteration's figures."""
+    """`[updates, n]` the parameters after each optimizer step, and the last iteration's metrics."""
     history: list[Tensor] = []
-    update = trainer.update
+    update = trainer.learner
     update.optimizer.register_step_post_hook(
         lambda *_: history.append(update.flat.vector.detach().clone())  # type: ignore[arg-type]
     )
@@ -153,8 +153,8 @@ def test_two_processes_learn_what_one_does(
     orders = iter(list(orders_of_both()))
     with monkeypatch.context() as patch:
         patch.setattr(torch, "randperm", lambda *_, **__: next(orders))
-        alone, figures = learned(trainer, rollouts)
-    (first, first_figures), (second, second_figures) = (
+        alone, metrics = learned(trainer, rollouts)
+    (first, first_metrics), (second, second_metrics) = (
         torch.load(folder / f"{variant}-{rank}.pt") for rank in range(2)
     )
     assert len(alone) == EPOCHS * MINIBATCHES * ITERATIONS == 20
@@ -164,14 +164,14 @@ def test_two_processes_learn_what_one_does(
     assert distance[0] <= 1e-12
     assert distance.max() <= 1e-6
     assert (alone[-1] - alone[0]).abs().max() > 1e-2  # it did learn
-    assert first_figures == second_figures
-    assert set(first_figures) == set(figures)
+    assert first_metrics == second_metrics
+    assert set(first_metrics) == set(metrics)
     for tag in (
         "loss/discrete",
         "loss/entropy_discrete_guard",
         "optimizer/gradient_norm",
         "entropy/discrete",
     ):
-        assert first_figures[tag] == pytest.approx(figures[tag], rel=1e-6), tag
-    assert figures["gradient_scaling/gradient_scaling_active"] > 0
-    assert figures["entropy/discrete_guard_active"] > 0
+        assert first_metrics[tag] == pytest.approx(metrics[tag], rel=1e-6), tag
+    assert metrics["gradient_scaling/gradient_scaling_active"] > 0
+    assert metrics["entropy/discrete_guard_active"] > 0

@@ -125,7 +125,7 @@ def test_side_parameters_are_those_that_a_sides_loss_reaches(settings: dict[str,
     else:
         policy, inputs = mlp(**settings), torch.rand(3, 6)
     distribution = policy.distribution(inputs, None)
-    everything = torch.ones(3, policy.space.num_parameters, dtype=torch.bool)
+    everything = torch.ones(3, policy.space.num_continuous, dtype=torch.bool)
     losses = {
         "discrete": distribution.log_probs[..., 0].sum(),
         "continuous": distribution.continuous_log_prob(torch.ones_like(distribution.mean), everything).sum(),
@@ -199,15 +199,15 @@ def test_the_deterministic_action_is_the_mode_under_normalised_observations() ->
     policy = mlp()
     assert policy.normalizer is not None
     policy.normalizer.update(5.0 + 3.0 * torch.randn(200, 6))
-    nn.init.normal_(policy.choice_head.weight)  # type: ignore[union-attr]
+    nn.init.normal_(policy.discrete_head.weight)  # type: ignore[union-attr]
     observations = 5.0 + 3.0 * torch.randn(50, 6)
     logits, mean, _ = policy.actor((observations - policy.normalizer.mean) / policy.normalizer.std)
     action = policy.act(observations, None)
     assert isinstance(action, Actions)
-    assert torch.equal(action.choices, logits.argmax(-1))
-    torch.testing.assert_close(action.parameters, mean.detach())
+    assert torch.equal(action.discrete, logits.argmax(-1))
+    torch.testing.assert_close(action.continuous, mean.detach())
     only_2 = torch.tensor([[[False, False, True]]]).expand(50, 1, 3)
-    assert bool((policy.act(observations, only_2).choices == 2).all())
+    assert bool((policy.act(observations, only_2).discrete == 2).all())
 
 
 def test_layers_start_orthogonal_with_their_gains_and_without_bias() -> None:

@@ -110,7 +110,7 @@ def weights_of(result: AdvantageResult) -> list[float]:
     return [metric.value.item() for tag, metric in result.metrics.items() if tag.startswith(prefix)]
 
 
-def figure(result: AdvantageResult, name: str) -> float:
+def metric(result: AdvantageResult, name: str) -> float:
     return result.metrics[f"advantage_weighting/{name}"].value.item()
 
 
@@ -149,7 +149,7 @@ def test_training_starts_from_the_environments_weights() -> None:
     result = stage_of([2.0, 0.5, 1.5]).advantages(rollout, FixedCosines([1.0, 1.0, 1.0]))
     assert weights_of(result) == pytest.approx([0.5, 0.125, 0.375])
     torch.testing.assert_close(result.advantages, rollout.advantages @ torch.tensor([0.5, 0.125, 0.375]))
-    assert figure(result, "entropy") == pytest.approx(-sum(w * math.log(w) for w in (0.5, 0.125, 0.375)))
+    assert metric(result, "entropy") == pytest.approx(-sum(w * math.log(w) for w in (0.5, 0.125, 0.375)))
 
 
 def test_a_component_without_weight_can_still_be_learned() -> None:
@@ -176,8 +176,8 @@ def test_the_first_step_worked_out_by_hand() -> None:
     stage = stage_of([1.0, 1.0], enable_attention_weighting=False)
     first = stage.advantages(random_rollout(0, 2), FixedCosines([1.0, 0.0]))
     second = stage.advantages(random_rollout(0, 2), FixedCosines([1.0, 0.0]))
-    assert figure(first, "loss") == pytest.approx(-0.5 * math.log(0.5))
-    assert figure(first, "gradient_norm") == pytest.approx(math.hypot(0.25, 0.25))
+    assert metric(first, "loss") == pytest.approx(-0.5 * math.log(0.5))
+    assert metric(first, "gradient_norm") == pytest.approx(math.hypot(0.25, 0.25))
     assert weights_of(second) == pytest.approx(
         [1 / (1 + math.exp(-0.02)), 1 / (1 + math.exp(0.02))], abs=1e-6
     )
@@ -186,7 +186,7 @@ def test_the_first_step_worked_out_by_hand() -> None:
 def test_the_gradient_is_clipped() -> None:
     stage = stage_of([1.0, 1.0], enable_attention_weighting=False)
     result = stage.advantages(random_rollout(0, 2), FixedCosines([100.0, 0.0]))
-    assert figure(result, "gradient_norm") > 30
+    assert metric(result, "gradient_norm") > 30
     clipped = stage.base_logits.grad
     assert clipped is not None
     assert clipped.norm().item() == pytest.approx(0.5, rel=1e-4)
@@ -251,8 +251,8 @@ def test_attention_answers_to_the_sizes_of_this_rollout() -> None:
     generous[..., 0], scarce[..., 0] = 3.0, 1 / 3
     # the first component's share of mean |A|: 3/4 and 1/4
     results = [stage.advantages(rollout_of(a), FixedCosines([0.0, 0.0])) for a in (generous, scarce)]
-    assert figure(results[0], "attention/a") == pytest.approx(1 / (1 + math.exp(-0.75)))
-    assert figure(results[1], "attention/a") == pytest.approx(1 / (1 + math.exp(-0.25)), abs=0.01)
+    assert metric(results[0], "attention/a") == pytest.approx(1 / (1 + math.exp(-0.75)))
+    assert metric(results[1], "attention/a") == pytest.approx(1 / (1 + math.exp(-0.25)), abs=0.01)
 
 
 def test_advantages_of_nothing_but_zeros_do_no_harm() -> None:
@@ -367,8 +367,8 @@ def test_the_surrogate_asks_for_no_gradients_and_no_task_advantage() -> None:
     stage = stage_of([1.0, 2.0], objective="surrogate")
     assert not stage.needs_task_advantage
     result = stage.advantages(random_rollout(0, 2), Forbidden())
-    assert math.isnan(figure(result, "cosine/a"))
-    assert figure(result, "gradient_norm") < 1e-9
+    assert math.isnan(metric(result, "cosine/a"))
+    assert metric(result, "gradient_norm") < 1e-9
 
 
 def test_alignment_without_the_task_advantage_is_refused() -> None:

@@ -32,7 +32,7 @@ def trained(config: Config, folder: Path, iterations: int = 2) -> tuple[Any, Ten
     trainer = build(config, folder)
     for _ in range(iterations):
         trainer.iterate()
-    return trainer, trainer.update.flat.vector.detach()
+    return trainer, trainer.learner.flat.vector.detach()
 
 
 def test_without_a_compiler_the_run_goes_on_and_says_why(
@@ -75,7 +75,7 @@ SMALL = (
 @needs_compiler
 @pytest.mark.parametrize("env", ["topology_spawn", "synthetic"])
 def test_what_is_compiled_teaches_the_same_and_tells_the_same(env: str, tmp_path: Path) -> None:
-    """From the same state, since rounding alone makes two long runs part: parameters and every figure."""
+    """From the same state, since rounding alone makes two long runs part: parameters and every metric."""
     task = [f"env={env}", *SMALL, "trainer.gradient_scaling.warmup_steps=20"]
     trainer, _ = trained(compose([*task, "trainer.compile=default"]), tmp_path / "a", iterations=3)
     update, step, acting = trainer.compiling
@@ -85,7 +85,7 @@ def test_what_is_compiled_teaches_the_same_and_tells_the_same(env: str, tmp_path
     assert trainer.summary(None)["compile_seconds"] > 0.0
     eager = build(compose(task), tmp_path / "b")
     eager.load_state_dict(deepcopy(trainer.state_dict()))
-    before = eager.update.flat.vector.detach().clone()
+    before = eager.learner.flat.vector.detach().clone()
     told, expected = ({k: v for k, v in t.iterate().items() if k[:5] != "time/"} for t in (trainer, eager))
     assert told == pytest.approx(expected, rel=1e-3, abs=1e-4)
     steps = [t.update.flat.vector.detach() - before for t in (trainer, eager)]

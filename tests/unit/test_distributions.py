@@ -36,11 +36,11 @@ class Case:
         gumbel = -torch.rand(B, 2, 4, generator=draw).log().neg().log()
         with torch.no_grad():
             self.actions = self.distribution.sample(gumbel, torch.randn(B, 4, generator=draw))
-        self.relevant = self.distribution.relevant(self.actions.choices)
+        self.relevant = self.distribution.relevant(self.actions.discrete)
 
-    def gradients(self, figure: Tensor) -> list[Tensor]:
+    def gradients(self, metric: Tensor) -> list[Tensor]:
         inputs = (self.logits, self.mean, self.log_std)
-        return list(torch.autograd.grad(figure.sum(), inputs, retain_graph=True, materialize_grads=True))
+        return list(torch.autograd.grad(metric.sum(), inputs, retain_graph=True, materialize_grads=True))
 
 
 def categorical(case: Case, head: int) -> Categorical:
@@ -50,19 +50,19 @@ def categorical(case: Case, head: int) -> Categorical:
 def test_discrete_log_probs_and_entropies_are_those_of_the_masked_categorical() -> None:
     case = Case()
     log_prob, entropy = (
-        case.distribution.discrete_log_prob(case.actions.choices),
+        case.distribution.discrete_log_prob(case.actions.discrete),
         case.distribution.discrete_entropy(),
     )
     for head in range(2):
         theirs = categorical(case, head)
-        torch.testing.assert_close(log_prob[:, head], theirs.log_prob(case.actions.choices[:, head]))
+        torch.testing.assert_close(log_prob[:, head], theirs.log_prob(case.actions.discrete[:, head]))
         torch.testing.assert_close(entropy[:, head], theirs.entropy())
 
 
 def test_continuous_log_probs_are_sums_over_the_relevant_parameters_of_a_decision() -> None:
     case = Case()
-    each = Normal(case.mean, case.log_std.exp()).log_prob(case.actions.parameters)
-    first, second = case.actions.choices.unbind(-1)
+    each = Normal(case.mean, case.log_std.exp()).log_prob(case.actions.continuous)
+    first, second = case.actions.discrete.unbind(-1)
     expected = torch.stack(
         [
             each[:, 0] + torch.where(first == 1, each[:, 1], 0.0),
@@ -71,7 +71,7 @@ def test_continuous_log_probs_are_sums_over_the_relevant_parameters_of_a_decisio
         ],
         dim=-1,
     )
-    ours = case.distribution.continuous_log_prob(case.actions.parameters, case.relevant)
+    ours = case.distribution.continuous_log_prob(case.actions.continuous, case.relevant)
     torch.testing.assert_close(ours, expected)
     torch.testing.assert_close(
         case.distribution.continuous_entropy(), Normal(case.mean, case.log_std.exp()).entropy()
@@ -83,7 +83,7 @@ def test_one_log_std_for_all_samples_is_the_same_as_one_for_each() -> None:
     shared = case.log_std[0].detach()
     one = HybridDistribution(SPACE, case.logits, case.mean, shared, case.mask)
     each = HybridDistribution(SPACE, case.logits, case.mean, shared.expand(B, 4), case.mask)
-    parameters = case.actions.parameters
+    parameters = case.actions.continuous
     torch.testing.assert_close(
         one.continuous_log_prob(parameters, case.relevant),
         each.continuous_log_prob(parameters, case.relevant),
@@ -96,7 +96,7 @@ def test_one_log_std_for_all_samples_is_the_same_as_one_for_each() -> None:
 
 def test_irrelevant_parameters_have_exactly_no_log_prob_and_no_gradient() -> None:
     case = Case()
-    log_prob = case.distribution.continuous_log_prob(case.actions.parameters, case.relevant)
+    log_prob = case.distribution.continuous_log_prob(case.actions.continuous, case.relevant)
     logits, mean, log_std = case.gradients(log_prob)
     assert not case.relevant.all()
     assert bool((log_prob[:, 1][~case.relevant[:, 2]] == 0).all())
@@ -108,8 +108,8 @@ def test_irrelevant_parameters_have_exactly_no_log_prob_and_no_gradient() -> Non
 
 def test_an_irrelevant_parameter_may_be_anything() -> None:
     case = Case()
-    other = torch.where(case.relevant, case.actions.parameters, -5.0)
-    before = case.distribution.continuous_log_prob(case.actions.parameters, case.relevant)
+    other = torch.where(case.relevant, case.actions.continuous, -5.0)
+    before = case.distribution.continuous_log_prob(case.actions.continuous, case.relevant)
     assert torch.equal(case.distribution.continuous_log_prob(other, case.relevant), before)
 
 
@@ -119,12 +119,12 @@ def test_a_head_with_one_valid_choice_decides_nothing() -> None:
     assert torch.equal(case.distribution.discrete_active(), ~idle)
     assert idle.sum() == B // 4
     log_prob, entropy = (
-        case.distribution.discrete_log_prob(case.actions.choices),
+        case.distribution.discrete_log_prob(case.actions.discrete),
         case.distribution.discrete_entropy(),
     )
-    for figure in (log_prob, entropy):
-        assert bool((figure[idle] == 0).all())
-        logits, mean, log_std = case.gradients(figure)
+    for metric in (log_prob, entropy):
+        assert bool((metric[idle] == 0).all())
+        logits, mean, log_std = case.gradients(metric)
         assert bool((logits[idle] == 0).all())
         assert bool(logits[~idle].any())
         assert not mean.any()
@@ -136,7 +136,7 @@ def test_choices_that_are_padding_or_masked_have_probability_zero_and_no_gradien
     probabilities = case.distribution.log_probs.exp()
     assert bool((probabilities[~case.mask] == 0).all())
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(B, 2))
-    logits, _, _ = case.gradients(case.distribution.discrete_log_prob(case.actions.choices))
+    logits, _, _ = case.gradients(case.distribution.discrete_log_prob(case.actions.discrete))
     assert bool((logits[~case.mask] == 0).all())
 
 
@@ -149,7 +149,7 @@ def test_sampled_choices_have_the_right_frequencies() -> None:
     mask = torch.tensor([[True, True, False, False], [True, True, True, False]]).expand(size, 2, 4)
     distribution = HybridDistribution(SPACE, logits, torch.zeros(size, 4), torch.zeros(4), mask)
     gumbel = -torch.empty(size, 2, 4).exponential_(generator=draw).log()
-    choices = distribution.sample(gumbel, torch.zeros(size, 4)).choices
+    choices = distribution.sample(gumbel, torch.zeros(size, 4)).discrete
     for head, chances in enumerate(([0.3, -0.5], [1.0, 0.0, -1.0])):
         expected = size * torch.tensor(chances).softmax(-1)
         counts = torch.bincount(choices[:, head], minlength=4).float()
@@ -167,7 +167,7 @@ def test_sampled_parameters_are_the_noise_scaled_and_shifted() -> None:
         SPACE.valid_choices.unsqueeze(0),
     )
     noise = torch.tensor([[5.0, 1.0, -2.0, 0.0]])
-    assert distribution.sample(torch.zeros(1, 2, 4), noise).parameters.tolist() == [[1.0, 4.0, 2.0, 4.0]]
+    assert distribution.sample(torch.zeros(1, 2, 4), noise).continuous.tolist() == [[1.0, 4.0, 2.0, 4.0]]
 
 
 def test_the_mode_is_the_likeliest_valid_choice_and_the_mean() -> None:
@@ -175,8 +175,8 @@ def test_the_mode_is_the_likeliest_valid_choice_and_the_mean() -> None:
     mask = torch.tensor([[[True, True, False, False], [True, True, True, False]]])
     mean = torch.tensor([[0.1, 0.2, 0.3, 5.0]])
     mode = HybridDistribution(SPACE, logits, mean, torch.zeros(4), mask).mode()
-    assert mode.choices.tolist() == [[1, 0]]
-    assert torch.equal(mode.parameters, mean)
+    assert mode.discrete.tolist() == [[1, 0]]
+    assert torch.equal(mode.continuous, mean)
 
 
 # --- extremes -------------------------------------------------------------------------------------------
@@ -185,12 +185,12 @@ def test_the_mode_is_the_likeliest_valid_choice_and_the_mean() -> None:
 @pytest.mark.parametrize("scale", [1e-6, 1e3, 1e6])
 def test_extreme_logits_stay_finite_with_finite_gradients(scale: float) -> None:
     case = Case(scale=scale)
-    for figure in (
-        case.distribution.discrete_log_prob(case.actions.choices),
+    for metric in (
+        case.distribution.discrete_log_prob(case.actions.discrete),
         case.distribution.discrete_entropy(),
     ):
-        assert bool(figure.isfinite().all())
-        assert all(bool(gradient.isfinite().all()) for gradient in case.gradients(figure))
+        assert bool(metric.isfinite().all())
+        assert all(bool(gradient.isfinite().all()) for gradient in case.gradients(metric))
 
 
 def test_extreme_parameters_stay_finite_with_finite_gradients() -> None:
@@ -201,7 +201,7 @@ def test_extreme_parameters_stay_finite_with_finite_gradients() -> None:
     parameters, everything = torch.tensor([[1e6, -1e6, -1e3, 1e3]]), torch.ones(1, 4, dtype=torch.bool)
     log_prob = distribution.continuous_log_prob(parameters, everything)
     gradients = torch.autograd.grad(log_prob.sum(), (mean, log_std))
-    assert all(bool(figure.isfinite().all()) for figure in (log_prob, *gradients))
+    assert all(bool(metric.isfinite().all()) for metric in (log_prob, *gradients))
 
 
 # --- spaces with one side -------------------------------------------------------------------------------
@@ -224,11 +224,11 @@ def test_without_heads() -> None:
     distribution = HybridDistribution(space, empty, torch.zeros(5, 3), torch.zeros(3), empty.to(torch.bool))
     actions = distribution.sample(empty, torch.ones(5, 3))
     assert isinstance(actions, Actions)
-    assert actions.choices.shape == (5, 0)
-    assert distribution.mode().choices.shape == (5, 0)
-    log_prob = distribution.continuous_log_prob(actions.parameters, distribution.relevant(actions.choices))
+    assert actions.discrete.shape == (5, 0)
+    assert distribution.mode().discrete.shape == (5, 0)
+    log_prob = distribution.continuous_log_prob(actions.continuous, distribution.relevant(actions.discrete))
     # Three standard normals at 1: 3·(−½ − ½ log 2π).
     assert log_prob[:, 0].tolist() == pytest.approx([-1.5 - 1.5 * math.log(2 * math.pi)] * 5)
-    assert distribution.discrete_log_prob(actions.choices).shape == (5, 0)
+    assert distribution.discrete_log_prob(actions.discrete).shape == (5, 0)
     assert distribution.discrete_entropy().shape == (5, 0)
     assert distribution.discrete_active().shape == (5, 0)

@@ -58,8 +58,8 @@ def test_a_layer_by_hand() -> None:
         mlp.layers[0].weight.fill_(2.0)
         mlp.layers[0].bias.fill_(-1.0)
     inputs = torch.tensor([[0.5]], requires_grad=True)
-    figures = learned(mlp, inputs, torch.ones(1, 1))
-    assert [figure.item() for figure in figures] == [0.0, 0.5, 1.0, 2.0]
+    metrics = learned(mlp, inputs, torch.ones(1, 1))
+    assert [metric.item() for metric in metrics] == [0.0, 0.5, 1.0, 2.0]
 
 
 def test_large_inputs_end_at_one_without_a_gradient() -> None:

@@ -99,12 +99,12 @@ def test_golden_terms(
     names = ("entropy_discrete", "entropy_continuous", "entropy_discrete_guard", "entropy_continuous_guard")
     assert set(state.terms) == set(names)  # each counted once, and nothing else
     assert [reduced(state)[name] for name in names] == pytest.approx(terms, abs=1e-6)
-    figures = {tag: metric.value.item() for tag, metric in state.metrics.items()}
-    assert figures["entropy/coefficient"] == pytest.approx(coefficient)
-    assert figures["entropy/discrete"] == pytest.approx(discrete)
-    assert figures["entropy/continuous"] == pytest.approx(continuous)
-    assert figures["entropy/discrete_guard_active"] == (terms[2] > 0)
-    assert figures["entropy/continuous_guard_active"] == (terms[3] > 0)
+    metrics = {tag: metric.value.item() for tag, metric in state.metrics.items()}
+    assert metrics["entropy/coefficient"] == pytest.approx(coefficient)
+    assert metrics["entropy/discrete"] == pytest.approx(discrete)
+    assert metrics["entropy/continuous"] == pytest.approx(continuous)
+    assert metrics["entropy/discrete_guard_active"] == (terms[2] > 0)
+    assert metrics["entropy/continuous_guard_active"] == (terms[3] > 0)
 
 
 def test_descending_the_terms_spreads_both_types() -> None:

@@ -49,7 +49,7 @@ def test_no_more_episodes_than_asked_for(episodes: int) -> None:
 def test_metrics_are_means_over_the_counted_episodes_only() -> None:
     result = evaluate(policy(), wages(), episodes=3, seed=0)
     # Clocks 1–3, 1–4 and 1–5; the second episode that environment 0 begins meanwhile does not count.
-    assert result.figures == {"clock": pytest.approx((6 + 10 + 15) / 12)}
+    assert result.metrics == {"clock": pytest.approx((6 + 10 + 15) / 12)}
     assert result.success_rate == pytest.approx(2 / 3)  # environments 0 and 2 terminate
 
 
@@ -61,7 +61,7 @@ def test_what_an_environment_does_not_report_is_absent() -> None:
 
     result = evaluate(policy(), Silent(3, CPU), episodes=3, seed=0)
     assert result.success_rate is None
-    assert result.figures == {}
+    assert result.metrics == {}
     assert result.score is None
 
 
@@ -97,7 +97,7 @@ def test_an_environments_diagnosis_is_among_the_figures_and_sees_the_policy() ->
             return {"shape": float(choice.shape[0] + len(parameters))}
 
     result = evaluate(policy(), Diagnosed(3, CPU), episodes=3, seed=0)
-    assert result.figures["shape"] == 3 + 2
+    assert result.metrics["shape"] == 3 + 2
 
 
 class Endless(ToyEnv):

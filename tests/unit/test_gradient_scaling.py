@@ -41,7 +41,7 @@ def push(scaling: GradientScaling, norms: Pair, dtype: torch.dtype = torch.float
     return weights[0].item(), weights[1].item()
 
 
-def figures(scaling: GradientScaling, name: str) -> list[float]:
+def metrics(scaling: GradientScaling, name: str) -> list[float]:
     return [scaling.monitoring[f"{side}_{name}"].item() for side in SIDES]
 
 
@@ -186,10 +186,10 @@ def follows(kind: type[GradientScaling], case: Case, tolerance: float = 1e-12) -
         effective = [NAN if e is None else w * e for w, e in zip(step.weights, step.ema, strict=True)]
         for found, expected in (
             (weights, step.weights),
-            (figures(scaling, "weight_used"), step.weights),
-            (figures(scaling, "grad_norm"), step.ema),
-            (figures(scaling, "scale"), step.scales),
-            (figures(scaling, "effective_norm"), effective),
+            (metrics(scaling, "weight_used"), step.weights),
+            (metrics(scaling, "grad_norm"), step.ema),
+            (metrics(scaling, "scale"), step.scales),
+            (metrics(scaling, "effective_norm"), effective),
             ([scaling.monitoring["balance_ratio"].item()], [step.balance_ratio]),
             ([active], [float(step.active)]),
         ):
@@ -296,7 +296,7 @@ def test_what_the_typical_case_means() -> None:
     """Weight × norm is 0.7 : 0.3; per unit of importance, both sides push with 1.9623."""
     scaling = build_scaling()
     weights = push(scaling, TYPICAL)
-    assert figures(scaling, "effective_norm") == pytest.approx([1.3735849, 0.5886792])
+    assert metrics(scaling, "effective_norm") == pytest.approx([1.3735849, 0.5886792])
     assert [w * n / b for w, n, b in zip(weights, TYPICAL, (0.7, 0.3), strict=True)] == pytest.approx(
         [1.9622642, 1.9622642]
     )
@@ -322,7 +322,7 @@ def test_relative_scaling_ignores_the_size_of_both_losses_together(
     scaled = push(scaling, (discrete * factor, continuous * factor))
     assert sum(plain) == pytest.approx(1.0, rel=1e-12)
     assert scaled == pytest.approx(plain, rel=1e-9)
-    if not any(figures(scaling, "clamped")):
+    if not any(metrics(scaling, "clamped")):
         assert scaling.monitoring["balance_ratio"].item() == pytest.approx(1.0, rel=1e-9)
         wide: dict[str, Any] = {
             "gradient_norm_target": target,
@@ -459,7 +459,7 @@ class Training:
         return [(result.discrete.item(), result.continuous.item()) for result in results]
 
     def ema(self) -> list[float]:
-        return figures(self.stage, "grad_norm")
+        return metrics(self.stage, "grad_norm")
 
 
 def test_as_a_stage_it_follows_the_same_sequence() -> None:
@@ -544,8 +544,8 @@ def test_shared_norms_need_shared_parameters() -> None:
 
 def test_figures_say_what_happened() -> None:
     training = Training(build_scaling())
-    metrics = training.step((15.0, 0.2)).metrics
-    assert {tag.removeprefix("gradient_scaling/") for tag in metrics} >= {
+    logged = training.step((15.0, 0.2)).metrics
+    assert {tag.removeprefix("gradient_scaling/") for tag in logged} >= {
         *(
             f"{side}_{name}"
             for side in SIDES
@@ -558,11 +558,11 @@ def test_figures_say_what_happened() -> None:
         "balance_ratio_ema",
         "gradient_cosine",
     }
-    assert figures(training.stage, "clamped") == [1.0, 0.0]
-    assert metrics["gradient_scaling/balance_ratio"].reduction == "geometric_mean"
-    metrics = training.step((0.0, INF)).metrics
+    assert metrics(training.stage, "clamped") == [1.0, 0.0]
+    assert logged["gradient_scaling/balance_ratio"].reduction == "geometric_mean"
+    logged = training.step((0.0, INF)).metrics
     for side in SIDES:
-        unusable = metrics[f"gradient_scaling/{side}_unusable_norms"]
+        unusable = logged[f"gradient_scaling/{side}_unusable_norms"]
         assert (unusable.value.item(), unusable.reduction) == (1.0, "sum")
     assert training.ema() == pytest.approx([15.0, 0.2])
 
@@ -582,7 +582,7 @@ def test_a_space_with_one_side_gets_weight_one_and_no_figures(env: str, tmp_path
     before = trainer.policy.state_dict()["value_head.bias"].clone()
     logged = trainer.iterate()
     assert not [tag for tag in logged if tag.startswith("gradient_scaling/")]
-    assert trainer.update.state_dict()["weights"].tolist() == [1.0, 1.0]
+    assert trainer.learner.state_dict()["weights"].tolist() == [1.0, 1.0]
     assert trainer.summary(None)["balance_ratio"] is None
     assert trainer.summary(None)["discrete_weight_used"] is None
     assert not torch.equal(before, trainer.policy.state_dict()["value_head.bias"])

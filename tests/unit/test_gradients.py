@@ -40,7 +40,7 @@ class Scene(NamedTuple):
         distribution = self.policy.as_distribution(logits, mean, log_std, self.batch.action_mask)
         sides = surrogates(self.batch, distribution, 0.2, self.ratio, self.reduction)
         entropy = Term(distribution.discrete_entropy(), distribution.discrete_active())
-        relevant = distribution.relevant(self.batch.actions.choices)
+        relevant = distribution.relevant(self.batch.actions.discrete)
         spread = Term(distribution.continuous_entropy(), relevant)
         value = (values - self.batch.returns).square().mean()
         rest = 0.5 * value - 0.01 * reduce_term(entropy) - 0.005 * reduce_term(spread)
@@ -90,15 +90,15 @@ def make_scene(
         distribution = net.distribution(inputs, mask)
         gumbel = -torch.empty(mask.shape, dtype=dtype).exponential_(generator=generator).log()
         actions = distribution.sample(gumbel, noise(samples, parameters))
-        relevant = distribution.relevant(actions.choices)
-        old_discrete = distribution.discrete_log_prob(actions.choices)
-        old_continuous = distribution.continuous_log_prob(actions.parameters, relevant)
+        relevant = distribution.relevant(actions.discrete)
+        old_discrete = distribution.discrete_log_prob(actions.discrete)
+        old_continuous = distribution.continuous_log_prob(actions.continuous, relevant)
         # Some ratios inside, some outside the clip range; nothing where there was no decision.
         discrete_log_prob = old_discrete + 0.2 * noise(*old_discrete.shape) * (mask.sum(-1) > 1)
         drift = 0.2 * noise(*old_continuous.shape) * (old_continuous != 0)
     batch = Minibatch(
         inputs=inputs,
-        actions=Actions(actions.choices, actions.parameters),
+        actions=Actions(actions.discrete, actions.continuous),
         action_mask=mask,
         discrete_log_prob=discrete_log_prob,
         continuous_log_prob=old_continuous + drift,
@@ -286,7 +286,7 @@ def test_the_update_steps_along_the_weighted_gradient(toy: Callable[..., Config]
         "trainer.gradient_scaling.norm_parameters=all",
     )
     trainer = build(config, tmp_path)
-    update, log = trainer.update, MetricLog()
+    update, log = trainer.learner, MetricLog()
     rollout, _ = trainer.collector.collect()
     samples = update.prepare(rollout, MetricLog())
     logits, mean, log_std, values = trainer.policy(samples.inputs)
@@ -305,9 +305,9 @@ def test_the_update_steps_along_the_weighted_gradient(toy: Callable[..., Config]
     push = torch.stack([0.7 / discrete.norm(), 0.3 / continuous.norm()])
     weights = push / push.sum()
     update.run(rollout, 0.0, log)
-    figures = log.read()
-    assert figures["gradient_scaling/discrete_weight_used"] == pytest.approx(weights[0].item(), rel=1e-5)
+    metrics = log.read()
+    assert metrics["gradient_scaling/discrete_weight_used"] == pytest.approx(weights[0].item(), rel=1e-5)
     assert abs(weights[0].item() - 0.7) > 0.01  # scaling had something to do
     expected = weights[0] * discrete + weights[1] * continuous + rest
     torch.testing.assert_close(update.flat.vector.grad, expected, rtol=1e-5, atol=1e-6)
-    assert figures["optimizer/gradient_norm"] == pytest.approx(expected.norm().item(), rel=1e-5)
+    assert metrics["optimizer/gradient_norm"] == pytest.approx(expected.norm().item(), rel=1e-5)

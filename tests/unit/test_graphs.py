@@ -107,7 +107,7 @@ class Keeper:
     def __init__(self) -> None:
         self.total = torch.zeros(2)
         self.pair = (torch.zeros(2), torch.ones(2))
-        self.figures: dict[str, Tensor] = {"last": torch.zeros(())}
+        self.metrics: dict[str, Tensor] = {"last": torch.zeros(())}
         self.inner = Inner()
         self.name = "constant"
 
@@ -115,7 +115,7 @@ class Keeper:
         self.inner.count = self.inner.count + 1
         self.pair = (self.pair[1], self.pair[0] + number)  # what is written back lies where it is written to
         self.total = self.total + number * self.inner.count
-        self.figures = {"last": number.sum()}
+        self.metrics = {"last": number.sum()}
         return self.total * 2 + self.pair[0]
 
 
@@ -141,7 +141,7 @@ def test_state_that_is_replaced_lasts_from_replay_to_replay(kind: Kind) -> None:
 
 
 def _state(keeper: Keeper) -> list[Tensor]:
-    return [keeper.total, *keeper.pair, keeper.figures["last"], keeper.inner.count]
+    return [keeper.total, *keeper.pair, keeper.metrics["last"], keeper.inner.count]
 
 
 def test_without_writing_back_the_replays_would_start_from_the_same_state(
@@ -239,8 +239,8 @@ class Delayed(Keeper):
 
 class InDict(Keeper):
     def add(self, number: Tensor) -> Tensor:
-        self.figures["last"] = self.figures["last"] + number.sum()
-        return self.figures["last"] * 2
+        self.metrics["last"] = self.metrics["last"] + number.sum()
+        return self.metrics["last"] * 2
 
 
 class InDeque(Keeper):
@@ -347,7 +347,7 @@ def test_a_state_that_is_loaded_later_counts(kind: Kind, toy: Callable[..., Conf
         for _ in range(4):
             trainer.iterate()
     assert {work.notice for work in graphs.compiling} == {None}
-    assert torch.equal(graphs.update.flat.vector, eager.update.flat.vector)
+    assert torch.equal(graphs.learner.flat.vector, eager.learner.flat.vector)
 
 
 class Showing:
@@ -392,26 +392,26 @@ ITERATIONS = 6
 
 def trained(overrides: list[str], folder: Path) -> tuple[Trainer, list[dict[str, float]]]:
     trainer = build(compose(overrides), folder)
-    figures = [trainer.iterate() for _ in range(ITERATIONS)]
-    return trainer, [{k: v for k, v in f.items() if not k.startswith("time/")} for f in figures]
+    metrics = [trainer.iterate() for _ in range(ITERATIONS)]
+    return trainer, [{k: v for k, v in f.items() if not k.startswith("time/")} for f in metrics]
 
 
 @pytest.mark.parametrize("env", ENVS)
 def test_a_run_of_graphs_is_the_run_without(kind: Kind, env: str, tmp_path: Path) -> None:
-    """Bit for bit, figures too; `measure_every` 3 of 4 × 2 updates, and audits, need several graphs."""
+    """Bit for bit, metrics too; `measure_every` 3 of 4 × 2 updates, and audits, need several graphs."""
     audit_every = 5 if env in ("synthetic", "moving") else 0
     overrides = [f"env={env}", *SMALL, "trainer.batch.num_minibatches=2", "trainer.batch.update_epochs=4"]
     overrides += [
         f"trainer.gradient_scaling.{key}"
         for key in ("measure_every=3", f"audit_every={audit_every}", "warmup_steps=9")
     ]
-    graphs, figures = trained([*overrides, f"trainer.compile={kind}"], tmp_path / "graphs")
+    graphs, metrics = trained([*overrides, f"trainer.compile={kind}"], tmp_path / "graphs")
     assert {work.notice for work in graphs.compiling} == {None}
     assert graphs.summary(None)["compile_seconds"] > 0.0
     eager, expected = trained(overrides, tmp_path / "eager")
     assert eager.compiling == []
-    assert figures == expected
-    assert torch.equal(graphs.update.flat.vector, eager.update.flat.vector)
+    assert metrics == expected
+    assert torch.equal(graphs.learner.flat.vector, eager.learner.flat.vector)
     mine, theirs = graphs.state_dict(), eager.state_dict()
     for part in ("collector", "update"):
         for one, other in zip(tree_leaves(mine[part]), tree_leaves(theirs[part]), strict=True):
@@ -426,10 +426,10 @@ def test_epochs_end_early_where_they_do_without_graphs(kind: Kind, tmp_path: Pat
         "trainer.target_kl=0.01",
         "trainer.gradient_scaling.measure_every=3",
     ]
-    graphs, figures = trained([*overrides, f"trainer.compile={kind}"], tmp_path / "graphs")
+    graphs, metrics = trained([*overrides, f"trainer.compile={kind}"], tmp_path / "graphs")
     eager, expected = trained(overrides, tmp_path / "eager")
-    assert graphs.update.updates == eager.update.updates < ITERATIONS * 16
-    assert figures == expected
+    assert graphs.learner.updates == eager.learner.updates < ITERATIONS * 16
+    assert metrics == expected
 
 
 def test_what_made_updates_bad_is_found_as_without_graphs(
@@ -441,10 +441,10 @@ def test_what_made_updates_bad_is_found_as_without_graphs(
         trainer = build(toy("trainer.total_env_steps=2560", *overrides), tmp_path / name)
         for _ in range(4):
             trainer.iterate()
-        prepare = trainer.update.prepare
-        trainer.update.prepare = lambda *a: (s := prepare(*a))._replace(returns=s.returns * 1e30)
-        figures = trainer.iterate()
-        return figures["optimizer/skipped"], trainer._bad, trainer.update.flat.vector.detach()
+        prepare = trainer.learner.prepare
+        trainer.learner.prepare = lambda *a: (s := prepare(*a))._replace(returns=s.returns * 1e30)
+        metrics = trainer.iterate()
+        return metrics["optimizer/skipped"], trainer._bad, trainer.learner.flat.vector.detach()
 
     skipped, lines, parameters = found("graphs", f"trainer.compile={kind}")
     expected_skipped, expected_lines, expected = found("eager")
@@ -489,7 +489,7 @@ def test_a_stage_that_cannot_be_recorded_is_named(
     trainer = build(config, tmp_path)
     for _ in range(3):
         trainer.iterate()
-    assert reason in trainer.update.compiling[0].notice
+    assert reason in trainer.learner.compiling[0].notice
     assert {work.notice for work in trainer.collector.compiling} == {None}
 
 
@@ -503,7 +503,7 @@ def test_on_the_cpu_the_run_goes_on_and_says_why(
     assert "CUDA graphs need cuda" in " ".join(out.split())
     eager = build(toy(), tmp_path / "eager")
     eager.train()
-    assert torch.equal(trainer.update.flat.vector, eager.update.flat.vector)
+    assert torch.equal(trainer.learner.flat.vector, eager.learner.flat.vector)
 
 
 def test_several_processes_stand_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,8 +516,8 @@ def test_several_processes_stand_in_the_way(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("env", [*ENVS, "goal"])
 def test_on_cuda_graphs_teach_the_same(env: str, tmp_path: Path) -> None:
     overrides = [f"env={env}", *SMALL[:2], "device=cuda", "trainer.batch.num_minibatches=2"]
-    graphs, figures = trained([*overrides, "trainer.compile=cudagraphs"], tmp_path / "graphs")
+    graphs, metrics = trained([*overrides, "trainer.compile=cudagraphs"], tmp_path / "graphs")
     assert {work.notice for work in graphs.compiling} == {None}
     eager, expected = trained(overrides, tmp_path / "eager")
-    torch.testing.assert_close(graphs.update.flat.vector, eager.update.flat.vector, rtol=1e-3, atol=1e-4)
-    assert figures[-1].keys() == expected[-1].keys()
+    torch.testing.assert_close(graphs.learner.flat.vector, eager.learner.flat.vector, rtol=1e-3, atol=1e-4)
+    assert metrics[-1].keys() == expected[-1].keys()

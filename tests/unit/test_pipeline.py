@@ -17,7 +17,7 @@ from equipoise.trainer.data import Rollout
 from equipoise.trainer.stages.advantage_weighting import AdvantageWeighting
 from equipoise.trainer.stages.entropy_regularization import EntropyRegularization
 from equipoise.trainer.stages.gradient_scaling import GradientScaling
-from equipoise.trainer.stages.pipeline import Pipeline, StageOrderError, check_order, moment
+from equipoise.trainer.stages.pipeline import Pipeline, StageOrderError, check_order, hook
 from equipoise.trainer.stages.protocol import (
     AdvantageResult,
     LossState,
@@ -121,7 +121,7 @@ def test_a_stage_twice() -> None:
 @pytest.mark.parametrize(
     ("kind", "what"), [(Rewards, "rewards"), (Advantages, "advantages"), (Gradients, "gradients")]
 )
-def test_two_stages_for_an_exclusive_moment(kind: type, what: str) -> None:
+def test_two_stages_for_an_exclusive_hook(kind: type, what: str) -> None:
     text = message(["mine", "yours"], {"mine": kind, "yours": kind})
     assert f"'mine' and 'yours' both act on the {what}" in text
     assert suggestion(text) == ["mine"]
@@ -154,13 +154,13 @@ def test_a_class_has_exactly_one_of_the_methods() -> None:
     class Both(Rewards, Losses):
         pass
 
-    assert moment("mine", Losses) == "losses"
+    assert hook("mine", Losses) == "losses"
     with pytest.raises(
         StageOrderError, match=r"'mine' \(.*Nothing\) has none of the methods rewards, advant"
     ):
-        moment("mine", Nothing)
+        hook("mine", Nothing)
     with pytest.raises(StageOrderError, match=r"'mine' \(.*Both\) has rewards\(\) and losses\(\)"):
-        moment("mine", Both)
+        hook("mine", Both)
 
 
 def test_an_advantage_stage_says_whether_it_needs_the_task() -> None:
@@ -219,7 +219,7 @@ def test_value_clipping_and_entropy_commute(toy: Callable[..., Config], tmp_path
         stages = f"trainer.stages=[reward_normalization,advantage_weighting,{order},gradient_scaling]"
         trainer = build(toy(stages, "trainer.gradient_scaling.warmup_steps=1"), tmp_path / name)
         trainer.iterate()
-        vector = trainer.update.flat.vector
+        vector = trainer.learner.flat.vector
         assert vector.grad is not None
         found.append((vector.detach(), vector.grad))
     (first, first_gradient), (second, second_gradient) = found

@@ -263,9 +263,9 @@ def test_where_a_rollout_is_cut_makes_no_difference_to_the_returns() -> None:
     at_once.rewards(whole)
     for part in range(0, 24, 4):
         in_parts.rewards(rollout_of(whole.rewards[part : part + 4], whole.done[part : part + 4]))
-    for figure in ("mean", "squares"):
+    for metric in ("mean", "squares"):
         torch.testing.assert_close(
-            at_once.state_dict()["returns"][figure], in_parts.state_dict()["returns"][figure]
+            at_once.state_dict()["returns"][metric], in_parts.state_dict()["returns"][metric]
         )
     torch.testing.assert_close(at_once.state_dict()["discounted"], in_parts.state_dict()["discounted"])
 
@@ -310,13 +310,13 @@ def test_a_factor_at_its_bound_is_reported() -> None:
     rewards = torch.stack([row, -row]).unsqueeze(1)
     for _ in range(2):
         metrics = stage.rewards(rollout_of(rewards, torch.tensor([[False], [True]]))).metrics
-    figures = {
+    metrics = {
         tag.removeprefix("reward_normalization/"): metric.value.item() for tag, metric in metrics.items()
     }
-    assert [figures[f"factor/{name}"] for name in "abcd"] == pytest.approx([0.1, 0.75, 1.5, 10])
-    assert [figures[f"at_bound/{name}"] for name in "abcd"] == [1, 0, 0, 1]
-    assert figures["return_std/a"] == pytest.approx(500)
-    assert figures["episodes"] == 1
+    assert [metrics[f"factor/{name}"] for name in "abcd"] == pytest.approx([0.1, 0.75, 1.5, 10])
+    assert [metrics[f"at_bound/{name}"] for name in "abcd"] == [1, 0, 0, 1]
+    assert metrics["return_std/a"] == pytest.approx(500)
+    assert metrics["episodes"] == 1
 
 
 # -- both -----------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def collector(num_envs: int = 3, steps: int = 6, masked: bool = False, seed: int
     return Collector(env, policy, rollout, torch.Generator().manual_seed(seed), seed)
 
 
-def figures(steps: list[Metrics]) -> dict[str, float]:
+def metrics(steps: list[Metrics]) -> dict[str, float]:
     return {tag: float(metric.value) for tag, metric in episode_means(steps).items()}
 
 
@@ -51,7 +51,7 @@ def test_masks_are_stored_and_obeyed() -> None:
     first_step = rollout.observations[..., 0] == 0
     assert torch.equal(rollout.action_mask[..., 0, 1], ~first_step)
     assert bool(rollout.action_mask[..., 0, 0].all())
-    assert not rollout.actions.choices[first_step].any()
+    assert not rollout.actions.discrete[first_step].any()
     assert not rollout.discrete_log_prob[first_step].any()
     assert bool((rollout.discrete_log_prob[~first_step] != 0).all())
 
@@ -78,12 +78,12 @@ def test_returns_and_lengths_of_episodes_that_ended_by_hand() -> None:
     collecting = collector()
     # Environment i pays i + 1 a step for 3 + i steps: returns 3, 8, 15.
     # Steps 0–5: 0 ends at 2 and 5, 1 at 3, 2 at 4.
-    first = figures(collecting.collect()[1])
+    first = metrics(collecting.collect()[1])
     assert first["episode/return"] == pytest.approx((3 + 3 + 8 + 15) / 4)
     assert first["episode/length"] == pytest.approx((3 + 3 + 4 + 5) / 4)
     assert first["episode/success"] == pytest.approx(3 / 4)
     # Steps 6–11: 0 ends at 8 and 11, 1 (begun at 4) at 7 and 11, 2 (begun at 5) at 9.
-    second = figures(collecting.collect()[1])
+    second = metrics(collecting.collect()[1])
     assert second["episode/return"] == pytest.approx((3 + 3 + 8 + 8 + 15) / 5)
     assert second["episode/length"] == pytest.approx((3 + 3 + 4 + 4 + 5) / 5)
     assert second["episode/success"] == pytest.approx(3 / 5)
@@ -91,7 +91,7 @@ def test_returns_and_lengths_of_episodes_that_ended_by_hand() -> None:
 
 def test_an_episode_over_several_rollouts_is_one_episode() -> None:
     collecting = collector(steps=2)
-    collected = [figures(collecting.collect()[1]) for _ in range(2)]
+    collected = [metrics(collecting.collect()[1]) for _ in range(2)]
     assert math.isnan(collected[0]["episode/return"])  # nothing ended
     assert collected[1]["episode/return"] == pytest.approx((3 + 8) / 2)
     assert collected[1]["episode/length"] == pytest.approx((3 + 4) / 2)
@@ -99,9 +99,9 @@ def test_an_episode_over_several_rollouts_is_one_episode() -> None:
 
 def test_the_same_seed_collects_the_same_and_another_one_does_not() -> None:
     first, again, other = (collector(seed=seed).collect()[0] for seed in (1, 1, 2))
-    assert torch.equal(first.actions.parameters, again.actions.parameters)
-    assert torch.equal(first.actions.choices, again.actions.choices)
-    assert not torch.equal(first.actions.parameters, other.actions.parameters)
+    assert torch.equal(first.actions.continuous, again.actions.continuous)
+    assert torch.equal(first.actions.discrete, again.actions.discrete)
+    assert not torch.equal(first.actions.continuous, other.actions.continuous)
 
 
 def test_collecting_continues_from_its_state() -> None:
@@ -109,10 +109,10 @@ def test_collecting_continues_from_its_state() -> None:
     collecting.collect()
     other.collect()
     other.load_state_dict(collecting.state_dict())
-    (rollout, metrics), (same, same_metrics) = collecting.collect(), other.collect()
+    (rollout, steps), (same, same_steps) = collecting.collect(), other.collect()
     for field in ("observations", "rewards", "discrete_log_prob", "continuous_log_prob", "action_mask"):
         assert torch.equal(getattr(rollout, field), getattr(same, field))
-    assert figures(metrics) == pytest.approx(figures(same_metrics), nan_ok=True)
+    assert metrics(steps) == pytest.approx(metrics(same_steps), nan_ok=True)
 
 
 # --- what is not finite ---------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from equipoise.trainer.stages.protocol import LossState
 VERSIONS = {"python": "3"}
 
 
-def result(arm: str, seed: int, final: float, **figures: Any) -> Result:
+def result(arm: str, seed: int, final: float, **metrics: Any) -> Result:
     summary = {
         "normalized_score": final,
         "balance_ratio": 1.0,
@@ -35,7 +35,7 @@ def result(arm: str, seed: int, final: float, **figures: Any) -> Result:
         "git_revision": "r",
         "device": "cpu",
         "env_steps": 10,
-        **figures,
+        **metrics,
     }
     steps, scores = np.array([0.0, 10.0]), np.array([0.0, final])
     return Result("e", arm, seed, summary, steps, scores, np.array([]), np.array([]), 0.0)

@@ -30,7 +30,7 @@ def native(space: HybridSpace, choices: list[int], parameters: list[float]) -> A
 
 
 @pytest.mark.parametrize(
-    ("space", "choices", "num_parameters"),
+    ("space", "choices", "num_continuous"),
     [
         (spaces.Discrete(5), (5,), 0),
         (spaces.Discrete(3, start=-1), (3,), 0),
@@ -49,10 +49,10 @@ def native(space: HybridSpace, choices: list[int], parameters: list[float]) -> A
         ),
     ],
 )
-def test_accepted_forms(space: Space[Any], choices: tuple[int, ...], num_parameters: int) -> None:
+def test_accepted_forms(space: Space[Any], choices: tuple[int, ...], num_continuous: int) -> None:
     hybrid = HybridSpace(space)
-    assert hybrid.choices == choices
-    assert (hybrid.num_heads, hybrid.num_parameters) == (len(choices), num_parameters)
+    assert hybrid.choice_counts == choices
+    assert (hybrid.num_heads, hybrid.num_continuous) == (len(choices), num_continuous)
     assert hybrid.valid_choices.sum(-1).tolist() == list(choices)
     assert hybrid.max_choices == max(choices, default=0)
 
@@ -100,10 +100,10 @@ def structure(action: Any) -> Any:
 @given(SPACES, st.integers(0, 2**20))
 def test_native_actions_are_members_of_the_space(space: Space[Any], seed: int) -> None:
     hybrid, draw = HybridSpace(space), torch.Generator().manual_seed(seed)
-    choices = [torch.randint(n, (20,), generator=draw) for n in hybrid.choices]
+    choices = [torch.randint(n, (20,), generator=draw) for n in hybrid.choice_counts]
     actions = Actions(
         torch.stack(choices, -1) if choices else torch.zeros(20, 0, dtype=torch.int64),
-        2.0 * torch.randn(20, hybrid.num_parameters, generator=draw),  # some beyond [-1, 1], to be clamped
+        2.0 * torch.randn(20, hybrid.num_continuous, generator=draw),  # some beyond [-1, 1], to be clamped
     )
     batch = hybrid.to_native(actions)
     for index in range(20):
@@ -153,7 +153,7 @@ def test_every_part_goes_where_it_belongs() -> None:
 def test_raw_parameters_are_left_alone() -> None:
     actions = Actions(torch.zeros(1, 0, dtype=torch.int64), torch.tensor([[5.0]]))
     HybridSpace(UNIT).to_native(actions)
-    assert actions.parameters.tolist() == [[5.0]]
+    assert actions.continuous.tolist() == [[5.0]]
 
 
 # --- relevance ------------------------------------------------------------------------------------------

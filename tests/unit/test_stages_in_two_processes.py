@@ -45,7 +45,7 @@ def weights(rank: int) -> list[float]:
 
 
 def entropy_figures(rank: int) -> dict[str, dict[str, float]]:
-    figures = {}
+    metrics = {}
     for case, values in ENTROPIES.items():
         active = values[rank]
         # Three heads at most; those that are missing have one valid choice.
@@ -55,13 +55,13 @@ def entropy_figures(rank: int) -> dict[str, dict[str, float]]:
         for row, value in enumerate(active):
             logits[row, 0] = entropy.logits_of_entropy(value)
         state = EntropyRegularization().losses(entropy.state_of(logits, torch.zeros(3, 2), mask=mask))
-        figures[case] = {
+        metrics[case] = {
             "bonus": reduce_term(state.terms["entropy_discrete"]).item(),
             "guard": reduce_term(state.terms["entropy_discrete_guard"]).item(),
             "active": state.metrics["entropy/discrete_guard_active"].value.item(),
             "mean": state.metrics["entropy/discrete"].value.item(),
         }
-    return figures
+    return metrics
 
 
 def work(rank: int, rendezvous: str, results: str) -> None:
@@ -87,8 +87,8 @@ def test_reward_normalization_merges_its_statistics(both: list[Any]) -> None:
         for process in both:
             torch.testing.assert_close(process[0][seed][1], alone.factor, rtol=1e-6, atol=0)
     for tier in ("reward_std", "factor"):  # both were at work
-        figures = [alone.metrics[f"reward_normalization/{tier}/{name}"].value for name in "abc"]
-        assert max(abs(figure - 1.0) for figure in figures) > 0.5, tier
+        metrics = [alone.metrics[f"reward_normalization/{tier}/{name}"].value for name in "abc"]
+        assert max(abs(metric - 1.0) for metric in metrics) > 0.5, tier
 
 
 def test_advantage_weights_stay_the_same_everywhere(both: list[Any]) -> None:
@@ -105,8 +105,8 @@ def test_advantage_weights_stay_the_same_everywhere(both: list[Any]) -> None:
 def test_collapse_is_judged_over_all_processes(both: list[Any]) -> None:
     first, second = (process[2] for process in both)
 
-    def together(case: str, figure: str) -> float:
-        return (first[case][figure] + second[case][figure]) / 2  # what averaging the gradients does
+    def together(case: str, metric: str) -> float:
+        return (first[case][metric] + second[case][metric]) / 2  # what averaging the gradients does
 
     assert together("spread", "guard") == 0  # though the first process alone is at 0.01
     assert together("spread", "bonus") == pytest.approx(-0.1 * 0.13)

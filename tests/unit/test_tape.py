@@ -194,10 +194,10 @@ def gradients(
 ) -> tuple[Tensor, Tensor]:
     """Of the weighted loss; and both norms and the product, if they are `measured`."""
     sides = SideGradients(flat, shared, *scene.losses(), 0)
-    figures = (
+    metrics = (
         [sides.norm("discrete"), sides.norm("continuous"), sides.dot()] if measured else [torch.zeros(())]
     )
-    return sides.combine(WEIGHTS), torch.stack(figures)
+    return sides.combine(WEIGHTS), torch.stack(metrics)
 
 
 def _flat(batch: Any) -> list[Tensor]:

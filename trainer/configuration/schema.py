@@ -39,7 +39,7 @@ SUPPLIED_TO_STAGES = frozenset(
 )
 """Constructor parameters that `trainer.build` fills in; they are no configuration keys."""
 
-_MOMENTS = ("rewards", "advantages", "losses", "gradients")
+HOOKS = ("rewards", "advantages", "losses", "gradients")
 _MISSING = "???"  # OmegaConf's mark for a value that has to be given
 
 
@@ -58,14 +58,14 @@ class Section(BaseModel):
         return {key: as_whole(value, hints[key]) for key, value in given.items() if value != _MISSING}
 
 
-class Component(Section):
+class ComponentConfig(Section):
     """A class and the keywords to call it with (`trainer.build` adds what it supplies itself)."""
 
     target: str = Field(alias="_target_", description="package.module.Class")
     keywords: dict[str, Any] = Field(description="for its constructor")
 
 
-class Environment(Component):
+class EnvConfig(ComponentConfig):
     name: str | None = Field(None, description="label of the run folder; null: env.id, or the class's name")
     num_envs: Size = Field(description="environments that step together")
 
@@ -74,7 +74,7 @@ class Environment(Component):
         return env_label({"_target_": self.target, "name": self.name, **self.keywords})
 
 
-class Policy(Section):
+class PolicyConfig(Section):
     kind: Literal["mlp", "node_set"] = Field(
         description="mlp for flat observations, node_set for sets of nodes"
     )
@@ -91,14 +91,14 @@ class Policy(Section):
     normalize_observations: bool = Field(description="running mean and std (mlp only)")
 
 
-class Adam(Section):
+class AdamConfig(Section):
     kind: Literal["adam"]
     learning_rate: Positive
     eps: Positive
     anneal: bool = Field(description="learning rate falls to 0 over the run, linearly")
 
 
-class Sgd(Section):
+class SgdConfig(Section):
     kind: Literal["sgd"]
     learning_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)]
@@ -110,13 +110,13 @@ class PolicyLossWeights(Section):
     continuous_weight: Annotated[float, Field(ge=0)] = Field(description="importance of the parameters")
 
 
-class Batch(Section):
+class BatchConfig(Section):
     rollout_steps: Size = Field(description="steps of each environment in one iteration")
     update_epochs: Size = Field(description="passes over each rollout")
     num_minibatches: Size = Field(description="optimizer steps in a pass; divides rollout_steps * num_envs")
 
 
-class Trainer(Section):
+class TrainerConfig(Section):
     total_env_steps: Count = Field(description="length of the run, over all environments and processes")
     gamma: Fraction = Field(description="discount")
     gae_lambda: Fraction
@@ -147,9 +147,9 @@ class Trainer(Section):
         "are recorded and launched as a whole"
     )
     policy_loss_weights: PolicyLossWeights
-    batch: Batch
+    batch: BatchConfig
     stages: tuple[str, ...] = Field(min_length=1, description="names of sections, in order")
-    sections: dict[str, Component] = Field(description="a section with a _target_ for each stage")
+    sections: dict[str, ComponentConfig] = Field(description="a section with a _target_ for each stage")
 
 
 class Config(Section):
@@ -161,13 +161,13 @@ class Config(Section):
     preset: str = Field(description="set by the group preset")
     experiment: str | None = Field(None, description="set by the group experiment")
     resume: str | None = Field(None, description="run folder or checkpoint to continue; needs nothing else")
-    env: Environment
-    policy: Policy
-    optimizer: Adam | Sgd = Field(discriminator="kind")
-    trainer: Trainer
+    env: EnvConfig
+    policy: PolicyConfig
+    optimizer: AdamConfig | SgdConfig = Field(discriminator="kind")
+    trainer: TrainerConfig
 
     @property
-    def stages(self) -> dict[str, Component]:
+    def stages(self) -> dict[str, ComponentConfig]:
         """The stages to build, in their order. Sections that `trainer.stages` does not name are left out."""
         return {name: self.trainer.sections[name] for name in self.trainer.stages}
 
@@ -218,14 +218,14 @@ def _nest_sections(raw: dict[str, Any]) -> list[Problem]:
     if not isinstance(raw.get("trainer"), Mapping):
         return []
     trainer = dict(raw["trainer"])
-    known = [name for name in Trainer.model_fields if name != "sections"]
+    known = [name for name in TrainerConfig.model_fields if name != "sections"]
     extra = {name: trainer.pop(name) for name in list(trainer) if name not in known}
     sections, problems = {}, []
     for name, section in extra.items():
         if isinstance(section, Mapping) and isinstance(section.get("_target_"), str):
             keywords = {k: v for k, v in section.items() if k != "_target_"}
             target = section["_target_"]
-            keywords, wrong = check_section(f"trainer.{name}", target, keywords, SUPPLIED_TO_STAGES, _MOMENTS)
+            keywords, wrong = check_section(f"trainer.{name}", target, keywords, SUPPLIED_TO_STAGES, HOOKS)
             sections[name] = {"_target_": target, "keywords": keywords}
             problems += wrong
         elif name in (trainer.get("stages") or ()):
@@ -278,7 +278,7 @@ def _contradictions(config: Config, bad: Collection[str]) -> Iterator[Problem]:
             yield bad_value("device", "cuda", "auto or cpu: PyTorch finds no usable CUDA device here")
 
 
-def _stage_list(trainer: Trainer, bad: Collection[str]) -> Iterator[Problem]:
+def _stage_list(trainer: TrainerConfig, bad: Collection[str]) -> Iterator[Problem]:
     for name in dict.fromkeys(trainer.stages):
         if trainer.stages.count(name) > 1:
             yield bad_value(
@@ -301,7 +301,7 @@ def _base_weights(key: str, keywords: Mapping[str, Any], weights: PolicyLossWeig
             )
 
 
-def _scaling(key: str, keywords: Mapping[str, Any], batch: Batch) -> Iterator[Problem]:
+def _scaling(key: str, keywords: Mapping[str, Any], batch: BatchConfig) -> Iterator[Problem]:
     low, high = keywords.get("min_scaling_factor"), keywords.get("max_scaling_factor")
     if low is not None and high is not None and low > high:
         yield bad_value(f"{key}.min_scaling_factor", low, f"≤ max_scaling_factor, which is {high}")

@@ -72,9 +72,9 @@ def draw_panel(
 
     probabilities = distribution.log_probs.exp()[0].tolist()
     deciding = distribution.discrete_active()[0].tolist()
-    relevant = distribution.relevant(actions.choices)[0].tolist()
+    relevant = distribution.relevant(actions.discrete)[0].tolist()
     owner = space.owner.tolist()
-    mean, value = distribution.mean[0].tolist(), actions.parameters[0].tolist()
+    mean, value = distribution.mean[0].tolist(), actions.continuous[0].tolist()
     std = distribution.log_std.exp().expand_as(distribution.mean)[0].tolist()
     for number, (head, parameters) in enumerate(lines[:fits]):
         top = _HEADER + number * row
@@ -83,7 +83,7 @@ def draw_panel(
                 left - 8, top + row / 2, str(head), TEXT if deciding[head] else _IDLE_MEAN, anchor="rm"
             )
             shown = probabilities[head] if deciding[head] else []
-            _bar(sheet, (left, top, bar, row), shown, int(actions.choices[0, head]), names.choices)
+            _bar(sheet, (left, top, bar, row), shown, int(actions.discrete[0, head]), names.choices)
         for column, p in enumerate(parameters):
             place = (left + bar + column * cell + _GAP, top, cell - _GAP, row)
             if owner[p] == space.num_heads or deciding[owner[p]]:

@@ -1,4 +1,4 @@
-"""How balanced both sides were, over the run: the figures that `summary.json` reports."""
+"""How balanced both sides were, over the run: the metrics that `summary.json` reports."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ LAST_QUARTER = 0.75
 
 
 class BalanceRecord:
-    """Takes in each iteration's figures of the gradient stage."""
+    """Takes in each iteration's metrics of the gradient stage."""
 
     def __init__(self) -> None:
         self._late: list[dict[str, float]] = []
         self._clamped = {side: [0.0, 0] for side in SIDES}
 
-    def add(self, env_steps: int, total_env_steps: int, figures: Mapping[str, float]) -> None:
+    def add(self, env_steps: int, total_env_steps: int, metrics: Mapping[str, float]) -> None:
         """Note an iteration after which `env_steps` of `total_env_steps` were done."""
         for side, clamped in self._clamped.items():
-            if (fraction := figures.get(f"{_PREFIX}{side}_clamped")) is not None:
+            if (fraction := metrics.get(f"{_PREFIX}{side}_clamped")) is not None:
                 clamped[0] += fraction
                 clamped[1] += 1
         if env_steps > LAST_QUARTER * total_env_steps:
             names = ("balance_ratio", "balance_ratio_before", *(f"{side}_weight_used" for side in SIDES))
-            kept = {name: figures[_PREFIX + name] for name in names if _PREFIX + name in figures}
+            kept = {name: metrics[_PREFIX + name] for name in names if _PREFIX + name in metrics}
             self._late.append({"env_steps": env_steps, **kept})
 
     def summary(self, total_env_steps: int) -> dict[str, float | None]:

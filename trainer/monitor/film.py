@@ -69,8 +69,8 @@ def film_episode(
             break
     outcome = _outcome(step)
     score = normalized_score(task_return, references)
-    figures = f"return {task_return:.1f}" + ("" if score is None else f"     score {score:.2f}")
-    frames.append(scene.frame(f"{outcome} after {steps} steps", figures))
+    numbers = f"return {task_return:.1f}" + ("" if score is None else f"     score {score:.2f}")
+    frames.append(scene.frame(f"{outcome} after {steps} steps", numbers))
     return Film(frames, task_return, score, steps, outcome)
 
 
@@ -103,7 +103,7 @@ class _Scene:
     distribution: HybridDistribution
     actions: Actions
 
-    def frame(self, moment: str, figures: str) -> Frame:
+    def frame(self, moment: str, numbers: str) -> Frame:
         """The picture on the left, the panel on the right, a line of text above."""
         rows, columns = self.picture.shape[:2]
         scale = min(_PICTURE / columns, _TALLEST / rows)
@@ -120,5 +120,5 @@ class _Scene:
         middle = _TITLE / 2
         pen.text((12, middle), self.title, fill=TEXT, font=font, anchor="lm")
         pen.text((_PICTURE - 12, middle), moment, fill=FAINT, font=font, anchor="rm")
-        pen.text((_PICTURE + 10, middle), figures, fill=TEXT, font=font, anchor="lm")
+        pen.text((_PICTURE + 10, middle), numbers, fill=TEXT, font=font, anchor="lm")
         return np.asarray(sheet, dtype=np.uint8)

@@ -45,7 +45,7 @@ class Progress:
         self._start = self._env_steps = start_env_steps
         self._every = every
         self._console = console or _LastingConsole()
-        self._figures: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
         self._began = self._drawn = time.monotonic()
         self._live: Live | None = None
         if self._console.is_interactive:
@@ -64,10 +64,10 @@ class Progress:
             self._live.refresh()
             self._live.stop()
 
-    def update(self, iteration: int, env_steps: int, figures: Mapping[str, float]) -> None:
-        """Show where the run is. `figures` are those of the log, by tag; the last one of each stays."""
+    def update(self, iteration: int, env_steps: int, metrics: Mapping[str, float]) -> None:
+        """Show where the run is. `metrics` are those of the log, by tag; the last one of each stays."""
         self._env_steps = env_steps
-        self._figures.update(figures)
+        self._metrics.update(metrics)
         if self._live is not None:
             now = time.monotonic()
             if now - self._drawn >= _REFRESH_SECONDS or env_steps >= self._total:
@@ -88,7 +88,7 @@ class Progress:
 
     def _figure(self, *tags: str) -> float | None:
         """The first of `tags` that has a value to show."""
-        values = (self._figures.get(tag, math.nan) for tag in tags)
+        values = (self._metrics.get(tag, math.nan) for tag in tags)
         return next((value for value in values if math.isfinite(value)), None)
 
     def _eta(self) -> str:
@@ -132,13 +132,13 @@ class Progress:
             f"eta {self._eta()}",
         )
         balance = self._figure("gradient_scaling/balance_ratio")
-        figures = Table.grid(padding=(0, 2))
-        figures.add_row(
+        metrics = Table.grid(padding=(0, 2))
+        metrics.add_row(
             *_pair("return", self._figure("episode/return", "evaluation/return"), ".2f"),
             *_pair("score", self._figure("evaluation/score"), ".2f"),
             *_pair("success", self._figure("evaluation/success", "episode/success"), ".0%"),
         )
-        figures.add_row(
+        metrics.add_row(
             *_pair("balance", balance, ".2f"),
             *_pair("discrete", self._figure("gradient_scaling/discrete_weight_used"), ".3f"),
             *_pair("continuous", self._figure("gradient_scaling/continuous_weight_used"), ".3f"),
@@ -147,7 +147,7 @@ class Progress:
         state.add_row(
             Text("push", "dim"), balance_bar(balance, ascii_only), Text(self._scaling_state(), "dim")
         )
-        return Group(Text(self._title, "bold", no_wrap=True, overflow="ellipsis"), bar, figures, state)
+        return Group(Text(self._title, "bold", no_wrap=True, overflow="ellipsis"), bar, metrics, state)
 
     def _scaling_state(self) -> str:
         active, warmup = (
@@ -190,7 +190,7 @@ def closing_table(summary: Mapping[str, Any], run_dir: str | Path, console: Cons
     run_dir = Path(run_dir)
     title = " · ".join(str(summary.get(key) or "n/a") for key in ("env", "preset", "status"))
     table = Table(title=title)
-    table.add_column("figure")
+    table.add_column("metric")
     table.add_column("value", justify="right", no_wrap=True)  # on a narrow terminal the names are broken
     for name, value in _closing_rows(summary):
         table.add_row(name, value)

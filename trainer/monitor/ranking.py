@@ -50,8 +50,8 @@ def ranking(runs: Sequence[Run], console: Console | None = None) -> None:
         for column in ("finished", "return" if returns else "score", "lowest", "highest", "balance"):
             table.add_column(column, justify="right", no_wrap=True)
         for group in _groups(here):
-            name, *figures = _row(group)
-            table.add_row(Text(name), *figures)  # [32,32] is no markup
+            name, *metrics = _row(group)
+            table.add_row(Text(name), *metrics)  # [32,32] is no markup
         console.print(table)
     for run, summary in zip(runs, summaries, strict=True):
         if summary["status"] != "finished":
@@ -61,12 +61,12 @@ def ranking(runs: Sequence[Run], console: Console | None = None) -> None:
 
 def _row(group: _Group) -> list[str]:
     scores = group.scores
-    figures = (_mean(scores), min(scores), max(scores)) if scores else ()
+    metrics = (_mean(scores), min(scores), max(scores)) if scores else ()
     ratios = [math.log(s["balance_ratio"]) for s in group.summaries if s.get("balance_ratio")]
     return [
         group.name,
         f"{len(scores)}/{len(group.summaries)}",
-        *([f"{figure:.3f}" for figure in figures] or ["n/a"] * 3),
+        *([f"{metric:.3f}" for metric in metrics] or ["n/a"] * 3),
         f"{math.exp(_mean(ratios)):.2f}" if ratios else "n/a",
     ]
 

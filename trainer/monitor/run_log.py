@@ -70,12 +70,12 @@ class RunLog:
     def message(self, text: str) -> None:
         self._progress.message(text)
 
-    def record(self, iteration: int, env_steps: int, figures: Mapping[str, float]) -> None:
-        """The figures of an iteration, by tag. Raises `OSError` after the figures were taken in: what a full
+    def record(self, iteration: int, env_steps: int, metrics: Mapping[str, float]) -> None:
+        """The metrics of an iteration, by tag. Raises `OSError` after the metrics were taken in: what a full
         disk has no room for is written later."""
-        self._progress.update(iteration, env_steps, figures)
-        self._tensorboard.scalars(figures, env_steps)
-        self._metrics.write(iteration, env_steps, figures)
+        self._progress.update(iteration, env_steps, metrics)
+        self._tensorboard.scalars(metrics, env_steps)
+        self._metrics.write(iteration, env_steps, metrics)
         self._tensorboard.flush_when_due()
 
     def film(self, frames: list[np.ndarray[Any, np.dtype[np.uint8]]], env_steps: int) -> None:

@@ -38,7 +38,7 @@ SUMMARY_KEYS = (
     "versions",
     "git_revision",
 )
-"""What every `summary.json` has; null where an environment or a run has no such figure."""
+"""What every `summary.json` has; null where an environment or a run has no such metric."""
 
 _PACKAGES = ("equipoise", "torch", "numpy", "gymnasium", "hydra-core", "tensorboard")
 
@@ -57,11 +57,11 @@ class MetricsFile:
             os.truncate(path, _length_up_to(path, resume_iteration))
         self._file = AppendFile(path, append=resume_iteration is not None)
 
-    def write(self, iteration: int, env_steps: int, figures: Mapping[str, float]) -> None:
+    def write(self, iteration: int, env_steps: int, metrics: Mapping[str, float]) -> None:
         """Append a line and hand it to the operating system. `iteration` counts from 1; NaN and infinity
         become null, which is all that JSON has for them. Raises `OSError` where the disk is full; the line
         then comes with the next one."""
-        record = {"iteration": iteration, "env_steps": env_steps, **figures}
+        record = {"iteration": iteration, "env_steps": env_steps, **metrics}
         self._file.write(_json(record).encode() + b"\n")
         self._file.flush()
 

@@ -89,9 +89,9 @@ class TensorBoardLog:
             custom_scalar_plugin.CONFIG_SUMMARY_TAG, custom_scalar_plugin.create_summary_metadata(), layout, 0
         )
 
-    def scalars(self, figures: Mapping[str, float], step: int) -> None:
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
         """Points at `step`; what is not finite is no point. `metrics.jsonl` has it as null."""
-        self._scalars({**figures, **self._references}, step)
+        self._scalars({**metrics, **self._references}, step)
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         tensor = TensorProto(
@@ -144,8 +144,8 @@ class TensorBoardLog:
         Not for an interrupted run: TensorBoard keeps the first end it reads, and this one is to go on.
         """
         names = (tag.removeprefix("final/") for tag in RANKED_BY if tag.startswith("final/"))
-        figures = {f"final/{name}": summary[name] for name in names if summary.get(name) is not None}
-        self._scalars(figures, step)
+        metrics = {f"final/{name}": summary[name] for name in names if summary.get(name) is not None}
+        self._scalars(metrics, step)
         end = SessionEndInfo(status=Status.Value("STATUS_SUCCESS"), end_time_secs=time.time())
         self._write_hparams(hparams_plugin.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
 

@@ -83,13 +83,13 @@ class ActorCritic(nn.Module):
                 return NodeSet(nodes, width // nodes, hidden_sizes, activation)
             return MLP(width, hidden_sizes, activation)
 
-        both = shared_trunk and space.num_heads > 0 and space.num_parameters > 0
-        self.choice_trunk = trunk() if space.num_heads or both else None
-        self.parameter_trunk = trunk() if space.num_parameters and not both else None
+        both = shared_trunk and space.num_heads > 0 and space.num_continuous > 0
+        self.discrete_trunk = trunk() if space.num_heads or both else None
+        self.continuous_trunk = trunk() if space.num_continuous and not both else None
         features = hidden_sizes[-1]
-        choices, parameters = space.num_heads * space.max_choices // nodes, space.num_parameters // nodes
-        self.choice_head = linear(features, choices, gain=0.01) if space.num_heads else None
-        self.parameter_head = linear(features, parameters, gain=0.01) if space.num_parameters else None
+        choices, parameters = space.num_heads * space.max_choices // nodes, space.num_continuous // nodes
+        self.discrete_head = linear(features, choices, gain=0.01) if space.num_heads else None
+        self.continuous_head = linear(features, parameters, gain=0.01) if space.num_continuous else None
         raw = self._unbounded(log_std_init)
         self.log_std = nn.Parameter(torch.full((parameters,), raw)) if not state_dependent_std else None
         self.log_std_head = linear(features, parameters, gain=0.01) if state_dependent_std else None
@@ -112,7 +112,7 @@ class ActorCritic(nn.Module):
                 f"got observations {tuple(shape)} and {self.space.num_heads} heads (use policy=mlp)"
             )
         nodes = shape[0]
-        share, rest = divmod(self.space.num_parameters, nodes)
+        share, rest = divmod(self.space.num_continuous, nodes)
         if rest or self.space.owner.tolist() != [p // share for p in range(nodes * share)]:
             raise ValueError(
                 "policy.kind = node_set: parameters must hang on the heads in order, equally many on each"
@@ -143,9 +143,9 @@ class ActorCritic(nn.Module):
 
     def global_log_std(self) -> Tensor | None:
         """`[P]`; None where it depends on the state, or there are no parameters."""
-        if self.log_std is None or self.parameter_head is None:
+        if self.log_std is None or self.continuous_head is None:
             return None
-        return self._bounded(self.log_std).repeat(self.space.num_parameters // len(self.log_std))
+        return self._bounded(self.log_std).repeat(self.space.num_continuous // len(self.log_std))
 
     def actor(self, inputs: Tensor, log_std: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """`(logits [B, H, C], mean [B, P], log_std [P] or [B, P])`.
@@ -153,17 +153,17 @@ class ActorCritic(nn.Module):
         `log_std`: what `global_log_std` gave, for who acts many times with the same parameters.
         """
         size, space = inputs.shape[0], self.space
-        features = self.choice_trunk(inputs) if self.choice_trunk is not None else None
-        own = self.parameter_trunk(inputs) if self.parameter_trunk is not None else features
-        if self.choice_head is None:
+        features = self.discrete_trunk(inputs) if self.discrete_trunk is not None else None
+        own = self.continuous_trunk(inputs) if self.continuous_trunk is not None else features
+        if self.discrete_head is None:
             logits = inputs.new_zeros(size, space.num_heads, space.max_choices)
         else:
-            logits = self.choice_head(features).view(size, space.num_heads, space.max_choices)
-        if self.parameter_head is None:
+            logits = self.discrete_head(features).view(size, space.num_heads, space.max_choices)
+        if self.continuous_head is None:
             return logits, inputs.new_zeros(size, 0), inputs.new_zeros(0)
-        mean = self.parameter_head(own).view(size, space.num_parameters)
+        mean = self.continuous_head(own).view(size, space.num_continuous)
         if self.log_std_head is not None:
-            log_std = self._bounded(self.log_std_head(own)).view(size, space.num_parameters)
+            log_std = self._bounded(self.log_std_head(own)).view(size, space.num_continuous)
         elif log_std is None:
             log_std = self.global_log_std()
         assert log_std is not None
@@ -172,7 +172,7 @@ class ActorCritic(nn.Module):
     def critic(self, inputs: Tensor) -> Tensor:
         """`[B, V]` in normalised units."""
         trunk = (
-            self.value_trunk if self.value_trunk is not None else self.choice_trunk or self.parameter_trunk
+            self.value_trunk if self.value_trunk is not None else self.discrete_trunk or self.continuous_trunk
         )
         assert trunk is not None
         values: Tensor = self.value_head(trunk(inputs))
@@ -195,14 +195,14 @@ class ActorCritic(nn.Module):
 
     def side_parameters(self, side: Literal["discrete", "continuous"]) -> list[nn.Parameter]:
         """The parameters that the loss of one side reaches."""
-        shared = self.parameter_trunk is None
+        shared = self.continuous_trunk is None
         own: Iterable[nn.Module | None]
         if side == "discrete":
-            own = (self.choice_trunk, self.choice_head)
+            own = (self.discrete_trunk, self.discrete_head)
         else:
             own = (
-                self.choice_trunk if shared else self.parameter_trunk,
-                self.parameter_head,
+                self.discrete_trunk if shared else self.continuous_trunk,
+                self.continuous_head,
                 self.log_std_head,
             )
         found = [p for module in own if module is not None for p in module.parameters()]

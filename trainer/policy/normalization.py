@@ -20,7 +20,7 @@ _CLIP = 10.0
 
 
 def _safe_std(mean: Tensor, variance: Tensor) -> Tensor:
-    """The standard deviation, and 1 for a figure that does not vary beyond float32's resolution of it.
+    """The standard deviation, and 1 for a metric that does not vary beyond float32's resolution of it.
 
     Relative to the mean: rewards of 1e-12 are as good as rewards of 1e12.
     """
@@ -84,8 +84,8 @@ class ValueNormalizer(nn.Module):
     def update(self, returns: Tensor, head: nn.Linear) -> None:
         """Take in the returns `[..., V]` of every process and move `head` so that its values stay."""
         batch = returns.reshape(-1, returns.shape[-1]).to(torch.float64)
-        mean = distributed.mean(batch.mean(0))
-        variance = distributed.mean((batch - mean).square().mean(0))
+        mean = distributed.all_reduce_mean(batch.mean(0))
+        variance = distributed.all_reduce_mean((batch - mean).square().mean(0))
         # Moments about the present mean: E[x²] − E[x]² would cancel where the mean is large.
         keep = self.momentum * self.weight
         weight = keep + (1.0 - self.momentum)
@@ -112,11 +112,11 @@ def value_metrics(values: Tensor, applied: Tensor | None, reward_names: Sequence
             head of the task reward, which nothing multiplies, is in raw units as it is.
     """
     mean = values.mean((0, 1))
-    figures = {"mean": mean}
+    metrics = {"mean": mean}
     if applied is not None:
-        figures["raw_mean"] = torch.cat([mean[: len(applied)] / applied, mean[len(applied) :]])
+        metrics["raw_mean"] = torch.cat([mean[: len(applied)] / applied, mean[len(applied) :]])
     return {
-        f"value/{figure}/{name}": Metric(number)
-        for figure, numbers in figures.items()
+        f"value/{metric}/{name}": Metric(number)
+        for metric, numbers in metrics.items()
         for name, number in zip((*reward_names, "task"), numbers.unbind(), strict=False)
     }

@@ -1,1 +1,1 @@
-"""The stages: one file per system, each at one of the four moments of `protocol`."""
+"""The stages: one file per system, each at one of the four hooks of `protocol`."""

@@ -105,13 +105,13 @@ class AdvantageWeighting:
                 loss = surrogate_loss(advantages.double(), log_weights.exp())
             gradient_norm = self._learn(loss)
         weights = log_weights.detach().exp()
-        figures = {"weight": weights, "cosine": cosines}
+        by_component = {"weight": weights, "cosine": cosines}
         if self.enable_attention_weighting:
-            figures["attention"] = attention_logits.detach().softmax(-1)
+            by_component["attention"] = attention_logits.detach().softmax(-1)
         metrics: Metrics = {
             **{
-                f"advantage_weighting/{figure}/{name}": Metric(values[k], "last")
-                for figure, values in figures.items()
+                f"advantage_weighting/{metric}/{name}": Metric(values[k], "last")
+                for metric, values in by_component.items()
                 for k, name in enumerate(self.reward_names)
             },
             "advantage_weighting/entropy": Metric(-(weights * log_weights.detach()).sum(), "last"),
@@ -123,7 +123,7 @@ class AdvantageWeighting:
     def _attention_logits(self, advantages: Tensor) -> Tensor:
         if not self.enable_attention_weighting:
             return torch.zeros_like(self.base_logits)
-        magnitude = distributed.mean(advantages.detach().double().abs().mean((0, 1)))
+        magnitude = distributed.all_reduce_mean(advantages.detach().double().abs().mean((0, 1)))
         if self.attention_input == "relative":
             magnitude = magnitude / magnitude.sum().clamp(min=torch.finfo(magnitude.dtype).tiny)
         return self.attention_matrix @ magnitude + self.attention_bias
@@ -143,7 +143,7 @@ class AdvantageWeighting:
         ).sum()
         gradients = torch.autograd.grad(loss + self.weight_regularization * distance, self.parameters)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = distributed.mean(gradient)
+            parameter.grad = distributed.all_reduce_mean(gradient)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
         self._optimizer.step()
         return norm

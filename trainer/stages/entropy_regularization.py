@@ -71,8 +71,8 @@ class EntropyRegularization:
             mean = mean_entropy(distribution.discrete_entropy(), distribution.discrete_active())
             bonus = coefficient * self.discrete_entropy_weight * discrete_scale
             state = self._add(state, "discrete", mean, bonus, self.min_entropy_threshold)
-        if distribution.space.num_parameters:
-            relevant = distribution.relevant(state.batch.actions.choices)
+        if distribution.space.num_continuous:
+            relevant = distribution.relevant(state.batch.actions.discrete)
             mean = mean_entropy(distribution.continuous_entropy(), relevant)
             bonus = coefficient * self.continuous_entropy_weight * continuous_scale
             state = self._add(state, "continuous", mean, bonus, self.min_continuous_entropy)
@@ -88,9 +88,9 @@ class EntropyRegularization:
     def _add(
         self, state: LossState, side: str, mean: MeanEntropy, bonus: Tensor, threshold: float
     ) -> LossState:
-        figure = torch.where(mean.active, mean.everywhere, torch.nan)
+        metric = torch.where(mean.active, mean.everywhere, torch.nan)
         state = state.with_term(
-            f"entropy_{side}", Term(-bonus * mean.share), {f"entropy/{side}": Metric(figure)}
+            f"entropy_{side}", Term(-bonus * mean.share), {f"entropy/{side}": Metric(metric)}
         )
         if not self.enable_adaptive_entropy:
             return state
@@ -113,6 +113,6 @@ class MeanEntropy(NamedTuple):
 def mean_entropy(entropy: Tensor, mask: Tensor) -> MeanEntropy:
     """Of `entropy` `[B, …]` over the decisions in `mask`."""
     whole = torch.where(mask, entropy, 0.0).sum()
-    everywhere, active = distributed.means([whole.detach(), mask.sum().to(whole.dtype)])
+    everywhere, active = distributed.all_reduce_means([whole.detach(), mask.sum().to(whole.dtype)])
     divisor = active.clamp(min=1.0 / distributed.world_size())
     return MeanEntropy(whole / divisor, everywhere / divisor, active > 0)

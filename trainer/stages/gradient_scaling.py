@@ -109,7 +109,7 @@ class GradientScaling:
         self._updates = torch.zeros((), dtype=torch.int64, device=device)
 
     def gradients(self, sides: Sides) -> WeightResult:
-        """The stage's moment: weights of this update, measuring the gradients if it is their turn."""
+        """The hook: weights of this update, measuring the gradients if it is their turn."""
         measured, audited = self.turn(sides.update)
         norms, cosine = None, None
         if measured or audited:
@@ -210,9 +210,9 @@ class GradientScaling:
         ratios = pushes[:, 0] / pushes[:, 1]
         ratios = torch.where(_usable(ratios), ratios, math.nan)
         self.monitoring = {
-            f"{side}_{name}": figure
+            f"{side}_{name}": metric
             for name, pair in pairs.items()
-            for side, figure in zip(SIDES, pair.unbind(), strict=True)
+            for side, metric in zip(SIDES, pair.unbind(), strict=True)
         }
         self.monitoring["warmup_progress"] = progress.clamp(max=1.0)
         self.monitoring.update(zip(_RATIOS, ratios.unbind(), strict=True))
@@ -231,9 +231,9 @@ class GradientScaling:
         self._updates = state["updates"].to(self._updates)
 
 
-def _usable(figures: Tensor) -> Tensor:
+def _usable(norms: Tensor) -> Tensor:
     """Where they are positive and finite."""
-    return (figures > 0.0) & (figures < math.inf)
+    return (norms > 0.0) & (norms < math.inf)
 
 
 _RATIOS = ("balance_ratio", "balance_ratio_before", "balance_ratio_ema")

@@ -1,4 +1,4 @@
-"""The stages of a run, in order, each at its moment."""
+"""The stages of a run, in order, each at its hook."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from equipoise.trainer.stages.protocol import (
-    MOMENTS,
+    HOOKS,
     AdvantageStage,
     GradientStage,
     LossStage,
@@ -15,15 +15,15 @@ from equipoise.trainer.stages.protocol import (
     Stage,
 )
 
-_ORDER = [name for name, _ in MOMENTS]
+_ORDER = [name for name, _ in HOOKS]
 
 
 class StageOrderError(ValueError):
     """The list of stages cannot run as it stands."""
 
 
-def moment(name: str, kind: type) -> str:
-    """The moment at which a stage class acts: the one of the four methods that it has."""
+def hook(name: str, kind: type) -> str:
+    """The hook at which a stage class acts: the one of the four methods that it has."""
     found = [method for method in _ORDER if callable(getattr(kind, method, None))]
     if len(found) != 1:
         has = " and ".join(f"{method}()" for method in found) or "none"
@@ -35,7 +35,7 @@ def moment(name: str, kind: type) -> str:
 
 
 def check_order(kinds: Mapping[str, type], names: list[str]) -> None:
-    """Refuse a list that has a stage twice, two stages for an exclusive moment, or a wrong order.
+    """Refuse a list that has a stage twice, two stages for an exclusive hook, or a wrong order.
 
     Rewards come before advantages, these before losses, and gradients last of all; loss stages run in the
     order given.
@@ -45,32 +45,32 @@ def check_order(kinds: Mapping[str, type], names: list[str]) -> None:
     """
     if not names:
         raise StageOrderError("trainer.stages: the list is empty; name at least one stage")
-    moments = {name: moment(name, kinds[name]) for name in names}
-    working = _working_order(moments)
+    hooks = {name: hook(name, kinds[name]) for name in names}
+    working = _working_order(hooks)
     for index, later in enumerate(names):
         for earlier in names[:index]:
             if earlier == later:
                 raise StageOrderError(
                     f"trainer.stages: {later!r} stands there twice; an order that works: {working}"
                 )
-            if moments[earlier] == moments[later] and moments[later] != "losses":
+            if hooks[earlier] == hooks[later] and hooks[later] != "losses":
                 raise StageOrderError(
-                    f"trainer.stages: {earlier!r} and {later!r} both act on the {moments[later]}, which only "
+                    f"trainer.stages: {earlier!r} and {later!r} both act on the {hooks[later]}, which only "
                     f"one stage can; an order that works: {working}"
                 )
-            if _ORDER.index(moments[earlier]) > _ORDER.index(moments[later]):
+            if _ORDER.index(hooks[earlier]) > _ORDER.index(hooks[later]):
                 raise StageOrderError(
-                    f"trainer.stages: {earlier!r} (acts on the {moments[earlier]}) stands before {later!r} "
-                    f"(acts on the {moments[later]}); an order that works: {working}"
+                    f"trainer.stages: {earlier!r} (acts on the {hooks[earlier]}) stands before {later!r} "
+                    f"(acts on the {hooks[later]}); an order that works: {working}"
                 )
 
 
-def _working_order(moments: Mapping[str, str]) -> list[str]:
-    """The same stages in an order that works; of those that compete for a moment only the first."""
+def _working_order(hooks: Mapping[str, str]) -> list[str]:
+    """The same stages in an order that works; of those that compete for a hook only the first."""
     kept: dict[str, str] = {}
-    for name, when in moments.items():
+    for name, when in hooks.items():
         kept.setdefault(name if when == "losses" else when, name)
-    return sorted(kept.values(), key=lambda name: _ORDER.index(moments[name]))
+    return sorted(kept.values(), key=lambda name: _ORDER.index(hooks[name]))
 
 
 class Pipeline:

@@ -1,13 +1,13 @@
-"""The four moments of an iteration at which a stage may act.
+"""The four hooks of an iteration at which a stage may act.
 
     collect → rewards → values → GAE → advantages → [forward → surrogates → losses → gradients → step] …
 
 A stage is any class with one of the four methods below; which one it has says when it runs. It takes
 keywords (never the whole configuration), may have `state_dict`/`load_state_dict` (then it is in the
-checkpoint), and returns its figures as device scalars with its result. `trainer.stages` lists the stages
+checkpoint), and returns its metrics as device scalars with its result. `trainer.stages` lists the stages
 by name, in the order in which they run; each name is a section of `trainer` with a `_target_`.
 
-`losses` may be implemented by any number of stages; each of the other three moments belongs to one.
+`losses` may be implemented by any number of stages; each of the other three hooks belongs to one.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class GradientStage(Protocol):
 
 
 Stage = RewardStage | AdvantageStage | LossStage | GradientStage
-MOMENTS: tuple[tuple[str, type[Any]], ...] = (
+HOOKS: tuple[tuple[str, type[Any]], ...] = (
     ("rewards", RewardStage),
     ("advantages", AdvantageStage),
     ("losses", LossStage),
@@ -153,10 +153,11 @@ def reduce_terms(terms: Mapping[str, Term]) -> dict[str, Tensor]:
     """Σ values·mask ÷ Σ mask over all processes, each as a scalar; 0 where nothing is active.
 
     Each process returns its share, scaled so that the mean over processes (which is what the gradient
-    all-reduce takes) is the global figure. What lies outside the mask may be anything, NaN included.
+    all-reduce takes) is the global metric. What lies outside the mask may be anything, NaN included.
     """
     masks = {n: term.mask.expand_as(term.values) for n, term in terms.items() if term.mask is not None}
-    counts = distributed.means([mask.sum().to(terms[name].values.dtype) for name, mask in masks.items()])
+    sums = [mask.sum().to(terms[name].values.dtype) for name, mask in masks.items()]
+    counts = distributed.all_reduce_means(sums)
     active = dict(zip(masks, counts, strict=True))
     # Where no entry is active the sum is an exact zero, whatever it is divided by.
     least = 1.0 / distributed.world_size()
@@ -174,7 +175,7 @@ def reduce_term(term: Term) -> Tensor:
 
 
 def mean_metric(term: Term) -> Metric:
-    """The reduced term as a figure, NaN where nothing was active."""
+    """The reduced term as a metric, NaN where nothing was active."""
     values, mask = term.values.detach(), term.mask
     if mask is None:
         return Metric(values.mean())

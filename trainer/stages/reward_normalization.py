@@ -135,7 +135,7 @@ class RewardNormalization:
         discounted = self._discounted_returns(tier1, done)
         self._return_moments.update(discounted)
         self._reward_moments.update(raw)
-        self._episodes += distributed.total(done.sum())
+        self._episodes += distributed.all_reduce_sum(done.sum())
         self._rollouts += 1
 
     def _discounted_returns(self, rewards: Tensor, done: Tensor) -> Tensor:
@@ -150,15 +150,15 @@ class RewardNormalization:
 
     def _metrics(self, balance: Tensor, unit: Tensor) -> Metrics:
         low, high = FACTOR_BOUNDS
-        figures = {
+        by_component = {
             "factor": balance,
             "at_bound": ((balance <= low) | (balance >= high)).double(),
             "reward_std": unit,
             "return_std": self._return_moments.std,
         }
         metrics = {
-            f"reward_normalization/{figure}/{name}": Metric(values[k], "last")
-            for figure, values in figures.items()
+            f"reward_normalization/{metric}/{name}": Metric(values[k], "last")
+            for metric, values in by_component.items()
             for k, name in enumerate(self.reward_names)
         }
         metrics["reward_normalization/episodes"] = Metric(self._episodes.clone(), "last")

@@ -35,7 +35,7 @@ class ValueClipping:
         self.value_clip_epsilon = value_clip_epsilon
 
     def losses(self, state: LossState) -> LossState:
-        """Replaces the term `value` `[B, V]`; switched off it only adds the figures."""
+        """Replaces the term `value` `[B, V]`; switched off it only adds the metrics."""
         old, returns = state.batch.values, state.batch.returns
         metrics = self._metrics(state.values.detach(), old, returns)
         if not self.enable_value_clipping:
@@ -47,13 +47,13 @@ class ValueClipping:
         # The old prediction, made before the critic saw these returns, tells how well it generalises.
         both = torch.stack((returns, returns - old))
         variance, unexplained = (both - both.mean(1, keepdim=True)).square().mean(1).unbind()
-        figures = {"explained_variance": torch.where(variance > 0, 1 - unexplained / variance, torch.nan)}
+        by_head = {"explained_variance": torch.where(variance > 0, 1 - unexplained / variance, torch.nan)}
         if self.enable_value_clipping:
-            figures["clipped_fraction"] = ((values - old).abs() > self.value_clip_epsilon).float().mean(0)
+            by_head["clipped_fraction"] = ((values - old).abs() > self.value_clip_epsilon).float().mean(0)
         heads = (*self.reward_names, "task")[: values.shape[1]]
         return {
-            f"value/{figure}/{name}": Metric(number)
-            for figure, numbers in figures.items()
+            f"value/{metric}/{name}": Metric(number)
+            for metric, numbers in by_head.items()
             for name, number in zip(heads, numbers.unbind(), strict=True)
         }
 

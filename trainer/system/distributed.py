@@ -20,7 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(days=1)
+COLLECTIVE_TIMEOUT = timedelta(days=1)
 """How long one process waits for another that lives: the first one evaluates while the others wait. One that
 dies is noticed at once, by its closed connections."""
 JOINING = timedelta(minutes=5)
@@ -51,7 +51,7 @@ def processes(cuda: bool) -> Iterator[None]:
     try:
         store, rank, size = next(rendezvous("env://", timeout=JOINING))
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     except (RuntimeError, ValueError, OSError) as error:
         raise ProcessLostError(f"cannot join the other processes of the run: {error}") from error
     try:
@@ -73,34 +73,36 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def total(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum of `tensor` over all processes."""
     return _reduced(tensor, dist.ReduceOp.SUM)
 
 
-def mean(tensor: Tensor) -> Tensor:
+def all_reduce_mean(tensor: Tensor) -> Tensor:
     """The mean of `tensor` over all processes."""
-    return tensor if world_size() == 1 else total(tensor) / world_size()
+    return tensor if world_size() == 1 else all_reduce_sum(tensor) / world_size()
 
 
-def means(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+def all_reduce_means(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """The mean of each over all processes, in one operation: what counts is how often, not how much."""
-    return tensors if world_size() == 1 or not tensors else mean(torch.stack(list(tensors))).unbind()
+    if world_size() == 1 or not tensors:
+        return tensors
+    return all_reduce_mean(torch.stack(list(tensors))).unbind()
 
 
-def largest(tensor: Tensor) -> Tensor:
+def all_reduce_max(tensor: Tensor) -> Tensor:
     """The elementwise maximum of `tensor` over all processes."""
     return _reduced(tensor, dist.ReduceOp.MAX)
 
 
-def copy_from_first(tensor: Tensor) -> None:
+def broadcast(tensor: Tensor) -> None:
     """Overwrite `tensor` with that of the first process."""
     if world_size() > 1:
         with _lost_if_it_fails():
             dist.broadcast(tensor, 0)
 
 
-def gathered(thing: T) -> list[T]:
+def all_gather(thing: T) -> list[T]:
     """What each process has, in their order; any object, by way of the host."""
     if world_size() == 1:
         return [thing]
@@ -110,13 +112,13 @@ def gathered(thing: T) -> list[T]:
     return things
 
 
-def totals(named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def all_reduce_sums(named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The sum of each over all processes, of which not every one need have each. All of one shape."""
     if world_size() == 1:
         return named
     device = next((tensor.device for tensor in named.values()), None)
     sums: dict[str, Tensor] = {}
-    for part in gathered({name: tensor.cpu() for name, tensor in named.items()}):
+    for part in all_gather({name: tensor.cpu() for name, tensor in named.items()}):
         for name, tensor in part.items():
             sums[name] = sums[name] + tensor if name in sums else tensor
     return {name: tensor.to(device) for name, tensor in sums.items()}
@@ -134,9 +136,9 @@ def failing_together() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        gathered(f"{type(error).__name__}: {error}")
+        all_gather(f"{type(error).__name__}: {error}")
         raise
-    for process, message in enumerate(gathered("")):
+    for process, message in enumerate(all_gather("")):
         if message:
             raise ElsewhereError(f"process {process} of {world_size()}: {message}")
 

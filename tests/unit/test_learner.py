@@ -14,10 +14,10 @@ from torch import Tensor
 from equipoise.envs.protocol import Timestep
 from equipoise.trainer.advantage import compute_gae
 from equipoise.trainer.configuration.schema import Config
-from equipoise.trainer.configuration.schema import Trainer as Settings
+from equipoise.trainer.configuration.schema import TrainerConfig as Settings
 from equipoise.trainer.data import Minibatch, Rollout, Term
 from equipoise.trainer.gradients import FlatParameters
-from equipoise.trainer.learner import Update
+from equipoise.trainer.learner import Learner
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.policy.actor_critic import ActorCritic
 from equipoise.trainer.rollout import Collector, allocate
@@ -68,7 +68,7 @@ class Recorder:
         return state
 
 
-class Learner:
+class Learning:
     """An environment, a policy and its update; by SGD with rate 1, so that a step is the gradient."""
 
     def __init__(
@@ -93,7 +93,7 @@ class Learner:
             if adam
             else torch.optim.SGD([self.flat.vector], lr=rate, fused=True)
         )
-        self.update = Update(
+        self.learner = Learner(
             self.policy,
             Pipeline(stages or {"recorder": self.recorder}),
             self.optimizer,
@@ -108,26 +108,26 @@ class Learner:
 
     def iterate(self) -> Rollout:
         rollout, _ = self.collector.collect()
-        self.update.run(rollout, 0.25, self.log)
+        self.learner.run(rollout, 0.25, self.log)
         return rollout
 
     def step(self) -> Tensor:
         """`[n]`: what one iteration does to the parameters."""
         rollout, _ = self.collector.collect()
         before = self.flat.vector.detach().clone()
-        self.update.run(rollout, 0.25, self.log)
+        self.learner.run(rollout, 0.25, self.log)
         return self.flat.vector.detach() - before
 
     def prepare(self, rollout: Rollout) -> Minibatch:
-        return self.update.prepare(rollout, MetricLog())
+        return self.learner.prepare(rollout, MetricLog())
 
 
 def changes(state: LossState) -> tuple[Tensor, Tensor]:
     """Log-ratios of both sides."""
     batch, distribution = state.batch, state.distribution
-    relevant = distribution.relevant(batch.actions.choices)
-    discrete = distribution.discrete_log_prob(batch.actions.choices) - batch.discrete_log_prob
-    continuous = distribution.continuous_log_prob(batch.actions.parameters, relevant)
+    relevant = distribution.relevant(batch.actions.discrete)
+    discrete = distribution.discrete_log_prob(batch.actions.discrete) - batch.discrete_log_prob
+    continuous = distribution.continuous_log_prob(batch.actions.continuous, relevant)
     return discrete.detach(), (continuous - batch.continuous_log_prob).detach()
 
 
@@ -137,14 +137,14 @@ def changes(state: LossState) -> tuple[Tensor, Tensor]:
 def test_the_first_minibatch_of_every_iteration_has_ratio_1_and_the_old_values(
     settings: MakeSettings,
 ) -> None:
-    learner = Learner(settings(update_epochs=2, num_minibatches=2, normalize_values=True), adam=True)
-    normalizer, values = learner.policy.normalizer, learner.policy.value_normalizer
+    learning = Learning(settings(update_epochs=2, num_minibatches=2, normalize_values=True), adam=True)
+    normalizer, values = learning.policy.normalizer, learning.policy.value_normalizer
     assert normalizer is not None
     for _ in range(3):
-        learner.recorder.states.clear()
+        learning.recorder.states.clear()
         before = normalizer.mean.clone(), values.mean.clone(), values.std.clone()
-        learner.iterate()
-        first, *_, last = learner.recorder.states
+        learning.iterate()
+        first, *_, last = learning.recorder.states
         for change in changes(first):
             assert float(change.abs().max()) < 1e-6
         torch.testing.assert_close(first.values.detach(), first.batch.values, rtol=0.0, atol=1e-5)
@@ -155,13 +155,13 @@ def test_the_first_minibatch_of_every_iteration_has_ratio_1_and_the_old_values(
 
 
 def test_the_old_values_are_those_of_the_critic_that_acted_in_reward_units(settings: MakeSettings) -> None:
-    learner = Learner(settings(normalize_values=True), adam=True)
-    learner.iterate()  # statistics that are not 0 and 1
-    rollout, _ = learner.collector.collect()
-    policy = learner.policy
+    learning = Learning(settings(normalize_values=True), adam=True)
+    learning.iterate()  # statistics that are not 0 and 1
+    rollout, _ = learning.collector.collect()
+    policy = learning.policy
     critic = policy.critic(policy.normalize(rollout.observations.flatten(0, 1)))
     expected = policy.value_normalizer.denormalize(critic).detach().view(T, N, 2)
-    batch = learner.prepare(rollout)
+    batch = learning.prepare(rollout)
     torch.testing.assert_close(rollout.values, expected, rtol=1e-5, atol=1e-5)
     restored = policy.value_normalizer.denormalize(batch.values).view(T, N, 2)
     torch.testing.assert_close(restored, expected, rtol=1e-5, atol=1e-5)
@@ -171,12 +171,14 @@ def test_the_old_values_are_those_of_the_critic_that_acted_in_reward_units(setti
 
 
 def test_each_sample_is_used_exactly_once_an_epoch_in_a_new_order(settings: MakeSettings) -> None:
-    learner = Learner(settings(update_epochs=3, num_minibatches=4))
-    rollout = learner.iterate()
-    keys = [state.batch.actions.parameters[:, 0] for state in learner.recorder.states]  # noise: all different
+    learning = Learning(settings(update_epochs=3, num_minibatches=4))
+    rollout = learning.iterate()
+    keys = [
+        state.batch.actions.continuous[:, 0] for state in learning.recorder.states
+    ]  # noise: all different
     assert [len(key) for key in keys] == [T * N // 4] * 12
     epochs = [torch.cat(keys[start : start + 4]) for start in (0, 4, 8)]
-    everything = rollout.actions.parameters[..., 0].flatten().sort().values
+    everything = rollout.actions.continuous[..., 0].flatten().sort().values
     for epoch in epochs:
         assert torch.equal(epoch.sort().values, everything)
     assert not torch.equal(epochs[0], epochs[1])
@@ -184,14 +186,14 @@ def test_each_sample_is_used_exactly_once_an_epoch_in_a_new_order(settings: Make
 
 
 def test_a_sample_stays_in_one_piece_when_shuffled(settings: MakeSettings) -> None:
-    learner = Learner(settings(num_minibatches=4))
-    rollout, _ = learner.collector.collect()
-    whole = learner.prepare(rollout)
-    learner.update.run(rollout, 0.0, learner.log)
-    row = {float(key): index for index, key in enumerate(whole.actions.parameters[:, 0])}
-    for state in learner.recorder.states:
-        where = torch.tensor([row[float(key)] for key in state.batch.actions.parameters[:, 0]])
-        assert torch.equal(state.batch.actions.choices, whole.actions.choices[where])
+    learning = Learning(settings(num_minibatches=4))
+    rollout, _ = learning.collector.collect()
+    whole = learning.prepare(rollout)
+    learning.learner.run(rollout, 0.0, learning.log)
+    row = {float(key): index for index, key in enumerate(whole.actions.continuous[:, 0])}
+    for state in learning.recorder.states:
+        where = torch.tensor([row[float(key)] for key in state.batch.actions.continuous[:, 0]])
+        assert torch.equal(state.batch.actions.discrete, whole.actions.discrete[where])
         assert torch.equal(state.batch.inputs, whole.inputs[where])
         assert torch.equal(state.batch.discrete_log_prob, whole.discrete_log_prob[where])
         torch.testing.assert_close(state.batch.advantages, whole.advantages[where], rtol=1e-6, atol=1e-6)
@@ -210,9 +212,9 @@ def test_target_kl_ends_the_epochs(
     settings: MakeSettings, target_kl: float | None, num_minibatches: int, updates: int
 ) -> None:
     chosen = settings(update_epochs=3, num_minibatches=num_minibatches, target_kl=target_kl)
-    learner = Learner(chosen, adam=True)
-    learner.iterate()
-    assert learner.update.updates == len(learner.recorder.states) == updates
+    learning = Learning(chosen, adam=True)
+    learning.iterate()
+    assert learning.learner.updates == len(learning.recorder.states) == updates
 
 
 # --- the step -------------------------------------------------------------------------------------------
@@ -220,7 +222,7 @@ def test_target_kl_ends_the_epochs(
 
 def test_the_step_is_linear_in_the_base_weights(settings: MakeSettings) -> None:
     mixed, discrete, continuous = (
-        Learner(settings(), base_weights=weights).step() for weights in ((0.7, 0.3), (1.0, 0.0), (0.0, 1.0))
+        Learning(settings(), base_weights=weights).step() for weights in ((0.7, 0.3), (1.0, 0.0), (0.0, 1.0))
     )
     torch.testing.assert_close(mixed, 0.7 * discrete + 0.3 * continuous, rtol=1e-5, atol=1e-7)
     assert float((discrete - continuous).norm()) > 1e-3
@@ -234,29 +236,29 @@ def test_a_gradient_stage_replaces_the_base_weights_and_tells_the_next_update(se
             return WeightResult(torch.tensor(1.4), torch.tensor(0.15))
 
     stages: dict[str, Stage] = {"recorder": recorder, "fixed": Fixed()}
-    learner = Learner(settings(num_minibatches=3), stages)
-    learner.iterate()
+    learning = Learning(settings(num_minibatches=3), stages)
+    learning.iterate()
     scales = [tuple(float(scale) for scale in state.side_scale) for state in recorder.states]
     assert scales == [(1.0, 1.0), pytest.approx((2.0, 0.5)), pytest.approx((2.0, 0.5))]
-    one = Learner(settings(), stages).step()
-    plain = Learner(settings(), base_weights=(1.4, 0.15)).step()
+    one = Learning(settings(), stages).step()
+    plain = Learning(settings(), base_weights=(1.4, 0.15)).step()
     torch.testing.assert_close(one, plain, rtol=1e-5, atol=1e-7)
 
 
 def test_the_gradient_is_clipped_to_its_norm_and_keeps_its_direction(settings: MakeSettings) -> None:
-    free = Learner(settings())
+    free = Learning(settings())
     step = free.step()
     norm = free.log.read()["optimizer/gradient_norm"]
     assert float(step.norm()) == pytest.approx(norm, rel=1e-4)
-    clipped = Learner(settings(max_grad_norm=norm / 4))
+    clipped = Learning(settings(max_grad_norm=norm / 4))
     torch.testing.assert_close(clipped.step(), step / 4, rtol=1e-3, atol=1e-6)
     assert clipped.log.read()["optimizer/gradient_norm"] == pytest.approx(norm, rel=1e-5)  # before clipping
-    loose = Learner(settings(max_grad_norm=norm * 1.01))
+    loose = Learning(settings(max_grad_norm=norm * 1.01))
     torch.testing.assert_close(loose.step(), step)
 
 
 def test_the_value_coefficient_scales_the_critics_gradient_alone(settings: MakeSettings) -> None:
-    one, four = (Learner(settings(value_coefficient=c)) for c in (0.25, 1.0))
+    one, four = (Learning(settings(value_coefficient=c)) for c in (0.25, 1.0))
     steps = one.step(), four.step()
     critic = one.flat.mask([*one.policy.value_head.parameters(), *one.policy.value_trunk.parameters()]) > 0  # type: ignore[union-attr]
     torch.testing.assert_close(steps[1][critic], 4.0 * steps[0][critic], rtol=1e-4, atol=1e-6)
@@ -266,10 +268,10 @@ def test_the_value_coefficient_scales_the_critics_gradient_alone(settings: MakeS
 
 
 def test_the_learning_rate_scales_the_step(settings: MakeSettings) -> None:
-    full, tenth, none = (Learner(settings()) for _ in range(3))
-    tenth.update.set_learning_rate(0.1)
-    none.update.set_learning_rate(0.0)
-    assert float(tenth.update.learning_rate) == pytest.approx(0.1)
+    full, tenth, none = (Learning(settings()) for _ in range(3))
+    tenth.learner.set_learning_rate(0.1)
+    none.learner.set_learning_rate(0.0)
+    assert float(tenth.learner.learning_rate) == pytest.approx(0.1)
     step = full.step()
     torch.testing.assert_close(tenth.step(), 0.1 * step, rtol=1e-4, atol=1e-6)
     assert not none.step().any()
@@ -287,29 +289,29 @@ def test_a_gradient_that_is_not_finite_is_counted_and_changes_nothing(
             return state.with_term("bad", Term(state.values * poison)) if self.active else state
 
     stage = Poison()
-    learner = Learner(settings(num_minibatches=2), {"poison": stage}, adam=adam)
-    learner.step()
-    assert learner.log.read()["optimizer/skipped"] == 0.0
-    before = [tensor.clone() for tensor in learner.optimizer.state[learner.flat.vector].values()]
+    learning = Learning(settings(num_minibatches=2), {"poison": stage}, adam=adam)
+    learning.step()
+    assert learning.log.read()["optimizer/skipped"] == 0.0
+    before = [tensor.clone() for tensor in learning.optimizer.state[learning.flat.vector].values()]
     stage.active = True
-    assert not learner.step().any()
-    assert learner.log.read()["optimizer/skipped"] == 2.0
-    after = list(learner.optimizer.state[learner.flat.vector].values())
+    assert not learning.step().any()
+    assert learning.log.read()["optimizer/skipped"] == 2.0
+    after = list(learning.optimizer.state[learning.flat.vector].values())
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
     assert len(before) == (3 if adam else 0)
     stage.active = False
-    assert float(learner.step().norm()) > 0.0
-    assert bool(learner.flat.vector.isfinite().all())
-    assert learner.update.updates == 6
+    assert float(learning.step().norm()) > 0.0
+    assert bool(learning.flat.vector.isfinite().all())
+    assert learning.learner.updates == 6
 
 
 # --- advantages and targets -----------------------------------------------------------------------------
 
 
-def plain_gae(learner: Learner, rollout: Rollout, rewards: Tensor) -> Tensor:
+def plain_gae(learning: Learning, rollout: Rollout, rewards: Tensor) -> Tensor:
     """Advantages with a critic that says 0 everywhere."""
     nothing = torch.zeros_like(rewards)
-    chosen = learner.update.settings
+    chosen = learning.learner.settings
     return compute_gae(
         rewards,
         nothing,
@@ -322,25 +324,25 @@ def plain_gae(learner: Learner, rollout: Rollout, rewards: Tensor) -> Tensor:
     )[0]
 
 
-def mute_critic(learner: Learner) -> None:
+def mute_critic(learning: Learning) -> None:
     with torch.no_grad():
-        learner.policy.value_head.weight.zero_()
-        learner.policy.value_head.bias.zero_()
+        learning.policy.value_head.weight.zero_()
+        learning.policy.value_head.bias.zero_()
 
 
 def test_absent_stages_mean_raw_rewards_and_the_environments_weights(settings: MakeSettings) -> None:
-    learner = Learner(settings(normalize_values=True))
-    mute_critic(learner)
-    rollout, _ = learner.collector.collect()
-    batch = learner.prepare(rollout)
-    by_component = plain_gae(learner, rollout, rollout.rewards)
+    learning = Learning(settings(normalize_values=True))
+    mute_critic(learning)
+    rollout, _ = learning.collector.collect()
+    batch = learning.prepare(rollout)
+    by_component = plain_gae(learning, rollout, rollout.rewards)
     torch.testing.assert_close(rollout.advantages, by_component)
     combined = (0.5 * by_component[..., 0] + 2.0 * by_component[..., 1]).flatten()
     expected = (combined - combined.mean()) / combined.std(unbiased=False)
     torch.testing.assert_close(batch.advantages, expected, rtol=1e-4, atol=1e-4)
     assert float(batch.advantages.mean()) == pytest.approx(0.0, abs=1e-6)
     assert float(batch.advantages.std(unbiased=False)) == pytest.approx(1.0, rel=1e-5)
-    targets = learner.policy.value_normalizer.denormalize(batch.returns).view(T, N, 2)
+    targets = learning.policy.value_normalizer.denormalize(batch.returns).view(T, N, 2)
     torch.testing.assert_close(targets, by_component, rtol=1e-4, atol=1e-4)
 
 
@@ -354,13 +356,13 @@ def test_a_constant_factor_on_rewards_is_divided_out_of_the_advantages(
         def rewards(self, rollout: Rollout) -> RewardResult:
             return RewardResult(rollout.rewards * factor, factor if preserve_task else torch.ones(2))
 
-    learner = Learner(settings(normalize_values=True), {"scaled": Scaled()})
-    mute_critic(learner)
-    rollout, _ = learner.collector.collect()
-    batch = learner.prepare(rollout)
-    raw = plain_gae(learner, rollout, rollout.rewards)
+    learning = Learning(settings(normalize_values=True), {"scaled": Scaled()})
+    mute_critic(learning)
+    rollout, _ = learning.collector.collect()
+    batch = learning.prepare(rollout)
+    raw = plain_gae(learning, rollout, rollout.rewards)
     torch.testing.assert_close(rollout.advantages, raw if preserve_task else raw * factor)
-    targets = learner.policy.value_normalizer.denormalize(batch.returns).view(T, N, 2)
+    targets = learning.policy.value_normalizer.denormalize(batch.returns).view(T, N, 2)
     torch.testing.assert_close(targets, raw * factor, rtol=1e-4, atol=1e-4)  # the critic sees them scaled
 
 
@@ -379,18 +381,20 @@ def test_values_are_logged_in_the_critics_units_and_raw_where_a_factor_undoes_it
         def advantages(self, rollout: Rollout, probe: Probe) -> AdvantageResult:
             return AdvantageResult(rollout.advantages[..., 1])
 
-    learner = Learner(settings(), {"scaled": Scaled(), "weighting": Weighting()}, task_head=True)
-    learner.update.reward_names = ("near", "far")
-    mute_critic(learner)
+    learning = Learning(settings(), {"scaled": Scaled(), "weighting": Weighting()}, task_head=True)
+    learning.learner.reward_names = ("near", "far")
+    mute_critic(learning)
     with torch.no_grad():
-        learner.policy.value_head.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
-        learner.policy.value_normalizer.mean.fill_(10.0)  # values are logged as rewards count, not normalised
-    learner.iterate()
-    figures = {tag: v for tag, v in learner.log.read().items() if tag.startswith("value/")}
+        learning.policy.value_head.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        learning.policy.value_normalizer.mean.fill_(
+            10.0
+        )  # values are logged as rewards count, not normalised
+    learning.iterate()
+    metrics = {tag: v for tag, v in learning.log.read().items() if tag.startswith("value/")}
     expected = {"value/mean/near": 11.0, "value/mean/far": 12.0, "value/mean/task": 13.0}
     if applied is not None:
         expected |= {"value/raw_mean/near": 2.75, "value/raw_mean/far": 48.0, "value/raw_mean/task": 13.0}
-    assert figures == pytest.approx(expected)
+    assert metrics == pytest.approx(expected)
 
 
 def test_an_advantage_stage_decides_and_gets_the_advantage_of_the_task(settings: MakeSettings) -> None:
@@ -412,11 +416,11 @@ def test_an_advantage_stage_decides_and_gets_the_advantage_of_the_task(settings:
             assert probe.cosines(rollout.task_advantages, rollout.advantages).shape == (2,)
             return AdvantageResult(rollout.advantages[..., 1])
 
-    learner = Learner(settings(), {"scaled": Scaled(), "second": SecondOnly()}, task_head=True)
-    mute_critic(learner)
-    rollout, _ = learner.collector.collect()
-    batch = learner.prepare(rollout)
-    raw = plain_gae(learner, rollout, rollout.rewards)
+    learning = Learning(settings(), {"scaled": Scaled(), "second": SecondOnly()}, task_head=True)
+    mute_critic(learning)
+    rollout, _ = learning.collector.collect()
+    batch = learning.prepare(rollout)
+    raw = plain_gae(learning, rollout, rollout.rewards)
     torch.testing.assert_close(seen[0], raw @ torch.tensor([0.5, 2.0]), rtol=1e-4, atol=1e-5)
     second = raw[..., 1].flatten()
     expected = (second - second.mean()) / second.std(unbiased=False)
@@ -427,18 +431,18 @@ def test_an_advantage_stage_decides_and_gets_the_advantage_of_the_task(settings:
 def test_a_truncated_episode_bootstraps_from_its_final_observation_and_no_other(
     settings: MakeSettings,
 ) -> None:
-    learner = Learner(settings())
-    rollout, _ = learner.collector.collect()
-    learner.prepare(rollout)
+    learning = Learning(settings())
+    rollout, _ = learning.collector.collect()
+    learning.prepare(rollout)
     before = rollout.advantages.clone()
     unused = ~rollout.truncated
     rollout.final_observations[unused] = 1e6
-    learner.prepare(rollout)
+    learning.prepare(rollout)
     assert torch.equal(rollout.advantages, before)
     step, env = rollout.truncated.nonzero()[0].tolist()
-    policy, old = learner.policy, rollout.final_observations[step, env].clone()
+    policy, old = learning.policy, rollout.final_observations[step, env].clone()
     rollout.final_observations[step, env] = -old
-    learner.prepare(rollout)
+    learning.prepare(rollout)
     values = policy.critic(policy.normalize(torch.stack([old, -old]))).detach()
     moved = rollout.advantages[step, env] - before[step, env]
     torch.testing.assert_close(moved, 0.99 * (values[1] - values[0]), rtol=1e-4, atol=1e-5)
@@ -454,9 +458,9 @@ def test_equal_advantages_teach_nothing_and_stay_finite(settings: MakeSettings) 
         def advantages(self, rollout: Rollout, probe: Probe) -> AdvantageResult:
             return AdvantageResult(torch.full((T, N), 3.0))
 
-    learner = Learner(settings(), {"same": Same()})
-    rollout, _ = learner.collector.collect()
-    assert not learner.prepare(rollout).advantages.any()
+    learning = Learning(settings(), {"same": Same()})
+    rollout, _ = learning.collector.collect()
+    assert not learning.prepare(rollout).advantages.any()
 
 
 # --- spaces with one side -------------------------------------------------------------------------------
@@ -486,7 +490,7 @@ def test_with_one_side_its_weight_is_1_and_the_gradient_stage_is_not_asked(
             raise AssertionError("there is nothing to balance")
 
     steps = [
-        Learner(settings(), {"forbidden": Forbidden()}, weights, kind(N, CPU, (0.5, 2.0))).step()
+        Learning(settings(), {"forbidden": Forbidden()}, weights, kind(N, CPU, (0.5, 2.0))).step()
         for weights in ((0.7, 0.3), (0.1, 0.9))
     ]
     assert torch.equal(steps[0], steps[1])

@@ -1,4 +1,4 @@
-"""The figures of an iteration: reduced as declared, NaN left out, fetched at once."""
+"""The metrics of an iteration: reduced as declared, NaN left out, fetched at once."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ def test_the_means_are_ordered(values: list[float]) -> None:
     log = MetricLog(spread=["mean"])
     for value in values:
         log.add({"mean": metric(value), "geometric": metric(value, "geometric_mean")})
-    figures = log.read()
+    metrics = log.read()
     slack = 1 + 1e-9
-    assert figures["mean_min"] <= figures["geometric"] * slack
-    assert figures["geometric"] <= figures["mean"] * slack
-    assert figures["mean"] <= figures["mean_max"] * slack
+    assert metrics["mean_min"] <= metrics["geometric"] * slack
+    assert metrics["geometric"] <= metrics["mean"] * slack
+    assert metrics["mean"] <= metrics["mean_max"] * slack

@@ -44,9 +44,9 @@ class Case:
         mask = torch.ones(size, 2, 2, dtype=torch.bool) if action_mask is None else action_mask
         self.distribution = HybridDistribution(SPACE, self.logits, self.mean, self.log_std, mask)
         actions = Actions(torch.tensor(choices), torch.tensor([[0.5, -0.5]]).repeat(size, 1))
-        relevant = self.distribution.relevant(actions.choices)
-        discrete = self.distribution.discrete_log_prob(actions.choices).detach()
-        continuous = self.distribution.continuous_log_prob(actions.parameters, relevant).detach()
+        relevant = self.distribution.relevant(actions.discrete)
+        discrete = self.distribution.discrete_log_prob(actions.discrete).detach()
+        continuous = self.distribution.continuous_log_prob(actions.continuous, relevant).detach()
         nothing = torch.zeros(size, 1)
         self.batch = Minibatch(
             inputs=nothing,
@@ -140,8 +140,8 @@ def test_each_side_has_a_ratio_of_its_own() -> None:
 
 def test_the_check_of_own_ratios_refuses_a_shared_one() -> None:
     def shared(batch: Minibatch, distribution: HybridDistribution) -> Surrogates:
-        relevant = distribution.relevant(batch.actions.choices)
-        continuous = distribution.continuous_log_prob(batch.actions.parameters, relevant)
+        relevant = distribution.relevant(batch.actions.discrete)
+        continuous = distribution.continuous_log_prob(batch.actions.continuous, relevant)
         change = (continuous - batch.continuous_log_prob).detach()
         return ours(batch._replace(discrete_log_prob=batch.discrete_log_prob - change), distribution)
 
@@ -238,7 +238,7 @@ def test_with_a_common_divisor_the_gradient_is_that_of_the_joint_log_probability
     actions = Actions(choices, torch.randn(size, 2, generator=draw, dtype=torch.float64))
     relevant = distribution.relevant(choices)
     discrete = distribution.discrete_log_prob(choices)
-    continuous = distribution.continuous_log_prob(actions.parameters, relevant)
+    continuous = distribution.continuous_log_prob(actions.continuous, relevant)
     advantages = torch.randn(size, generator=draw, dtype=torch.float64)
     nothing = torch.zeros(size, 1)
     batch = Minibatch(
