@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from equipoise.trainer.configuration.compose import CONFIG_DIR
-
-ROOT = CONFIG_DIR.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own-environment.md").read_text()
 _FENCED = re.findall(r"^```(python|yaml|bash)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 BLOCKS = dict(reversed(_FENCED))  # the first of each language
