@@ -19,7 +19,7 @@ from equipoise.trainer.configuration.schema import check
 from equipoise.trainer.run import _build, _claim, main
 
 OPTIONS = sorted(path.relative_to(CONFIG_DIR).with_suffix("") for path in CONFIG_DIR.glob("*/*.yaml"))
-ROOT = CONFIG_DIR.parent
+ROOT = Path(__file__).parents[2]
 
 
 def scaling(*overrides: str) -> dict[str, object]:

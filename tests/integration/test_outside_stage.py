@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from equipoise.trainer.build import build
-from equipoise.trainer.configuration.compose import CONFIG_DIR
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Config
 
@@ -156,7 +155,7 @@ def test_from_the_command_line_with_a_yaml_file_of_its_own(outside: Path, tmp_pa
     ]
     done = subprocess.run(
         [sys.executable, "-m", "trainer.run", *overrides],
-        cwd=CONFIG_DIR.parent,
+        cwd=Path(__file__).parents[2],
         env={**os.environ, "PYTHONPATH": str(outside)},
         capture_output=True,
         text=True,

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from equipoise.trainer.build import build
-from equipoise.trainer.configuration.compose import CONFIG_DIR
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.loop import DivergenceError, Trainer
 from equipoise.trainer.rollout import NonFiniteError
@@ -348,7 +347,7 @@ def test_help_that_nobody_reads_to_its_end(module: str) -> None:
     os.close(read)
     ended = subprocess.run(
         [sys.executable, "-m", module, "--help"],
-        cwd=CONFIG_DIR.parent,
+        cwd=Path(__file__).parents[2],
         stdout=write,
         stderr=subprocess.PIPE,
         text=True,

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import torch
 
-from equipoise.trainer.configuration.compose import CONFIG_DIR
 from equipoise.trainer.stages.protocol import LossState
 from tests.integration.test_training import assert_same
 from tests.reliability.disturbed import FaultyEnv, SignallingEnv
@@ -244,7 +243,7 @@ def test_a_process_that_is_killed_ends_the_job_and_the_run_can_be_resumed(tmp_pa
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(CONFIG_DIR.parent)},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
         try:
             wait_for_checkpoint(job, run_dir, tmp_path / "output")
