@@ -42,7 +42,11 @@ class FlatParameters:
         if not loss.requires_grad:
             return torch.zeros_like(self.vector.data)
         parts = torch.autograd.grad(
-            loss, self.parameters, None, retain_graph, allow_unused=True, materialize_grads=True
+            loss,
+            self.parameters,
+            retain_graph=retain_graph,  # by keyword: torch.compile overlooks the positional one
+            allow_unused=True,
+            materialize_grads=True,
         )
         return torch.cat([part.reshape(-1) for part in parts])
 

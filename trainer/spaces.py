@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
@@ -42,12 +42,17 @@ class Leaf:
 
     path: str
     space: gymnasium.Space[Any]
+    discrete: bool
     first: int
     count: int
+    shape: tuple[int, ...]
+    """Of the leaf in one environment's action."""
+    start: int | Tensor = 0
+    """The environment's number for choice 0; `[count]` for several heads, unless all begin at 0."""
 
-    @property
-    def discrete(self) -> bool:
-        return not isinstance(self.space, spaces.Box)
+
+Plan: TypeAlias = "Leaf | dict[str, Plan] | tuple[Plan, ...]"
+"""The nesting of the native space, with a `Leaf` in place of each leaf space."""
 
 
 class HybridSpace:
@@ -80,7 +85,8 @@ class HybridSpace:
         for path, leaf in _walk("action", space):
             count = _check_leaf(path, leaf)
             discrete = not isinstance(leaf, spaces.Box)
-            self.leaves.append(Leaf(path, leaf, counts[discrete], count))
+            shape, start = tuple(map(int, leaf.shape or ())), _start(leaf, self.device)
+            self.leaves.append(Leaf(path, leaf, discrete, counts[discrete], count, shape, start))
             counts[discrete] += count
         self.num_heads, self.num_continuous = counts[True], counts[False]
         if not self.leaves:
@@ -97,6 +103,7 @@ class HybridSpace:
         bounds = [leaf.space for leaf in self.leaves if isinstance(leaf.space, spaces.Box)]
         self.low = _concatenate([box.low for box in bounds], device)
         self.high = _concatenate([box.high for box in bounds], device)
+        self._plan = _plan(space, iter(self.leaves))
         self._hang_parameters(relevance or self._default_relevance())
 
     def _default_relevance(self) -> Relevance:
@@ -169,24 +176,19 @@ class HybridSpace:
         """
         unit = (actions.continuous.clamp(-1.0, 1.0) + 1.0) * 0.5
         scaled = torch.lerp(self.low, self.high, unit)  # exact at both bounds
-        leaves = iter(self.leaves)
 
-        def build(space: gymnasium.Space[Any]) -> NativeAction:
-            if isinstance(space, spaces.Dict):
-                return {key: build(part) for key, part in space.spaces.items()}
-            if isinstance(space, spaces.Tuple):
-                return tuple(build(part) for part in space.spaces)
-            leaf = next(leaves)
-            if isinstance(space, spaces.Discrete):
-                choice = actions.discrete[:, leaf.first]
-                return choice + int(space.start) if space.start else choice
-            source = actions.discrete if leaf.discrete else scaled
-            part = source[:, leaf.first : leaf.first + leaf.count]
-            if isinstance(space, spaces.MultiDiscrete) and space.start.any():
-                part = part + torch.as_tensor(space.start.reshape(-1), device=part.device)
-            return part.reshape(part.shape[0], *(space.shape or ()))
+        def build(plan: Plan) -> NativeAction:
+            if isinstance(plan, dict):
+                return {key: build(part) for key, part in plan.items()}
+            if isinstance(plan, tuple):
+                return tuple(build(part) for part in plan)
+            source = actions.discrete if plan.discrete else scaled
+            part = source[:, plan.first : plan.first + plan.count]
+            if isinstance(plan.start, Tensor) or plan.start:
+                part = part + plan.start
+            return part.reshape(part.shape[0], *plan.shape)
 
-        return build(self.native)
+        return build(self._plan)
 
     def describe(self) -> str:
         """Where heads and parameters stand in the action, and the relevance table: a few lines of ASCII."""
@@ -219,6 +221,25 @@ def _walk(path: str, space: gymnasium.Space[Any]) -> Iterator[tuple[str, gymnasi
             yield from _walk(f"{path}[{index}]", part)
     else:
         yield path, space
+
+
+def _plan(space: gymnasium.Space[Any], leaves: Iterator[Leaf]) -> Plan:
+    """The nesting of `space`, with `leaves` (in order) in it.
+
+    Made once: acting reads plain numbers only, which is quick and which torch.compile can trace."""
+    if isinstance(space, spaces.Dict):
+        return {key: _plan(part, leaves) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_plan(part, leaves) for part in space.spaces)
+    return next(leaves)
+
+
+def _start(space: gymnasium.Space[Any], device: torch.device) -> int | Tensor:
+    if isinstance(space, spaces.Discrete):
+        return int(space.start)
+    if isinstance(space, spaces.MultiDiscrete) and space.start.any():
+        return torch.as_tensor(space.start.reshape(-1), dtype=torch.int64, device=device)
+    return 0
 
 
 def _check_leaf(path: str, space: gymnasium.Space[Any]) -> int:
