@@ -1,4 +1,4 @@
-"""Opens TensorBoard over the runs: `python -m scripts.dashboard [--runs runs] [--port 0]`."""
+"""Open TensorBoard over the runs: `python -m scripts.dashboard [--runs runs] [--port 0]`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 HOST = "127.0.0.1"  # never beyond this machine: TensorBoard asks nobody for a password
+PAGE = "#custom_scalars"  # the charts that answer questions; TensorBoard's own first page has none of them
 _START_SECONDS = 180.0  # a second on an idle machine, minutes on an overloaded one
 
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The folders below `folder` in which there is an event file."""
+    """The folders at any depth below `folder` that hold an event file."""
     return sorted({file.parent for file in folder.rglob("events.out.tfevents.*")})
 
 
@@ -54,14 +55,14 @@ def free_port(port: int) -> int:
 
 
 def serve(folder: Path, count: int, port: int, log: IO[str]) -> int:
-    """Run TensorBoard until Ctrl-C; its own output goes to `log` and is shown if it fails."""
+    """Run TensorBoard until Ctrl-C. Its own output goes to `log`, which is shown if it fails."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)]
     command += ["--host", HOST, "--port", str(port)]
     process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         if wait_until_open(process, port):
             runs = "1 run" if count == 1 else f"{count} runs"
-            print(f"TensorBoard over {runs}: http://{HOST}:{port}/  (Ctrl-C ends it)", flush=True)
+            print(f"TensorBoard over {runs}: http://{HOST}:{port}/{PAGE}  (Ctrl-C ends it)", flush=True)
             process.wait()
     except KeyboardInterrupt:
         print("\nTensorBoard ended")
@@ -75,7 +76,7 @@ def serve(folder: Path, count: int, port: int, log: IO[str]) -> int:
 
 
 def wait_until_open(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Whether TensorBoard came to answer on `port` before it ended or `_START_SECONDS` went by."""
+    """Whether TensorBoard answers on `port` before it ends and within `_START_SECONDS`."""
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with socket.socket() as probe:

@@ -50,7 +50,7 @@ def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
     # torch takes seconds to import: arguments first
     from equipoise.envs.gymnasium_adapter.guard import EnvError
     from equipoise.trainer.evaluation import SEED_OFFSET, evaluate
-    from equipoise.trainer.monitor.tensorboard import encode_gif
+    from equipoise.trainer.monitor.gif import encode_gif
     from equipoise.trainer.restore import restore
     from equipoise.trainer.system.checkpoint import CheckpointError
 

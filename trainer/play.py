@@ -59,7 +59,7 @@ def _play(arguments: PlayArguments) -> None:
     import numpy as np
 
     from equipoise.trainer.monitor.film import one_above_the_other
-    from equipoise.trainer.monitor.tensorboard import encode_gif
+    from equipoise.trainer.monitor.gif import encode_gif
     from equipoise.trainer.restore import restore
     from equipoise.trainer.system.checkpoint import CheckpointError
 

@@ -54,7 +54,7 @@ def test_it_serves_on_localhost_until_ctrl_c(tmp_path: Path) -> None:
     assert process.stdout is not None
     try:
         line = process.stdout.readline()
-        match = re.search(r"1 run: http://127\.0\.0\.1:(\d+)/", line)
+        match = re.search(r"1 run: http://127\.0\.0\.1:(\d+)/#custom_scalars ", line)
         assert match, line
         with urllib.request.urlopen(f"http://127.0.0.1:{match[1]}/", timeout=30) as page:
             assert b"TensorBoard" in page.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.monitor import layout
-from equipoise.trainer.monitor.tensorboard import RANKED_BY, TensorBoardLog, encode_gif
+from equipoise.trainer.monitor.gif import encode_gif
+from equipoise.trainer.monitor.tensorboard import RANKED_BY, TensorBoardLog
 from tests.conftest import TINY_TOPOLOGY
 
 
@@ -45,15 +48,50 @@ def test_scalars_references_and_no_point_for_what_is_not_finite(tmp_path: Path) 
     log.close()
 
 
-def test_a_resumed_run_continues_without_doubled_steps(tmp_path: Path) -> None:
-    first = TensorBoardLog(tmp_path)
-    for step in (100, 200, 300, 400):
-        first.scalars({"a": 1.0}, step)
-    first.close()
-    second = TensorBoardLog(tmp_path, purge_step=201)  # the checkpoint was at 200
-    second.scalars({"a": 2.0}, 300)
-    second.close()
-    assert points(read(tmp_path), "a") == [(100, 1.0), (200, 1.0), (300, 2.0)]
+def session(folder: Path, steps: range, env_steps: int = 0) -> Path:
+    """A session that is killed after its last step; its event file."""
+    before = set(folder.glob("*tfevents*"))
+    log = TensorBoardLog(folder, env_steps)
+    for step in steps:
+        log.scalars({"a": float(env_steps)}, step)
+    log.close()
+    (file,) = set(folder.glob("*tfevents*")) - before
+    return file
+
+
+def test_a_run_that_is_resumed_again_and_again_has_every_step_once(tmp_path: Path) -> None:
+    session(tmp_path, range(1, 9))
+    session(tmp_path, range(5, 7), env_steps=4)
+    session(tmp_path, range(5, 10), env_steps=4)  # killed before a checkpoint: from the same one again
+    session(tmp_path, range(8, 12), env_steps=7)
+    kept = [(step, 0.0) for step in range(1, 5)] + [(step, 4.0) for step in range(5, 8)]
+    assert points(read(tmp_path), "a") == kept + [(step, 7.0) for step in range(8, 12)]
+    assert len(list(tmp_path.iterdir())) == 3, "a file of which nothing is left goes"
+
+
+@pytest.mark.parametrize("lost", [1, 50])
+def test_a_torn_or_missing_end_costs_nothing_else(tmp_path: Path, lost: int) -> None:
+    """50 bytes reach into the record before the last: the points of the checkpoint itself are gone."""
+    file = session(tmp_path, range(1, 5))
+    os.truncate(file, file.stat().st_size - lost)
+    session(tmp_path, range(5, 7), env_steps=4)
+    last = 3 if lost == 1 else 2
+    assert [step for step, _ in points(read(tmp_path), "a")] == [*range(1, last + 1), 5, 6]
+
+
+def test_a_run_that_starts_again_has_nothing_of_its_first_attempt(tmp_path: Path) -> None:
+    session(tmp_path, range(1, 5))
+    session(tmp_path, range(1, 3))
+    assert [step for step, _ in points(read(tmp_path), "a")] == [1, 2]
+
+
+def test_event_files_of_other_programs_are_left_alone(tmp_path: Path) -> None:
+    writer = EventFileWriter(str(tmp_path))
+    writer.close()
+    (other,) = tmp_path.iterdir()
+    before = other.read_bytes()
+    session(tmp_path, range(1, 3))
+    assert other.read_bytes() == before
 
 
 def test_config_and_revision_are_text(tmp_path: Path) -> None:

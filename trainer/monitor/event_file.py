@@ -1,24 +1,85 @@
-"""TensorBoard's event file: one record after another, checksums made by a thread.
+"""TensorBoard's event files: written record by record, and cut where a resumed run goes on.
 
-TensorBoard's own writer ends its thread with a traceback when the disk is full, and cannot go on after it.
+TensorBoard's own writer ends its thread with a traceback when the disk is full, and cannot recover.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import socket
+import struct
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from equipoise.trainer.system.files import AppendFile
 
+_OURS = re.compile(r"events\.out\.tfevents\.\d{10}\.\d{9}\..+")
+"""Names of our event files. Other programs write no nanoseconds into theirs."""
+_LENGTH = struct.Struct("<Q")
+_HEADER, _FOOTER = _LENGTH.size + 4, 4  # each ends in a checksum
+
+
+def cut_event_files(folder: Path, env_steps: int) -> None:
+    """Remove from the event files of a run whatever was written after its checkpoint at `env_steps`.
+
+    A resumed run writes those steps again. TensorBoard has no reliable way to be told so: of the marks in
+    the files its two loaders each ignore some. At 0, a run that starts again, all event files are removed.
+    """
+    reached = env_steps == 0
+    for path in sorted(path for path in folder.glob("events.out.tfevents.*") if _OURS.fullmatch(path.name)):
+        length = 0
+        if not reached:
+            length, reached = _find_cut(path, env_steps)
+        if length:
+            os.truncate(path, length)
+        else:
+            path.unlink()
+
+
+def _find_cut(path: Path, env_steps: int) -> tuple[int, bool]:
+    """The bytes of the file to keep, 0 if they hold no scalar, and whether everything after them goes.
+
+    The checkpoint follows the scalars of its iteration. What has the same step and comes later (the closing
+    evaluation's film and results) does not belong to it.
+    """
+    length, points = 0, False
+    for end, event in _read_events(path):
+        scalars = any(value.HasField("simple_value") for value in event.summary.value)
+        points |= scalars and event.step <= env_steps
+        if event.step > env_steps:
+            return length * points, True
+        length = end
+        if scalars and event.step == env_steps:
+            return length, True
+    return length * points, False
+
+
+def _read_events(path: Path) -> Iterator[tuple[int, Event]]:
+    """The whole records of an event file, each with the position of its end, up to the first torn one."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while len(header := file.read(_HEADER)) == _HEADER:
+            (length,) = _LENGTH.unpack_from(header)
+            end = file.tell() + length + _FOOTER
+            if end > size:
+                return
+            try:
+                event = Event.FromString(file.read(length))
+            except DecodeError:
+                return
+            file.seek(end)
+            yield end, event
+
 
 class EventFile:
-    """A new file in `folder`; TensorBoard reads those of a folder in the order of their names."""
+    """A new file in `folder`; TensorBoard reads the files of a folder in the order of their names."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,11 +97,11 @@ class EventFile:
         self._last = self._thread.submit(self._records.write, event.SerializeToString())
 
     def flush(self) -> None:
-        """Hand everything so far to the operating system. Raises `OSError`; nothing is lost by it."""
+        """Hand everything to the operating system. Raises `OSError`; what could not be written is kept."""
         self._last.result()
         self._file.flush()
 
     def close(self) -> None:
-        """Write what can still be written; to hear of what can not, flush first."""
+        """Write what can still be written, without errors; `flush` first to see them."""
         self._thread.shutdown()
         self._file.close()

@@ -1,4 +1,4 @@
-"""The Custom Scalars page: what one wants to know of a run, as questions, and the charts that answer."""
+"""Layout of TensorBoard's Custom Scalars page: questions about a run, each with the charts that answer it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _RAW_NORMS = ("gradient_scaling/discrete_norm_raw", "gradient_scaling/continuous
 _EMA_NORMS = ("gradient_scaling/discrete_grad_norm", "gradient_scaling/continuous_grad_norm")
 
 SPREAD = _RAW_NORMS
-"""Tags whose `_min` and `_max` of the iteration are drawn as a band; for `MetricLog(spread=…)`."""
+"""Tags drawn as a band between their `_min` and `_max` of the iteration; for `MetricLog(spread=…)`."""
 
 
 class Lines(NamedTuple):
-    """A chart of all tags that one of the regular expressions matches from the start."""
+    """A chart of all tags that match a regular expression. TensorBoard anchors them at the start only."""
 
     title: str
     patterns: tuple[str, ...]
 
 
 class Band(NamedTuple):
-    """A line with a margin around it."""
+    """A line with a margin around it: three tags."""
 
     value: str
     lower: str
@@ -31,7 +31,7 @@ class Band(NamedTuple):
 
 
 class Bands(NamedTuple):
-    """A chart of lines with margins, by exact tags."""
+    """A chart of lines with margins. Drawn only if all three series of a band have the same steps."""
 
     title: str
     bands: tuple[Band, ...]
@@ -96,3 +96,7 @@ LAYOUT: dict[str, tuple[Chart, ...]] = {
         Lines("Seconds per iteration", ("^time/(?!steps_per_second$)",)),
     ),
 }
+
+BANDS = tuple(
+    band for charts in LAYOUT.values() for chart in charts if isinstance(chart, Bands) for band in chart.bands
+)

@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.monitor import layout
+from equipoise.trainer.monitor.gif import encode_gif, shrink
 from equipoise.trainer.monitor.progress import Progress
 from equipoise.trainer.monitor.summary import MetricsFile, git_revision, write_summary
-from equipoise.trainer.monitor.tensorboard import TensorBoardLog, encode_gif
+from equipoise.trainer.monitor.tensorboard import TensorBoardLog
 
 PLAIN_LINES = 50
 """How many lines a run prints where there is no terminal to redraw."""
@@ -44,9 +44,7 @@ class RunLog:
         self.run_dir = run_dir
         resumed = iteration > 0
         self._metrics = MetricsFile(run_dir / "metrics.jsonl", iteration if resumed else None)
-        self._tensorboard = TensorBoardLog(
-            run_dir, purge_step=env_steps + 1 if resumed else None, references=_references(config)
-        )
+        self._tensorboard = TensorBoardLog(run_dir, env_steps, _references(config))
         self._tensorboard.config((run_dir / "config.yaml").read_text(), git_revision())
         self._tensorboard.start(_hyperparameters(config))
         self._progress = Progress(
@@ -80,7 +78,7 @@ class RunLog:
 
     def film(self, frames: list[np.ndarray[Any, np.dtype[np.uint8]]], env_steps: int) -> None:
         """An episode of the deterministic policy, as a GIF on disk and on the Images page."""
-        stacked = _shrunk(np.stack(frames))
+        stacked = shrink(np.stack(frames))
         self._tensorboard.gif("episode/deterministic_policy", stacked, FRAMES_PER_SECOND, env_steps)
         folder = self.run_dir / "videos"
         folder.mkdir(exist_ok=True)
@@ -116,13 +114,3 @@ def _hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
     keywords = scaling.keywords if scaling is not None else {}
     plain = {name: value for name, value in keywords.items() if isinstance(value, bool | int | float | str)}
     return {"env": config.env.label, "preset": config.preset, "seed": config.seed, **plain}
-
-
-def _shrunk(
-    frames: np.ndarray[Any, np.dtype[np.uint8]], width: int = 480
-) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Frames of at most `width` columns: a film is to be looked at, not to fill the disk."""
-    if frames.shape[2] <= width:
-        return frames
-    size = (width, round(frames.shape[1] * width / frames.shape[2]))
-    return np.stack([np.asarray(Image.fromarray(frame).resize(size)) for frame in frames])

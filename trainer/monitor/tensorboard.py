@@ -1,21 +1,18 @@
-"""The run in TensorBoard: scalars, a layout of charts, hyperparameters to rank runs by, text and pictures.
+"""A run in TensorBoard: scalars, a layout of charts, hyperparameters to rank runs by, text and films.
 
-Written as TensorBoard's own records: one event takes all scalars of an iteration, where torch's
-`SummaryWriter` makes one each, writes the hyperparameters as a run of their own, and no animation without
-another package. Importing TensorBoard takes a quarter of a second, so import this module where a run starts.
+Written as TensorBoard's own records: one event holds all scalars of an iteration. torch's `SummaryWriter`
+writes one event per scalar, stores hyperparameters as a separate run, and needs another package for films.
+Importing TensorBoard takes a quarter of a second, so import this module only where a run starts.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -40,8 +37,9 @@ from tensorboard.plugins.hparams.api_pb2 import (
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.plugins.text import metadata as text_plugin
 
-from equipoise.trainer.monitor.event_file import EventFile
-from equipoise.trainer.monitor.layout import LAYOUT, Chart, Lines
+from equipoise.trainer.monitor.event_file import EventFile, cut_event_files
+from equipoise.trainer.monitor.gif import Frames, encode_gif
+from equipoise.trainer.monitor.layout import BANDS, LAYOUT, Chart, Lines
 
 Hyperparameter = bool | int | float | str | None
 
@@ -55,43 +53,58 @@ RANKED_BY = (
     "final/spawn_parameter_error",
     "evaluation/score",
 )
-"""The metric columns of the HParams page, which shows five until asked for more. `final/` is written by
-`finish`; the last one is there while a run goes on."""
+"""Metric columns of the HParams page, which shows the first five unless told otherwise. `finish` writes
+`final/…`; `evaluation/score` is there during the run."""
 
 FIRST_COLUMNS = ("env", "preset", "seed", "enable_adaptive_scaling", "gradient_norm_target")
-"""The five hyperparameters that the HParams page shows until asked for more."""
+"""Hyperparameter columns that the HParams page shows unless told otherwise."""
 
 
 class TensorBoardLog:
-    """The event file of a run. Steps are `env_steps` everywhere.
+    """The event files of a run, a new one per session. Steps are `env_steps` everywhere.
 
-    `purge_step`: on resume, the first step that TensorBoard shall forget (the checkpoint's `env_steps` + 1).
-    `references`: constant lines that charts compare with, by tag (see `layout`).
-    `flush_seconds`: how long a point may wait in memory. Only `flush` and `flush_when_due` write to the disk
-    and raise `OSError`.
+    Args:
+        folder: the run folder.
+        env_steps: where this session begins, above 0 on resume. Event files from earlier sessions are cut
+            there, so that every step appears once.
+        references: constant lines that charts compare with, by tag (see `layout`).
+        flush_seconds: how long a point may wait in memory. Only `flush` and `flush_when_due` write to the
+            disk and raise `OSError`.
     """
 
     def __init__(
         self,
         folder: str | Path,
-        purge_step: int | None = None,
+        env_steps: int = 0,
         references: Mapping[str, float] | None = None,
         flush_seconds: float = 30.0,
     ) -> None:
         self._references = dict(references or {})
+        self._env_steps = env_steps
+        cut_event_files(Path(folder), env_steps)
         self._writer = EventFile(Path(folder))
         self._flush_seconds, self._flushed = flush_seconds, time.monotonic()
-        if purge_step is not None:
-            start = SessionLog(status=SessionLog.START)
-            self._writer.add(Event(wall_time=time.time(), step=purge_step, session_log=start))
+        # Has a TensorBoard that is open during the resume forget what it has read of the steps cut off. Its
+        # Python loader takes the first START of a run for its beginning, so a new run writes one, too.
+        start = SessionLog(status=SessionLog.START)
+        step = env_steps + 1 if env_steps else 0
+        self._writer.add(Event(wall_time=time.time(), step=step, session_log=start))
         layout = TensorProto(dtype="DT_STRING", string_val=[_layout().SerializeToString()])
         self._write_tensor(
             custom_scalar_plugin.CONFIG_SUMMARY_TAG, custom_scalar_plugin.create_summary_metadata(), layout, 0
         )
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
-        """Points at `step`; what is not finite is no point. `metrics.jsonl` has it as null."""
-        self._scalars({**metrics, **self._references}, step)
+        """Add points at `step`. TensorBoard has no place for NaN or infinity (`metrics.jsonl`: null).
+
+        A chart with a margin needs the same steps in all of its three series, so one missing point leaves
+        out all three.
+        """
+        points = {tag: x for tag, x in {**metrics, **self._references}.items() if math.isfinite(x)}
+        for band in BANDS:
+            if not points.keys() >= set(band):
+                points = {tag: x for tag, x in points.items() if tag not in band}
+        self._scalars(points, step)
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         tensor = TensorProto(
@@ -103,12 +116,13 @@ class TensorBoardLog:
         self._write_tensor(tag, metadata, tensor, step)
 
     def config(self, yaml: str, git_revision: str | None) -> None:
-        """The resolved configuration and the source's revision, on the Text page."""
-        self.text("run/config", f"```yaml\n{yaml.rstrip()}\n```")
-        self.text("run/git_revision", f"`{git_revision}`" if git_revision else "not a git checkout")
+        """Show the resolved configuration and the source's revision on the Text page, once per session."""
+        self.text("run/config", f"```yaml\n{yaml.rstrip()}\n```", self._env_steps)
+        revision = f"`{git_revision}`" if git_revision else "not a git checkout"
+        self.text("run/git_revision", revision, self._env_steps)
 
-    def gif(self, tag: str, frames: np.ndarray[Any, np.dtype[np.uint8]], fps: float, step: int) -> None:
-        """An animation on the Images page that plays for ever. `frames`: `[F, height, width, 3]` uint8."""
+    def gif(self, tag: str, frames: Frames, fps: float, step: int) -> None:
+        """Show an animation on the Images page, repeated for ever."""
         content = encode_gif(frames, fps)
         image = Summary.Image(
             height=frames.shape[1], width=frames.shape[2], colorspace=3, encoded_image_string=content
@@ -116,7 +130,7 @@ class TensorBoardLog:
         self._write(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def start(self, hyperparameters: Mapping[str, Hyperparameter]) -> None:
-        """Put this run on the HParams page, with the columns of `RANKED_BY`."""
+        """Put this run on the HParams page, with the metrics of `RANKED_BY` as columns."""
         session = SessionStartInfo(start_time_secs=time.time())
         for name, value in hyperparameters.items():
             match value:
@@ -127,7 +141,7 @@ class TensorBoardLog:
                 case _:
                     session.hparams[name].string_value = "null" if value is None else value
         experiment = Experiment(
-            # `differs` makes a column come first; what really differs no single run can know.
+            # `differs` puts a column first; a single run cannot know what really differs.
             hparam_infos=[
                 HParamInfo(name=name, type=_hyperparameter_type(value), differs=name in FIRST_COLUMNS)
                 for name, value in hyperparameters.items()
@@ -139,13 +153,13 @@ class TensorBoardLog:
         self._write_hparams(hparams_plugin.SESSION_START_INFO_TAG, start)
 
     def finish(self, summary: Mapping[str, Any], step: int) -> None:
-        """The numbers of a completed run's `summary` under `final/`, and its end on the HParams page.
+        """Write a finished run's `summary` under `final/`, and its end for the HParams page.
 
-        Not for an interrupted run: TensorBoard keeps the first end it reads, and this one is to go on.
+        Not for an interrupted run: TensorBoard keeps the first end that it reads, and the run may go on.
         """
         names = (tag.removeprefix("final/") for tag in RANKED_BY if tag.startswith("final/"))
         metrics = {f"final/{name}": summary[name] for name in names if summary.get(name) is not None}
-        self._scalars(metrics, step)
+        self._scalars({tag: x for tag, x in metrics.items() if math.isfinite(x)}, step)
         end = SessionEndInfo(status=Status.Value("STATUS_SUCCESS"), end_time_secs=time.time())
         self._write_hparams(hparams_plugin.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
 
@@ -161,7 +175,7 @@ class TensorBoardLog:
         self._writer.close()
 
     def _scalars(self, points: Mapping[str, float], step: int) -> None:
-        values = [Summary.Value(tag=tag, simple_value=x) for tag, x in points.items() if math.isfinite(x)]
+        values = [Summary.Value(tag=tag, simple_value=x) for tag, x in points.items()]
         self._write(Summary(value=values), step)
 
     def _write(self, summary: Summary, step: int) -> None:
@@ -172,32 +186,6 @@ class TensorBoardLog:
 
     def _write_tensor(self, tag: str, metadata: SummaryMetadata, tensor: TensorProto, step: int) -> None:
         self._write(Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)]), step)
-
-
-def encode_gif(frames: np.ndarray[Any, np.dtype[np.uint8]], fps: float) -> bytes:
-    """An animated GIF of `frames` `[F, height, width, 3]` uint8 that repeats for ever.
-
-    GIF counts time in hundredths of a second, and browsers slow down what is shorter than two of them.
-    """
-    if frames.ndim != 4 or frames.shape[0] == 0 or frames.shape[3] != 3 or frames.dtype != np.uint8:
-        raise ValueError(
-            f"frames are {frames.dtype} of shape {frames.shape}; they must be uint8 [F, height, width, 3]"
-        )
-    if not 0.0 < fps <= 50.0:
-        raise ValueError(f"fps is {fps}; a GIF plays at more than 0 and at most 50 frames a second")
-    pictures = [Image.fromarray(frame).quantize(dither=Image.Dither.NONE) for frame in frames]
-    buffer = io.BytesIO()
-    milliseconds = 10 * round(100 / fps)
-    pictures[0].save(
-        buffer,
-        "GIF",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=milliseconds,
-        loop=0,
-        optimize=False,
-    )
-    return buffer.getvalue()
 
 
 def _hyperparameter_type(value: Hyperparameter) -> Any:
