@@ -84,7 +84,7 @@ def _comparison(tasks: Sequence[Task], results: Sequence[Result]) -> list[list[s
         arms = [_runs(results, task, arm) for arm in ARMS]
         if not any(arms):
             continue
-        steps = max(run.summary["env_steps"] for runs in arms for run in runs)
+        steps = max(run.summary.env_steps or 0 for runs in arms for run in runs)
         measure = "success rate" if task.measure == "success_rate" else "return"
         row = [task.name, f"{steps / 1000:,.0f} k", measure, _published(task.ppo), _published(task.best)]
         row += [_summary(_figures(runs, task.measure)) for runs in arms]
@@ -107,7 +107,7 @@ def _details(tasks: Sequence[Task], results: Sequence[Result]) -> list[list[str]
             row.append(" → ".join(_mean(runs, key) for key in ("balance_ratio_before", "balance_ratio")))
             weights = ("discrete_weight_used", "continuous_weight_used")
             row.append(" / ".join(_mean(runs, key) for key in weights))
-            rows.append([*row, f"{np.median([run.summary['seconds'] for run in runs]):.0f}"])
+            rows.append([*row, f"{np.median([run.summary.seconds or 0.0 for run in runs]):.0f}"])
     return rows
 
 
@@ -117,7 +117,7 @@ def _runs(results: Sequence[Result], task: Task, arm: str) -> list[Result]:
 
 def _figures(runs: Sequence[Result], key: str) -> Floats:
     """One for each run that has it."""
-    return np.array([run.summary[key] for run in runs if run.summary[key] is not None], dtype=float)
+    return np.array([x for run in runs if (x := getattr(run.summary, key)) is not None], dtype=float)
 
 
 def _summary(figures: Floats) -> str:

@@ -84,7 +84,7 @@ def report(
     """`report.md`, `runs.csv` and the pictures in the folder `to`. Compared with the first arm."""
     baseline, changes = arms[0].name, {arm.name: arm.change for arm in arms}
     envs = list(dict.fromkeys(result.env for result in results))
-    normalised = all(result.summary["normalized_score"] is not None for result in results)
+    normalised = all(result.summary.normalized_score is not None for result in results)
     score = "normalised score" if normalised else "score"
     text = f"# {' against '.join(arm.name for arm in arms)}\n\n{provenance(command, results)}\n{LEGEND}"
     for env in envs:

@@ -166,7 +166,7 @@ def control_arms(options: argparse.Namespace) -> list[Arm]:
     arms = []
     for cell in CONTROLLED:
         adaptive = arm(cell, "adaptive").name
-        ended = [run.summary["discrete_weight_used"] for run in finished(options, adaptive)]
+        ended = [run.summary.discrete_weight_used or 0.0 for run in finished(options, adaptive)]
         if not ended:
             raise ConfigError(f"control: {adaptive} has not been trained: --parts adam first")
         arms.append(arm(cell, "control", more=base_weights(float(np.mean(ended)))))

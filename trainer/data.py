@@ -10,7 +10,7 @@ Tensors are float32 on the run's device, masks are bool.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -28,6 +28,12 @@ class Metric(NamedTuple):
 
 Metrics = Mapping[str, Metric]
 """Full TensorBoard tag (`entropy/coefficient`) -> metric. NaN means: nothing to report."""
+
+
+def critic_heads(reward_names: Sequence[str], num_values: int) -> tuple[str, ...]:
+    """Names of the critic's `V` heads: the reward components, and `task` for one of the task reward."""
+    task = "task" if "task" not in reward_names else "task_reward"
+    return (*reward_names, task)[:num_values]
 
 
 class Actions(NamedTuple):

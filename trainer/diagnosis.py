@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
+from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.trainer.data import Metrics, Rollout, critic_heads
 from equipoise.trainer.policy.actor_critic import ActorCritic
-from equipoise.trainer.rollout import NonFiniteError
+from equipoise.trainer.rollout import Collector, NonFiniteError, check_finite
 from equipoise.trainer.stages.protocol import LossState
 from equipoise.trainer.system import distributed
 
@@ -33,6 +36,60 @@ def check_targets(advantages: Tensor, returns: Tensor, rewards: Tensor, reward_n
                 f"the advantages or value targets of component {_component(column, reward_names)} are not "
                 f"finite; after the rewards stage its rewards reach {largest:.3g}"
             )
+
+
+class DivergenceError(RuntimeError):
+    """Updates were not finite, too many in a row. `details`: what was not, and where."""
+
+    def __init__(self, message: str, details: list[str]) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+def check_updates(metrics: Mapping[str, float], bad: BadUpdates, limit: int, iteration: int) -> list[str]:
+    """What was not finite in the skipped updates of an iteration, whose `metrics` are given.
+
+    Raises:
+        DivergenceError: `limit` updates or more in a row were skipped: the run would go on for ever and
+            learn nothing. Or the parameters have overflown.
+    """
+    skipped = metrics["optimizer/skipped_in_a_row"]
+    # A NaN is no metric and leaves none behind.
+    finite = math.isfinite(metrics.get("optimizer/parameter_norm", math.nan))
+    details = bad.take() if metrics["optimizer/skipped"] or not finite else []
+    if skipped < limit and finite:
+        return details
+    reason = (
+        f"{skipped:.0f} updates in a row had a loss or gradient that is not finite and were skipped "
+        f"(trainer.max_bad_updates = {limit})"
+        if finite
+        else "an update made the parameters overflow (optimizer.learning_rate = "
+        f"{metrics['optimizer/learning_rate']:g})"
+    )
+    raise DivergenceError(
+        f"{reason}, iteration {iteration}. First of what is not finite: "
+        f"{details[0] if details else 'the gradient'}; all of it is in failure.txt of the run folder",
+        details,
+    )
+
+
+def collect_finite(collector: Collector, env_steps: int) -> tuple[Rollout, list[Metrics]]:
+    """The next rollout, after `env_steps` environment steps; refused if anything in it is not finite.
+
+    Raises:
+        NonFiniteError: names the earliest observation or reward that is not.
+        EnvError: the environment misbehaved.
+    """
+    names = collector.env.reward_names
+    with distributed.failing_together():
+        try:
+            rollout, steps = collector.collect()
+        except EnvError:
+            # It may have choked on the action for an observation that was not finite.
+            check_finite(collector.rollout, names, env_steps)
+            raise
+        check_finite(rollout, names, env_steps)
+    return rollout, steps
 
 
 class BadUpdates:
@@ -100,7 +157,7 @@ class BadUpdates:
 
 
 def _component(column: int, reward_names: Sequence[str]) -> str:
-    return repr(reward_names[column]) if column < len(reward_names) else "'task'"
+    return repr(critic_heads(reward_names, column + 1)[column])
 
 
 def _fields(state: LossState) -> Iterator[_Field]:

@@ -49,20 +49,15 @@ def main() -> int:
 def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
     # torch takes seconds to import: arguments first
     from equipoise.envs.gymnasium_adapter.guard import EnvError
-    from equipoise.trainer.evaluation import SEED_OFFSET, evaluate
+    from equipoise.trainer.evaluation import evaluate
     from equipoise.trainer.monitor.gif import encode_gif
     from equipoise.trainer.restore import restore
-    from equipoise.trainer.system.checkpoint import CheckpointError
+    from equipoise.trainer.seeding import fresh_seed
 
-    try:
-        restored = restore(arguments.checkpoint, arguments.device)
-    except (CheckpointError, ValueError) as error:
-        raise ConfigError(str(error)) from error
-    if restored.notice:
-        print(restored.notice, file=sys.stderr)
+    restored = restore(arguments.checkpoint, arguments.device)
     env = restored.make_env(min(arguments.episodes, restored.config.env.num_envs))
     render = arguments.render == "gif"
-    seed = 3 * SEED_OFFSET + arguments.seed
+    seed = fresh_seed(arguments.seed)
     try:
         result = evaluate(restored.policy, env, arguments.episodes, seed, restored.references, render)
     except EnvError as error:

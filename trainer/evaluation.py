@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +17,7 @@ from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction
 from equipoise.envs.references import References
 from equipoise.trainer.policy.actor_critic import ActorCritic
-
-SEED_OFFSET = 1_000_003
-"""Training uses the run's own seed: evaluation must never see its episodes."""
+from equipoise.trainer.seeding import evaluation_seed, final_evaluation_seed
 
 EPISODE_LIMIT = 100_000
 """Steps after which an episode is taken to have no end. The longest limit that is in use is Atari's: 27,000
@@ -25,7 +26,7 @@ steps, half an hour of play."""
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of complete episodes; None where the environment has no such metric."""
+    """Metrics of complete episodes; None where the environment has no such metric."""
 
     returns: list[float]
     lengths: list[float]
@@ -43,6 +44,77 @@ class Evaluation:
     @property
     def return_std(self) -> float:
         return float(np.std(self.returns))
+
+    def named(self) -> dict[str, float]:
+        """All that there is, by the names of TensorBoard's tags `evaluation/…`."""
+        optional = {"score": self.score, "success": self.success_rate}
+        known = {name: value for name, value in optional.items() if value is not None}
+        return {"return": self.return_mean, **self.metrics, **known}
+
+
+class Evaluator:
+    """Measures the policy of a run, in environments of its own, and knows the best return so far.
+
+    Args:
+        make_env: number of environments -> environment.
+        num_envs: at most so many step together.
+        seed: of the run.
+        episodes, final_episodes: of an evaluation in between, and of the one at the end.
+    """
+
+    def __init__(
+        self,
+        policy: ActorCritic,
+        make_env: Callable[[int], BatchedEnv],
+        num_envs: int,
+        references: References | None,
+        seed: int,
+        episodes: int,
+        final_episodes: int,
+    ) -> None:
+        self._policy, self._make_env, self._num_envs = policy, make_env, num_envs
+        self._references, self._seed = references, seed
+        self._episodes, self._final_episodes = episodes, final_episodes
+        self._env: BatchedEnv | None = None
+        self.best_return = -math.inf
+
+    def is_best(self, result: Evaluation) -> bool:
+        """Whether it is better than all interim evaluations so far."""
+        return result.return_mean > self.best_return
+
+    def interim(self) -> tuple[dict[str, float], bool]:
+        """The metrics by tag, and whether the policy is the best so far."""
+        started = time.perf_counter()
+        result = self.run(self._episodes, evaluation_seed(self._seed))
+        better = self.is_best(result)
+        self.best_return = max(result.return_mean, self.best_return)
+        metrics = {f"evaluation/{name}": value for name, value in result.named().items()}
+        return metrics | {"time/evaluate": time.perf_counter() - started}, better
+
+    def final(self) -> Evaluation:
+        """Of the policy at the end, on episodes by which none was chosen, with frames of the first one."""
+        return self.run(self._final_episodes, final_evaluation_seed(self._seed), render=True)
+
+    def run(self, episodes: int, seed: int, render: bool = False) -> Evaluation:
+        """Deterministic episodes of the policy as it is."""
+        num_envs = min(episodes, self._num_envs)
+        if self._env is not None and self._env.num_envs != num_envs:
+            self.close()
+        if self._env is None:
+            self._env = self._make_env(num_envs)
+        return evaluate(self._policy, self._env, episodes, seed, self._references, render)
+
+    def close(self) -> None:
+        """Let go of the environments and their processes."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_return": self.best_return}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best_return = state["best_return"]
 
 
 def normalized_score(mean_return: float, references: References | None) -> float | None:

@@ -58,14 +58,8 @@ def _export(arguments: ExportArguments) -> None:
 
     from equipoise.trainer.policy.standalone import StandalonePolicy
     from equipoise.trainer.restore import restore
-    from equipoise.trainer.system.checkpoint import CheckpointError
 
-    try:
-        restored = restore(arguments.checkpoint, "cpu")
-    except (CheckpointError, ValueError) as error:
-        raise ConfigError(str(error)) from error
-    if restored.notice:
-        print(restored.notice, file=sys.stderr)
+    restored = restore(arguments.checkpoint, "cpu")
     env = restored.make_env(1)
     policy = StandalonePolicy(restored.policy, masked=env.reset(0)[1] is not None).eval()
     env.close()

@@ -132,6 +132,13 @@ class Learner:
                     break
         if self.policy.normalizer is not None:
             self.policy.normalizer.update(rollout.observations)
+        norm = torch.linalg.vector_norm(self.flat.vector.detach(), dtype=torch.float64)
+        log.add(
+            {
+                "optimizer/learning_rate": Metric(self.learning_rate, "last"),
+                "optimizer/parameter_norm": Metric(norm, "last"),
+            }
+        )
 
     @torch.no_grad()
     def prepare(self, rollout: Rollout, log: MetricLog) -> Minibatch:

@@ -61,14 +61,8 @@ def _play(arguments: PlayArguments) -> None:
     from equipoise.trainer.monitor.film import one_above_the_other
     from equipoise.trainer.monitor.gif import encode_gif
     from equipoise.trainer.restore import restore
-    from equipoise.trainer.system.checkpoint import CheckpointError
 
-    try:
-        restored = restore(arguments.checkpoint, arguments.device)
-    except (CheckpointError, ValueError) as error:
-        raise ConfigError(str(error)) from error
-    if restored.notice:
-        print(restored.notice, file=sys.stderr)
+    restored = restore(arguments.checkpoint, arguments.device)
     env = _visible(restored)
     frames = _film(arguments, restored, env, restored.policy, "trained", arguments.deterministic)
     if arguments.compare == "untrained":
@@ -93,34 +87,31 @@ def _visible(restored: Restored) -> BatchedEnv:
     from equipoise.trainer.build import environment_maker, find_device
     from equipoise.trainer.configuration.constructors import find_class
 
-    config = restored.config
-    env_config = config.env
-    if "render_mode" in inspect.signature(find_class(env_config.target)).parameters:
-        keywords = {**env_config.keywords, "render_mode": "rgb_array"}
-        config = config.model_copy(update={"env": env_config.model_copy(update={"keywords": keywords})})
+    section = given = restored.config.env
+    if "render_mode" in inspect.signature(find_class(section.target)).parameters:
+        section = section.model_copy(update={"keywords": {**section.keywords, "render_mode": "rgb_array"}})
     try:
-        env = environment_maker(config, torch.device(find_device(config)))(1)
+        env = environment_maker(section, torch.device(find_device(restored.config.device)))(1)
         env.reset(0)
         env.render()
     except (ValueError, NotImplementedError, EnvError, gymnasium.error.Error) as error:
         reason = str(error) or type(error).__name__
-        if config is not restored.config:  # of Gymnasium, and made for training without the keyword
+        if section is not given:  # of Gymnasium, and made for training without the keyword
             reason = (
                 "its constructor must take render_mode='rgb_array', its metadata list that in render_modes "
                 f"and its render() return a picture; it failed with: {reason}"
             )
-        raise ConfigError(f"{env_config.label} cannot be rendered: {reason}") from error
+        raise ConfigError(f"{section.label} cannot be rendered: {reason}") from error
     return env
 
 
 def _untrained(arguments: PlayArguments, restored: Restored, env: BatchedEnv) -> ActorCritic:
     import torch
 
-    from equipoise.trainer.build import build_policy
+    from equipoise.trainer.build import make_policy
 
     torch.manual_seed(arguments.seed)
-    policy = build_policy(restored.config, env, restored.policy.value_head.out_features)
-    return policy.to(env.device)
+    return make_policy(restored.config.policy, env, restored.policy.value_head.out_features)
 
 
 def _film(
@@ -132,15 +123,15 @@ def _film(
     deterministic: bool,
 ) -> list[list[Frame]]:
     """The frames of each episode; prints how it went."""
-    from equipoise.trainer.evaluation import SEED_OFFSET
     from equipoise.trainer.monitor.film import film_episode
+    from equipoise.trainer.seeding import fresh_seed
 
     films = []
     for episode in range(arguments.episodes):
         film = film_episode(
             policy,
             env,
-            3 * SEED_OFFSET + arguments.seed + episode,
+            fresh_seed(arguments.seed + episode),
             f"{restored.config.env.label}, {title}",
             restored.references,
             deterministic,

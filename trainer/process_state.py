@@ -1,20 +1,28 @@
-"""What keeps the processes of a run in step, and what each of them has of its own."""
+"""What a run continues from, what of it each process has of its own, and what keeps processes in step."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.policy.actor_critic import ActorCritic
 from equipoise.trainer.rollout import Collector
 from equipoise.trainer.system import distributed
-from equipoise.trainer.system.checkpoint import plain
+from equipoise.trainer.system.checkpoint import CheckpointError, plain
+
+if TYPE_CHECKING:
+    from equipoise.trainer.loop import Trainer
 
 State = dict[str, Any]
+
+_COUNTERS = ("iteration", "env_steps", "seconds")
+_PARTS = ("policy", "collector", "learner", "evaluator", "balance")
+"""Attributes of a `Trainer` that have a state."""
 
 
 class OutOfStepError(RuntimeError):
@@ -39,7 +47,37 @@ def check_parameters(policy: ActorCritic, vector: Tensor, iteration: int) -> Non
         )
 
 
-def states_of_others(collector: Collector, learner: Learner) -> list[State]:
+def run_state(run: Trainer) -> State:
+    """Everything from which `run` continues bit for bit; collective, and whole in the first process."""
+    others = _states_of_others(run.collector, run.learner)
+    return {
+        "processes": 1 + len(others),
+        "others": others,
+        "config": run.config.plain(),
+        **{name: getattr(run, name) for name in _COUNTERS},
+        **{name: getattr(run, name).state_dict() for name in _PARTS},
+        "torch_generator": torch.get_rng_state(),
+    }
+
+
+def load_run_state(run: Trainer, state: Mapping[str, Any]) -> None:
+    """Let `run` go on from `state`. Raises `CheckpointError` where it does not fit."""
+    try:
+        for name in _COUNTERS:
+            setattr(run, name, state[name])
+        for name in _PARTS:
+            getattr(run, name).load_state_dict(state[name])
+        torch.set_rng_state(state["torch_generator"])
+    except EnvError:
+        raise
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "the checkpoint does not fit: the environment, a stage or this trainer has changed since it "
+            f"was written: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _states_of_others(collector: Collector, learner: Learner) -> list[State]:
     """What each process but the first has of its own: its environments, random numbers and stages."""
     if distributed.world_size() == 1:
         return []

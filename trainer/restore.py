@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ import torch
 
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.references import References
-from equipoise.trainer.build import build_policy, environment_maker, find_device, find_references
+from equipoise.trainer.build import environment_maker, find_device, find_references, make_policy
+from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Config, check
 from equipoise.trainer.policy.actor_critic import ActorCritic
-from equipoise.trainer.system.checkpoint import newest
+from equipoise.trainer.system.checkpoint import CheckpointError, newest
 
 
 @dataclass(frozen=True)
@@ -23,25 +25,33 @@ class Restored:
     make_env: Callable[[int], BatchedEnv]
     references: References | None
     path: Path
-    notice: str | None
-    """What the user should know: set where an older checkpoint stands in for a damaged one."""
+    """Of the checkpoint."""
 
 
 def restore(location: Path, device: str = "auto") -> Restored:
     """The policy of a checkpoint, or of the newest one of a run folder, and the environment it is for.
 
+    Where an older checkpoint stands in for a damaged one, stderr says so.
+
     Raises:
-        CheckpointError: where there is no whole checkpoint of this trainer.
-        ConfigError: where the configuration in it does not fit this version of the trainer.
+        ConfigError: there is no whole checkpoint of this trainer, or the configuration in it, or its
+            environment, does not fit this version of the trainer.
     """
-    found = newest(location)
-    config = check({**found.config, "device": device})
-    where = torch.device(find_device(config))
-    make_env = environment_maker(config, where)
-    env = make_env(1)
-    weights = found.state["policy"]
-    policy = build_policy(config, env, num_values=len(weights["value_head.bias"])).to(where)
-    policy.load_state_dict(weights)
-    references = find_references(env, make_env)
-    env.close()
-    return Restored(config, policy, make_env, references, found.path, found.notice)
+    try:
+        found = newest(location)
+        config = check({**found.config, "device": device})
+        where = torch.device(find_device(config.device))
+        make_env = environment_maker(config.env, where)
+        env = make_env(1)
+        weights = found.state["policy"]
+        policy = make_policy(config.policy, env, num_values=len(weights["value_head.bias"]))
+        policy.load_state_dict(weights)
+        references = find_references(env, make_env)
+        env.close()
+    except ConfigError:
+        raise
+    except (CheckpointError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    if found.notice:
+        print(found.notice, file=sys.stderr)
+    return Restored(config, policy, make_env, references, found.path)

@@ -166,7 +166,7 @@ def _train(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None
     from equipoise.trainer.system import distributed
 
     try:
-        with distributed.processes(cuda=find_device(config) == "cuda"):
+        with distributed.processes(cuda=find_device(config.device) == "cuda"):
             _train_here(config, run_dir, state)
     except distributed.ProcessLostError as error:
         raise RunError(f"The run ended with an error. {error}") from error
@@ -174,7 +174,7 @@ def _train(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None
 
 def _train_here(config: Config, run_dir: Path, state: Mapping[str, Any] | None) -> None:
     from equipoise.envs.gymnasium_adapter.guard import EnvError
-    from equipoise.trainer.loop import DivergenceError
+    from equipoise.trainer.diagnosis import DivergenceError
     from equipoise.trainer.monitor.progress import closing_table
     from equipoise.trainer.process_state import OutOfStepError
     from equipoise.trainer.rollout import NonFiniteError

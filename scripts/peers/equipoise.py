@@ -21,7 +21,7 @@ from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.monitor.run_log import RunLog
 
 PACKAGES = ("equipoise", "torch", "numpy", "gymnasium")
-CARTPOLE = ("env=gymnasium", "experiment=cartpole", "trainer.total_env_steps=60_000", "device=cpu")
+CARTPOLE = ("env=gymnasium", "experiment=cartpole", "trainer.schedule.env_steps=60_000", "device=cpu")
 ACROSS = 5
 """The default `measure_every`; it must not divide the updates of an iteration."""
 
@@ -48,7 +48,7 @@ def reach(seed: int, goal: Goal) -> int | None:
     config = compose([*CARTPOLE, f"seed={seed}"])
     run_dir = Path(f"seed-{seed}")
     trainer = build_trainer(config, run_dir)
-    env, total = trainer.collector.env, trainer.total_env_steps
+    env, total = trainer.collector.env, trainer.schedule.env_steps
     episodes, step = Episodes(env.num_envs, goal), env.step
 
     def watched(action: NativeAction) -> Timestep:

@@ -61,10 +61,10 @@ class Loop:
         for stage in self.trainer.learner.pipeline.stages.values():
             if isinstance(stage, NaiveScaling):
                 stage.parameters = list(self.trainer.policy.parameters())
-        self.samples = config.trainer.batch.rollout_steps * config.env.num_envs
-        total = self.trainer.total_env_steps
+        schedule = self.trainer.schedule
+        self.samples = schedule.samples
         with redirect_stdout(StringIO()):  # no live view: the terminal belongs to the benchmark
-            self.log = RunLog(config, run_dir, 0, 0, total, total // self.samples)
+            self.log = RunLog(config, run_dir, 0, 0, schedule.env_steps, schedule.iterations)
 
     def __call__(self) -> None:
         """One iteration."""

@@ -21,6 +21,8 @@ import yaml
 from equipoise.trainer.configuration.compose import CONFIG_DIR, compose
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.monitor.failure import SUMMARY
+from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.system.files import unwritable, unwritable_folder
 
 P = ParamSpec("P")
@@ -228,6 +230,6 @@ def state_of(job: Job) -> State:
     # A run that went on names its checkpoint there.
     if {**found, "resume": None} != yaml.safe_load(yaml.safe_dump({**job.config, "resume": None})):
         return "different"
-    summary = job.folder / "summary.json"
-    done = summary.exists() and json.loads(summary.read_text())["status"] == "finished"
+    summary = job.folder / SUMMARY
+    done = summary.exists() and Summary.read(summary).status == "finished"
     return "finished" if done else "unfinished"

@@ -7,7 +7,6 @@ not stop the others. Ctrl-C lets the runs at hand write a checkpoint first; a se
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -25,6 +24,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from equipoise.scripts.studies.experiments import Failure, Job, State, state_of
+from equipoise.trainer.monitor.failure import SUMMARY
+from equipoise.trainer.monitor.summary import Summary
 
 ROOT = Path(__file__).parents[3]
 _POLL_SECONDS = 0.2
@@ -197,6 +198,5 @@ def _fraction_done(job: Job) -> float:
 
 
 def _score(job: Job) -> str:
-    summary = json.loads((job.folder / "summary.json").read_text())
-    name = "return_mean" if summary["normalized_score"] is None else "normalized_score"
-    return f"{name} {summary[name]:.3f}"
+    summary = Summary.read(job.folder / SUMMARY)
+    return f"{summary.score_name} {summary.score:.3f}"

@@ -80,7 +80,7 @@ def _time(runs: Sequence[Result], threshold: float) -> str:
 
 def _balance(runs: Sequence[Result]) -> str:
     """Geometric mean over the runs of the ratio in the last quarter."""
-    ratios = [run.summary["balance_ratio"] for run in runs if run.summary["balance_ratio"]]
+    ratios = [run.summary.balance_ratio for run in runs if run.summary.balance_ratio]
     return f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}" if ratios else "n/a"
 
 
@@ -90,16 +90,16 @@ def provenance(command: str, results: Sequence[Result]) -> str:
     def distinct(values: Sequence[object]) -> str:
         return ", ".join(sorted({str(value) for value in values})) or "n/a"
 
-    versions = [" ".join(f"{k} {v}" for k, v in run.summary["versions"].items() if v) for run in results]
-    seconds = [run.summary["seconds"] for run in results]
+    versions = [" ".join(f"{k} {v}" for k, v in run.summary.versions.items() if v) for run in results]
+    seconds = [run.summary.seconds or 0.0 for run in results]
     lines = [
         f"command: `{command}`",
-        f"commit: {distinct([run.summary['git_revision'] for run in results])}",
+        f"commit: {distinct([run.summary.git_revision for run in results])}",
         f"machine: {cpu_model()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}; "
-        f"device {distinct([run.summary['device'] for run in results])}",
+        f"device {distinct([run.summary.device for run in results])}",
         f"versions: {distinct(versions)}",
         f"seeds: {spans([run.seed for run in results])}",
-        f"environment steps of a run: {distinct([format(run.summary['env_steps'], ',') for run in results])}",
+        f"environment steps of a run: {distinct([format(run.summary.env_steps, ',') for run in results])}",
         f"seconds of a run, median: {np.median(seconds):.0f}" if seconds else "no runs",
     ]
     return "".join(f"- {line}\n" for line in lines)

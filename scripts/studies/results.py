@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from equipoise.scripts.studies.intervals import Floats, area_under_curve, interquartile_mean, steps_to
+from equipoise.trainer.monitor.failure import SUMMARY
+from equipoise.trainer.monitor.summary import Summary
 
 THRESHOLD = 0.8
 CSV_COLUMNS = (
@@ -42,7 +44,7 @@ class Result:
     env: str
     arm: str
     seed: int
-    summary: dict[str, Any]
+    summary: Summary
     steps: Floats
     scores: Floats
     """The learning curve: environment steps at the evaluations, and the score there."""
@@ -55,7 +57,7 @@ class Result:
     @property
     def final(self) -> float:
         """Score of the closing evaluation: normalised, or the return where there is no expert."""
-        return final_score(self.summary)
+        return self.summary.score
 
     @property
     def area(self) -> float:
@@ -65,30 +67,24 @@ class Result:
         return steps_to(threshold, self.steps, self.scores)
 
 
-def final_score(summary: dict[str, Any]) -> float:
-    score = summary["normalized_score"]
-    return float(summary["return_mean"] if score is None else score)
-
-
 def load(folder: Path, arm: str, env: str | None = None) -> Result | None:
     """The run in `folder`; None where it has not finished."""
-    summary_file = folder / "summary.json"
-    if not summary_file.exists():
+    if not (folder / SUMMARY).exists():
         return None
-    summary = json.loads(summary_file.read_text())
-    if summary["status"] != "finished":
+    summary = Summary.read(folder / SUMMARY)
+    if summary.status != "finished" or summary.env_steps is None or summary.seed is None:
         return None
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    tag = "evaluation/score" if summary["normalized_score"] is not None else "evaluation/return"
-    end = {"env_steps": summary["env_steps"], tag: final_score(summary)}
+    tag = "evaluation/score" if summary.normalized_score is not None else "evaluation/return"
+    end = {"env_steps": summary.env_steps, tag: summary.score}
     steps, scores = _column(tag, lines)
-    if len(steps) == 0 or steps[-1] < summary["env_steps"]:
+    if len(steps) == 0 or steps[-1] < summary.env_steps:
         steps, scores = _column(tag, [*lines, end])
     balance_steps, balance = _column("gradient_scaling/balance_ratio", lines)
     return Result(
-        env=env or summary["env"],
+        env=env or summary.env or "",
         arm=arm,
-        seed=summary["seed"],
+        seed=summary.seed,
         summary=summary,
         steps=steps,
         scores=scores,
@@ -136,7 +132,6 @@ def write_csv(path: Path, results: Sequence[Result], threshold: float = THRESHOL
         writer.writerow(CSV_COLUMNS)
         for run in sorted(results, key=lambda r: (r.env, r.arm, r.seed)):
             known = {
-                **run.summary,
                 "env": run.env,
                 "arm": run.arm,
                 "seed": run.seed,
@@ -145,5 +140,5 @@ def write_csv(path: Path, results: Sequence[Result], threshold: float = THRESHOL
                 "steps_to_threshold": run.time_to(threshold),
                 "skipped_updates": run.skipped,
             }
-            values = [known[name] for name in CSV_COLUMNS]
+            values = [known[name] if name in known else getattr(run.summary, name) for name in CSV_COLUMNS]
             writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in values])

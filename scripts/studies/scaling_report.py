@@ -127,7 +127,7 @@ def _change(runs: Runs, figure: str, digits: int, middle: Callable[[Floats], flo
     """Of a figure in the summaries, fixed → adaptive."""
     sides = []
     for weights in ("fixed", "adaptive"):
-        known = [run.summary[figure] for run in runs.get(weights, ()) if run.summary.get(figure)]
+        known = [x for run in runs.get(weights, ()) if (x := getattr(run.summary, figure))]
         sides.append(f"{middle(np.array(known)):.{digits}f}" if known else "n/a")
     return " → ".join(sides)
 

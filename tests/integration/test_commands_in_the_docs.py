@@ -99,7 +99,7 @@ def test_the_python_of_the_readme_trains(folder: Path) -> None:
     assert code.count("compose([") == 1
     code = code.replace("compose([", f"compose([*{TINY_TOPOLOGY!r}, ")
     result = subprocess.run(
-        [sys.executable, "-c", f"{code}\nassert summary['status'] == 'finished', summary"],
+        [sys.executable, "-c", f"{code}\nassert summary.status == 'finished', summary"],
         cwd=folder,
         env=environment(),
         capture_output=True,

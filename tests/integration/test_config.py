@@ -188,7 +188,7 @@ ALONE = [
     ("seed=${sed}", ["sed"]),
     ("hydra.rn.dir=x", ["hydra.rn.dir"]),
     ("trainer.stages=[gradient_scalng]", ["'gradient_scalng'", "did you mean gradient_scaling?"]),
-    ("trainer.stages=[value_clipping,value_clipping]", ["value_clipping is there twice"]),
+    ("trainer.stages=[value_clipping,value_clipping]", ["value_clipping is listed twice"]),
     ("trainer.own.key=1", ["trainer.own", "unknown key"]),
     ("trainer.gradient_scalng.warmup_steps=1", ["did you mean trainer.gradient_scaling?"]),
     (f"{SCALING}=null", [f"{SCALING} = null"]),

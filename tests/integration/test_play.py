@@ -22,11 +22,12 @@ from equipoise.trainer import play
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.schema import Config
-from equipoise.trainer.evaluation import SEED_OFFSET, evaluate
+from equipoise.trainer.evaluation import evaluate
 from equipoise.trainer.monitor.action_panel import Names, draw_panel
 from equipoise.trainer.monitor.film import one_above_the_other
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.restore import restore
+from equipoise.trainer.seeding import fresh_seed
 from equipoise.trainer.spaces import HybridSpace
 from tests.conftest import TINY
 
@@ -72,7 +73,7 @@ def test_the_film_is_the_episode_that_evaluation_sees(tiny_topology: MakeConfig,
     assert result.returncode == 0, result.stderr
     trained, untrained, path = result.stdout.splitlines()
     restored = restore(checkpoint)
-    seen = evaluate(restored.policy, restored.make_env(1), 1, 3 * SEED_OFFSET + 3, restored.references)
+    seen = evaluate(restored.policy, restored.make_env(1), 1, fresh_seed(3), restored.references)
     assert (
         f"after {seen.lengths[0]:.0f} steps, return {seen.return_mean:.4g}, score {seen.score:.3f}" in trained
     )

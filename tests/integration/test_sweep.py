@@ -109,7 +109,8 @@ def test_an_interrupted_sweep_says_how_to_run_what_it_did_not_begin(tmp_path: Pa
     result = end(process)
     assert result.returncode == 130, result.stderr
     assert (
-        "interrupted: #0 preset=balanced seed=1\n  to go on: python -m trainer.run resume=" in result.stdout
+        "interrupted: #0 preset=balanced seed=1\n  resume with: python -m trainer.run resume="
+        in result.stdout
     )
     listed = re.findall(r"not begun: #(\d)\n  (.*)", result.stdout)
     assert [number for number, _ in listed] == ["1", "2", "3"]

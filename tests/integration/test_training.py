@@ -93,7 +93,7 @@ def test_a_run_writes_everything(tiny_topology: MakeConfig, tmp_path: Path) -> N
     assert on_disk.keys() >= SUMMARY
     assert (on_disk["status"], on_disk["seed"], on_disk["env"]) == ("finished", 3, "topology_spawn")
     assert (on_disk["iterations"], on_disk["env_steps"]) == (2, 256)
-    assert on_disk["return_mean"] == pytest.approx(summary["return_mean"])
+    assert on_disk["return_mean"] == pytest.approx(summary.return_mean)
     assert on_disk["balance_ratio"] > 0
     assert on_disk["normalized_score"] is not None
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -169,7 +169,7 @@ def test_evaluating_in_between_changes_nothing(toy: MakeConfig, tmp_path: Path) 
     run(plain, 2)
     for _ in range(2):
         run(watched, 1)
-        watched.evaluate(4, seed=1)
+        watched.evaluator.run(4, seed=1)
     assert_same(plain.state_dict(), watched.state_dict())
 
 
@@ -202,10 +202,10 @@ def test_it_learns(toy: MakeConfig, tmp_path: Path, stages: str | None) -> None:
         *([f"trainer.stages={stages}"] if stages else []),
     ]
     trainer = build(toy(*overrides), tmp_path)
-    before = trainer.evaluate(16, seed=1)
+    before = trainer.evaluator.run(16, seed=1)
     best = sum(before.lengths) / len(before.lengths)
     run(trainer, 20)
-    after = trainer.evaluate(16, seed=1)
+    after = trainer.evaluator.run(16, seed=1)
     assert before.return_mean < 0.5 * best
     assert after.return_mean > 0.8 * best
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.schema import Config
-from equipoise.trainer.loop import DivergenceError, Trainer
+from equipoise.trainer.diagnosis import DivergenceError
+from equipoise.trainer.loop import Trainer
 from equipoise.trainer.rollout import NonFiniteError
 from tests.integration.test_training import assert_same, tensors
 from tests.reliability.processes import run, summary
@@ -48,7 +49,7 @@ REWARD_STAGES = "trainer.stages=[faulty,advantage_weighting,value_clipping,gradi
 def floats(trainer: Trainer) -> dict[str, Tensor]:
     """All that is learned or kept for learning: parameters, normalisers, moments of every optimizer."""
     state = trainer.state_dict()
-    update = state["update"]
+    update = state["learner"]
     # The gradient stage's average is NaN before its first norm.
     stages = {name: kept for name, kept in update["stages"].items() if name != "gradient_scaling"}
     kept = {"policy": state["policy"], "moments": update["optimizer"]["state"], "stages": stages}
@@ -231,11 +232,11 @@ def test_rewards_of_any_size_train(toy: MakeConfig, tmp_path: Path, scale: float
         "trainer.entropy_regularization.entropy_coeff_start=0.01",
     ]
     trainer = build(toy(*overrides), tmp_path)
-    before = trainer.evaluate(16, seed=1)
+    before = trainer.evaluator.run(16, seed=1)
     best = scale * sum(before.lengths) / len(before.lengths)
     for _ in range(20):
         assert trainer.iterate()["optimizer/skipped"] == 0
-    after = trainer.evaluate(16, seed=1)
+    after = trainer.evaluator.run(16, seed=1)
     assert before.return_mean < 0.5 * best
     assert after.return_mean > 0.8 * best
     assert_all_finite(trainer)

@@ -131,6 +131,9 @@ def test_a_foreign_document_and_a_future_version_are_refused(tmp_path: Path) -> 
     write_sealed(path, {"format": "other", "version": 1, "state": {}})
     with pytest.raises(CheckpointError, match="not a checkpoint of this trainer"):
         load(path)
+    write_sealed(path, {"format": FORMAT, "version": 1, "state": {}})
+    with pytest.raises(CheckpointError, match=r"written by release 0\.1\.0, whose classes"):
+        load(path)
     write_sealed(path, {"format": FORMAT, "version": VERSION + 1, "state": {}})
     with pytest.raises(CheckpointError, match=f"version {VERSION + 1}, this trainer reads up to {VERSION}"):
         load(path)

@@ -22,6 +22,7 @@ from equipoise.trainer.compilation import compiled_graphs
 from equipoise.trainer.compilation.graphs import Graphed
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.recorder import summarize
 
 needs_compiler = pytest.mark.skipif(
     which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler on this machine"
@@ -46,7 +47,7 @@ def test_without_a_compiler_the_run_goes_on_and_says_why(
     for compiling in trainer.compiling:
         assert compiling.news().endswith("RuntimeError: no C++ compiler")
         assert compiling.news() is None, "said once"
-    assert trainer.summary(None)["compile_seconds"] == 0.0
+    assert summarize(trainer).compile_seconds == 0.0
     assert torch.equal(fallen_back, trained(toy(), tmp_path / "b")[1])
 
 
@@ -82,7 +83,7 @@ def test_what_is_compiled_teaches_the_same_and_tells_the_same(env: str, tmp_path
     assert update.news().startswith("compiled the update in ")
     assert step.news().startswith("compiled a step of the rollout in ")
     assert acting.news() is None, "of no use where whole steps are compiled"
-    assert trainer.summary(None)["compile_seconds"] > 0.0
+    assert summarize(trainer).compile_seconds > 0.0
     eager = build(compose(task), tmp_path / "b")
     eager.load_state_dict(deepcopy(trainer.state_dict()))
     before = eager.learner.flat.vector.detach().clone()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.gradients import FlatParameters, SideGradients
+from equipoise.trainer.recorder import summarize
 from equipoise.trainer.stages.gradient_scaling import GradientScaling
 from equipoise.trainer.stages.protocol import WeightResult
 
@@ -583,8 +584,8 @@ def test_a_space_with_one_side_gets_weight_one_and_no_figures(env: str, tmp_path
     logged = trainer.iterate()
     assert not [tag for tag in logged if tag.startswith("gradient_scaling/")]
     assert trainer.learner.state_dict()["weights"].tolist() == [1.0, 1.0]
-    assert trainer.summary(None)["balance_ratio"] is None
-    assert trainer.summary(None)["discrete_weight_used"] is None
+    assert summarize(trainer).balance_ratio is None
+    assert summarize(trainer).discrete_weight_used is None
     assert not torch.equal(before, trainer.policy.state_dict()["value_head.bias"])
 
 

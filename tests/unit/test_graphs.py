@@ -444,7 +444,7 @@ def test_what_made_updates_bad_is_found_as_without_graphs(
         prepare = trainer.learner.prepare
         trainer.learner.prepare = lambda *a: (s := prepare(*a))._replace(returns=s.returns * 1e30)
         metrics = trainer.iterate()
-        return metrics["optimizer/skipped"], trainer._bad, trainer.learner.flat.vector.detach()
+        return metrics["optimizer/skipped"], trainer.bad_updates, trainer.learner.flat.vector.detach()
 
     skipped, lines, parameters = found("graphs", f"trainer.compile={kind}")
     expected_skipped, expected_lines, expected = found("eager")

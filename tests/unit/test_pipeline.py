@@ -114,7 +114,7 @@ def test_a_wrong_order_is_refused_before_an_environment_is_made(
 
 def test_a_stage_twice() -> None:
     text = message(["value_clipping", "gradient_scaling", "value_clipping"])
-    assert "'value_clipping' stands there twice" in text
+    assert "'value_clipping' is listed twice" in text
     assert suggestion(text) == ["value_clipping", "gradient_scaling"]
 
 
@@ -143,8 +143,6 @@ def test_the_order_that_a_message_suggests_works(names: list[str]) -> None:
 
 def test_an_empty_list_is_refused() -> None:
     assert "the list is empty" in message([])
-    with pytest.raises(StageOrderError, match="the list is empty"):
-        Pipeline({})
 
 
 def test_a_class_has_exactly_one_of_the_methods() -> None:

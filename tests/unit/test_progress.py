@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from equipoise.trainer.monitor.progress import Progress, balance_bar, closing_table
+from equipoise.trainer.monitor.summary import Summary
 
 FIGURES = {
     "episode/return": 12.345,
@@ -175,9 +176,9 @@ def test_the_balance_bar(ratio: float, position: int, color: str) -> None:
 
 
 SUMMARY = {
+    "status": "finished",
     "env": "topology_spawn",
     "preset": "balanced",
-    "status": "completed",
     "env_steps": 245_760,
     "seconds": 3675.2,
     "steps_per_second": 12_345.6,
@@ -197,7 +198,7 @@ SUMMARY = {
 
 def table(summary: dict[str, object], run_dir: Path) -> str:
     console = pipe()
-    closing_table(summary, run_dir, console)
+    closing_table(Summary.of(summary), run_dir, console)
     return written(console)
 
 
@@ -227,7 +228,7 @@ def test_the_closing_table(tmp_path: Path) -> None:
 
 def test_the_closing_table_keeps_its_values_on_a_narrow_terminal(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), force_terminal=False, width=40)
-    closing_table(SUMMARY, tmp_path, console)
+    closing_table(Summary.of(SUMMARY), tmp_path, console)
     for value in ("0.973", "41.20 ± 3.14", "6.50 → 1.01", "0.264 / 0.736"):
         assert value in written(console)
 

@@ -11,6 +11,7 @@ from equipoise.scripts import regret
 from equipoise.scripts.regret import ADAPTIVE, ARMS, HYBRID, complete, regrets
 from equipoise.scripts.studies.results import Result
 from equipoise.scripts.studies.tasks import TASKS, jobs_of
+from equipoise.trainer.monitor.summary import Summary
 
 FINALS = {
     ADAPTIVE: 0.6,
@@ -24,22 +25,18 @@ EASY = dict.fromkeys(FINALS, 0.4) | {ADAPTIVE: 0.9}
 
 
 def result(task: str, arm: str, seed: int, final: float) -> Result:
-    summary: dict[str, Any] = {
-        "normalized_score": final,
-        "return_mean": final,
-        "success_rate": None,
-        "decision_accuracy": None,
-        "spawn_parameter_error": None,
-        "balance_ratio_before": None,
-        "balance_ratio": None,
-        "discrete_weight_used": 0.5,
-        "continuous_weight_used": 0.5,
-        "versions": {"python": "3"},
-        "seconds": 1.0,
-        "git_revision": "r",
-        "device": "cpu",
-        "env_steps": 10,
-    }
+    summary = Summary(
+        "finished",
+        normalized_score=final,
+        return_mean=final,
+        discrete_weight_used=0.5,
+        continuous_weight_used=0.5,
+        versions={"python": "3"},
+        seconds=1.0,
+        git_revision="r",
+        device="cpu",
+        env_steps=10,
+    )
     steps = np.array([0.0, 10.0])
     return Result(task, arm, seed, summary, steps, np.array([0.0, final]), steps, steps, 0.0)
 

@@ -19,13 +19,15 @@ from equipoise.scripts.studies.scaling_report import arranged, headline, picture
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.data import Term
+from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.stages.protocol import LossState
 
 VERSIONS = {"python": "3"}
 
 
 def result(arm: str, seed: int, final: float, **metrics: Any) -> Result:
-    summary = {
+    numbers = {
+        "status": "finished",
         "normalized_score": final,
         "balance_ratio": 1.0,
         "decision_accuracy": 0.5,
@@ -37,6 +39,7 @@ def result(arm: str, seed: int, final: float, **metrics: Any) -> Result:
         "env_steps": 10,
         **metrics,
     }
+    summary = Summary.of(numbers)
     steps, scores = np.array([0.0, 10.0]), np.array([0.0, final])
     return Result("e", arm, seed, summary, steps, scores, np.array([]), np.array([]), 0.0)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from equipoise.trainer.monitor import summary
-from equipoise.trainer.monitor.summary import SUMMARY_KEYS, MetricsFile, git_revision, versions, write_summary
+from equipoise.trainer.monitor.summary import MetricsFile, Summary, git_revision, versions
 
 
 def refuse_constant(name: str) -> None:
@@ -78,21 +78,40 @@ def test_resume_where_there_is_no_file_and_a_new_run_where_there_is_one(tmp_path
 
 def test_the_summary_has_every_key_and_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
-    write_summary(path, {"status": "completed", "return_mean": math.nan, "extra": {"deep": [math.inf, 1]}})
+    Summary.of({"status": "finished", "return_mean": math.nan, "clock": 2.5, "best": math.inf}).write(path)
     written = json.loads(path.read_text(), parse_constant=refuse_constant)
-    assert tuple(written)[: len(SUMMARY_KEYS)] == SUMMARY_KEYS
-    assert written["status"] == "completed"
-    assert written["extra"] == {"deep": [None, 1]}
-    assert all(written[key] is None for key in SUMMARY_KEYS if key != "status")
+    assert (written.pop("status"), written.pop("clock"), written.pop("versions")) == ("finished", 2.5, {})
+    assert {"env_steps", "normalized_score", "balance_ratio", "git_revision", "best"} <= written.keys()
+    assert all(value is None for value in written.values())
+
+
+def test_a_summary_is_read_as_it_was_written(tmp_path: Path) -> None:
+    summary = Summary("failed", "OSError: no map", "goal", seed=3, return_mean=1.5, metrics={"clock": 2.5})
+    summary.write(tmp_path / "summary.json")
+    assert Summary.read(tmp_path / "summary.json") == summary
+    assert json.loads((tmp_path / "summary.json").read_text())["clock"] == 2.5
+
+
+def test_a_metric_of_the_environment_cannot_displace_a_key() -> None:
+    assert Summary.of({"status": "finished", "metrics": 7.0}).metrics == {"metrics": 7.0}
+
+
+def test_runs_are_ranked_by_their_score_or_else_by_their_return() -> None:
+    scored, unscored = (
+        Summary("finished", normalized_score=0.5, return_mean=9.0),
+        Summary("finished", return_mean=9.0),
+    )
+    assert (scored.score_name, scored.score) == ("normalized_score", 0.5)
+    assert (unscored.score_name, unscored.score) == ("return_mean", 9.0)
 
 
 def test_the_summary_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
-    write_summary(path, {"status": "running"})
+    Summary("interrupted").write(path)
     with path.open() as reader:  # opened before, read after
-        write_summary(path, {"status": "completed"})
-        assert json.load(reader)["status"] == "running"
-    assert json.loads(path.read_text())["status"] == "completed"
+        Summary("finished").write(path)
+        assert json.load(reader)["status"] == "interrupted"
+    assert json.loads(path.read_text())["status"] == "finished"
     assert os.listdir(tmp_path) == ["summary.json"]
 
 

@@ -22,6 +22,7 @@ from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.monitor import layout
 from equipoise.trainer.monitor.gif import encode_gif
+from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.monitor.tensorboard import RANKED_BY, TensorBoardLog
 from tests.conftest import TINY_TOPOLOGY
 
@@ -38,7 +39,7 @@ def test_scalars_references_and_no_point_for_what_is_not_finite(tmp_path: Path) 
     log = TensorBoardLog(tmp_path, references={layout.BALANCED: 1.0})
     log.scalars({"episode/return": 1.5, "a": math.nan, "b": math.inf}, 100)
     log.scalars({"episode/return": 2.5, "a": 3.0}, 200)
-    log.finish({}, 200)
+    log.finish(Summary("finished", env_steps=200))
     log.flush()
     accumulator = read(tmp_path)
     assert points(accumulator, "episode/return") == [(100, 1.5), (200, 2.5)]
@@ -116,7 +117,7 @@ def hparams(accumulator: Any, tag: str) -> Any:
 def test_hyperparameters_and_final_figures_are_in_the_same_run(tmp_path: Path) -> None:
     log = TensorBoardLog(tmp_path)
     log.start({"preset": "balanced", "seed": 3, "enable_adaptive_scaling": True, "target_kl": None})
-    log.finish({"normalized_score": 0.9375, "success_rate": None, "status": "completed"}, 1000)
+    log.finish(Summary("finished", normalized_score=0.9375, env_steps=1000))
     log.close()
     accumulator = read(tmp_path)
     session = hparams(accumulator, "_hparams_/session_start_info").session_start_info.hparams

@@ -21,6 +21,7 @@ from equipoise.trainer.configuration.errors import (
     problems_of,
     unknown,
 )
+from equipoise.trainer.contracts import HOOKS, SuppliedToEnv, SuppliedToStage
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LARGEST = 1e30
@@ -33,13 +34,6 @@ Size = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, le=10**15)]
 """A thousand streams are made from each, and PyTorch takes 64 bits."""
 
-SUPPLIED_TO_ENV = frozenset({"num_envs", "device"})
-SUPPLIED_TO_STAGES = frozenset(
-    {"num_envs", "num_components", "device", "reward_names", "reward_weights", "gamma", "parameters"}
-)
-"""Constructor parameters that `trainer.build` fills in; they are no configuration keys."""
-
-HOOKS = ("rewards", "advantages", "losses", "gradients")
 _MISSING = "???"  # OmegaConf's mark for a value that has to be given
 
 
@@ -208,7 +202,7 @@ def _nest_env(raw: dict[str, Any]) -> list[Problem]:
     own = {key: env.pop(key) for key in ("_target_", "name", "num_envs") if key in env}
     problems: list[Problem] = []
     if isinstance(target := own.get("_target_"), str):
-        env, problems = check_section("env", target, env, SUPPLIED_TO_ENV, ("step",))
+        env, problems = check_section("env", target, env, SuppliedToEnv._fields, ("step",))
     raw["env"] = {**own, "keywords": env}
     return problems
 
@@ -225,7 +219,9 @@ def _nest_sections(raw: dict[str, Any]) -> list[Problem]:
         if isinstance(section, Mapping) and isinstance(section.get("_target_"), str):
             keywords = {k: v for k, v in section.items() if k != "_target_"}
             target = section["_target_"]
-            keywords, wrong = check_section(f"trainer.{name}", target, keywords, SUPPLIED_TO_STAGES, HOOKS)
+            keywords, wrong = check_section(
+                f"trainer.{name}", target, keywords, SuppliedToStage._fields, HOOKS
+            )
             sections[name] = {"_target_": target, "keywords": keywords}
             problems += wrong
         elif name in (trainer.get("stages") or ()):
@@ -282,7 +278,7 @@ def _stage_list(trainer: TrainerConfig, bad: Collection[str]) -> Iterator[Proble
     for name in dict.fromkeys(trainer.stages):
         if trainer.stages.count(name) > 1:
             yield bad_value(
-                "trainer.stages", list(trainer.stages), f"without repetition; {name} is there twice"
+                "trainer.stages", list(trainer.stages), f"without repetition; {name} is listed twice"
             )
         if name not in trainer.sections and f"trainer.{name}" not in bad:
             match = nearest(name, trainer.sections)

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from equipoise.trainer.monitor.summary import write_summary
+from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.system.files import replace_file
 
+SUMMARY = "summary.json"
 REPORT = "failure.txt"
 
 
-def forget_the_end(run_dir: Path) -> None:
-    """A run that goes on has not ended yet, whatever it said the last time."""
-    for name in ("summary.json", REPORT):
+def clear_outcome(run_dir: Path) -> None:
+    """Remove what an earlier session of the run wrote of its end."""
+    for name in (SUMMARY, REPORT):
         (run_dir / name).unlink(missing_ok=True)
 
 
-def record_the_end(run_dir: Path, error: BaseException, summary: Mapping[str, Any]) -> None:
-    """Write down how a run ended that did not finish; `summary` is that of an interrupted run."""
+def write_failure(run_dir: Path, error: BaseException, summary: Summary) -> None:
+    """Record how a run ended that did not finish; `summary` is that of an interrupted run."""
     interrupted = isinstance(error, KeyboardInterrupt)
-    end = {"status": "interrupted"} if interrupted else {"status": "failed", "error": _named(error)}
-    with contextlib.suppress(OSError):  # a full disk may be the very error, and that one is told
-        write_summary(run_dir / "summary.json", {**summary, **end})
+    if not interrupted:
+        summary = replace(summary, status="failed", error=_named(error))
+    with contextlib.suppress(OSError):  # a full disk may be the very error, and that one is raised
+        summary.write(run_dir / SUMMARY)
         if not interrupted:
-            replace_file(run_dir / REPORT, _report(error).encode())
+            replace_file(run_dir / REPORT, _report(error).encode(errors="backslashreplace"))
 
 
 def _named(error: BaseException) -> str:

@@ -11,13 +11,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from equipoise.trainer.monitor.summary import Summary
 
 _REFRESH_SECONDS = 0.1
 _CLAMPED_TOO_OFTEN = 0.1
@@ -184,11 +185,11 @@ def balance_bar(ratio: float | None, ascii_only: bool = False, half: int = 8) ->
     return Text.assemble(("continuous ", "dim"), ("".join(cells), style), (" discrete", "dim"))
 
 
-def closing_table(summary: Mapping[str, Any], run_dir: str | Path, console: Console | None = None) -> None:
-    """Print a run's `summary.json` as a table, where it is, and what to type next."""
+def closing_table(summary: Summary, run_dir: str | Path, console: Console | None = None) -> None:
+    """Print a run's summary as a table, where its folder is, and what to type next."""
     console = console or Console()
     run_dir = Path(run_dir)
-    title = " · ".join(str(summary.get(key) or "n/a") for key in ("env", "preset", "status"))
+    title = " · ".join((summary.env or "n/a", summary.preset or "n/a", summary.status))
     table = Table(title=title)
     table.add_column("metric")
     table.add_column("value", justify="right", no_wrap=True)  # on a narrow terminal the names are broken
@@ -202,8 +203,8 @@ def closing_table(summary: Mapping[str, Any], run_dir: str | Path, console: Cons
         (path for name in ("best.pt", "last.pt") if (path := run_dir / "checkpoints" / name).exists()), None
     )
     lines = [f"results: {run_dir}"]
-    if summary["status"] == "interrupted":
-        lines.append(f"to go on: python -m trainer.run {shlex.quote(f'resume={run_dir}')}")
+    if summary.status == "interrupted":
+        lines.append(f"resume with: python -m trainer.run {shlex.quote(f'resume={run_dir}')}")
     if checkpoint is not None:
         argument = shlex.quote(f"checkpoint={checkpoint}")
         lines += [
@@ -217,36 +218,29 @@ def closing_table(summary: Mapping[str, Any], run_dir: str | Path, console: Cons
     console.file.flush()
 
 
-def _closing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    def show(key: str, form: str) -> str:
-        return _number(summary.get(key), form)
+def _closing_rows(summary: Summary) -> list[tuple[str, str]]:
+    def pair(first: float | None, between: str, second: float | None, form: str) -> str:
+        return "n/a" if first is None else f"{_number(first, form)} {between} {_number(second, form)}"
 
-    def show_two(first: str, between: str, second: str, form: str) -> str:
-        return "n/a" if summary.get(first) is None else f"{show(first, form)} {between} {show(second, form)}"
-
+    weights = summary.discrete_weight_used, "/", summary.continuous_weight_used
+    ratios = summary.balance_ratio_before, "→", summary.balance_ratio
     return [
-        ("normalized score (0 random, 1 expert)", show("normalized_score", ".3f")),
-        ("return", show_two("return_mean", "±", "return_std", ".2f")),
-        ("success rate", show("success_rate", ".1%")),
-        ("decision accuracy", show("decision_accuracy", ".1%")),
-        ("spawn parameter error", show("spawn_parameter_error", ".3f")),
-        (
-            "balance ratio, before → after weighting",
-            show_two("balance_ratio_before", "→", "balance_ratio", ".2f"),
-        ),
-        (
-            "weights, discrete / continuous",
-            show_two("discrete_weight_used", "/", "continuous_weight_used", ".3f"),
-        ),
-        ("updates with a scale at its bound", show("clamped_fraction", ".1%")),
-        ("environment steps", show("env_steps", ",d")),
-        ("steps per second", show("steps_per_second", ",.0f")),
-        ("time", "n/a" if summary.get("seconds") is None else _duration(summary["seconds"])),
+        ("normalized score (0 random, 1 expert)", _number(summary.normalized_score, ".3f")),
+        ("return", pair(summary.return_mean, "±", summary.return_std, ".2f")),
+        ("success rate", _number(summary.success_rate, ".1%")),
+        ("decision accuracy", _number(summary.decision_accuracy, ".1%")),
+        ("spawn parameter error", _number(summary.spawn_parameter_error, ".3f")),
+        ("balance ratio, before → after weighting", pair(*ratios, ".2f")),
+        ("weights, discrete / continuous", pair(*weights, ".3f")),
+        ("updates with a scale at its bound", _number(summary.clamped_fraction, ".1%")),
+        ("environment steps", _number(summary.env_steps, ",d")),
+        ("steps per second", _number(summary.steps_per_second, ",.0f")),
+        ("time", "n/a" if summary.seconds is None else _duration(summary.seconds)),
     ]
 
 
-def _clamping_warning(summary: Mapping[str, Any]) -> str | None:
-    clamped = summary.get("clamped_fraction")
+def _clamping_warning(summary: Summary) -> str | None:
+    clamped = summary.clamped_fraction
     if clamped is None or clamped <= _CLAMPED_TOO_OFTEN:
         return None
     return (

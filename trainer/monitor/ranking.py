@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from equipoise.trainer.monitor.failure import SUMMARY
+from equipoise.trainer.monitor.summary import Summary
 
 
 class Run(NamedTuple):
@@ -28,11 +30,11 @@ class Run(NamedTuple):
 
 class _Group(NamedTuple):
     name: str
-    summaries: list[dict[str, Any]]
+    summaries: list[Summary]
 
     @property
     def scores(self) -> list[float]:
-        return [_score(s) for s in self.summaries if s["status"] == "finished"]
+        return [summary.score for summary in self.summaries if summary.status == "finished"]
 
 
 def ranking(runs: Sequence[Run], console: Console | None = None) -> None:
@@ -40,11 +42,11 @@ def ranking(runs: Sequence[Run], console: Console | None = None) -> None:
     where there is no expert), best first. Runs that did not finish are counted, and listed below."""
     console = console or Console()
     summaries = [_summary(run.folder) for run in runs]
-    environments = {summary["env"] for summary in summaries if summary["env"]}
+    environments = {summary.env for summary in summaries if summary.env}
     for env in sorted(environments):
-        here = [(run.name, s) for run, s in zip(runs, summaries, strict=True) if s["env"] == env]
-        ended = [s for _, s in here if s["status"] == "finished"]
-        returns = bool(ended) and all(s["normalized_score"] is None for s in ended)
+        here = [(run.name, s) for run, s in zip(runs, summaries, strict=True) if s.env == env]
+        ended = [s for _, s in here if s.status == "finished"]
+        returns = bool(ended) and all(s.normalized_score is None for s in ended)
         table = Table(title=f"ranking, {env}")
         table.add_column("configuration", overflow="fold")
         for column in ("finished", "return" if returns else "score", "lowest", "highest", "balance"):
@@ -54,7 +56,7 @@ def ranking(runs: Sequence[Run], console: Console | None = None) -> None:
             table.add_row(Text(name), *metrics)  # [32,32] is no markup
         console.print(table)
     for run, summary in zip(runs, summaries, strict=True):
-        if summary["status"] != "finished":
+        if summary.status != "finished":
             for line in _complaint(run, summary):
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -62,7 +64,7 @@ def ranking(runs: Sequence[Run], console: Console | None = None) -> None:
 def _row(group: _Group) -> list[str]:
     scores = group.scores
     metrics = (_mean(scores), min(scores), max(scores)) if scores else ()
-    ratios = [math.log(s["balance_ratio"]) for s in group.summaries if s.get("balance_ratio")]
+    ratios = [math.log(s.balance_ratio) for s in group.summaries if s.balance_ratio]
     return [
         group.name,
         f"{len(scores)}/{len(group.summaries)}",
@@ -71,17 +73,16 @@ def _row(group: _Group) -> list[str]:
     ]
 
 
-def _complaint(run: Run, summary: dict[str, Any]) -> list[str]:
-    killed = not (run.folder / "summary.json").exists() and (run.folder / "config.yaml").exists()
+def _complaint(run: Run, summary: Summary) -> list[str]:
+    killed = not (run.folder / SUMMARY).exists() and (run.folder / "config.yaml").exists()
     again = None
-    if summary["status"] == "interrupted" or killed:
+    if summary.status == "interrupted" or killed:
         saved = any((run.folder / "checkpoints").glob("*.pt"))
-        again = (
-            f"to go on: {command(f'resume={run.folder}')}" if saved else f"again: {command(*run.overrides)}"
-        )
-    reason = None if summary["status"] == "interrupted" else summary.get("error") or run.error
+        again = f"resume with: {command(f'resume={run.folder}')}" if saved else None
+        again = again or f"start again: {command(*run.overrides)}"
+    reason = None if summary.status == "interrupted" else summary.error or run.error
     where = str(run.folder) if run.folder.exists() else None
-    lines = [f"{summary['status']}: {run.title}", reason, again, where]
+    lines = [f"{summary.status}: {run.title}", reason, again, where]
     return [line if number == 0 else f"  {line}" for number, line in enumerate(filter(None, lines))]
 
 
@@ -90,7 +91,7 @@ def command(*arguments: str) -> str:
     return shlex.join(["python", "-m", "trainer.run", *arguments])
 
 
-def _groups(runs: Iterable[tuple[str, dict[str, Any]]]) -> list[_Group]:
+def _groups(runs: Iterable[tuple[str, Summary]]) -> list[_Group]:
     """Summaries of the same name together, best first."""
     groups: dict[str, _Group] = {}
     for name, summary in runs:
@@ -98,18 +99,13 @@ def _groups(runs: Iterable[tuple[str, dict[str, Any]]]) -> list[_Group]:
     return sorted(groups.values(), key=lambda group: -_mean(group.scores))
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    """`summary.json` with at least status and environment: None of a run that never began."""
+def _summary(folder: Path) -> Summary:
+    """The run's; of one that was killed, or never began, as much as there is to say."""
+    if (folder / SUMMARY).exists():
+        return Summary.read(folder / SUMMARY)
     path = folder / "config.yaml"
     config = yaml.safe_load(path.read_text()) if path.exists() else {}
-    path = folder / "summary.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    return {"status": "failed", "env": config.get("env", {}).get("name"), **found}
-
-
-def _score(summary: dict[str, Any]) -> float:
-    score = summary["normalized_score"]
-    return float(summary["return_mean"] if score is None else score)
+    return Summary("failed", env=config.get("env", {}).get("name"))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,9 +12,10 @@ import numpy as np
 
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.monitor import layout
+from equipoise.trainer.monitor.failure import SUMMARY
 from equipoise.trainer.monitor.gif import encode_gif, shrink
 from equipoise.trainer.monitor.progress import Progress
-from equipoise.trainer.monitor.summary import MetricsFile, git_revision, write_summary
+from equipoise.trainer.monitor.summary import MetricsFile, Summary, git_revision
 from equipoise.trainer.monitor.tensorboard import TensorBoardLog
 
 PLAIN_LINES = 50
@@ -76,8 +77,8 @@ class RunLog:
         self._metrics.write(iteration, env_steps, metrics)
         self._tensorboard.flush_when_due()
 
-    def film(self, frames: list[np.ndarray[Any, np.dtype[np.uint8]]], env_steps: int) -> None:
-        """An episode of the deterministic policy, as a GIF on disk and on the Images page."""
+    def film(self, frames: Sequence[np.ndarray[Any, np.dtype[np.uint8]]], env_steps: int) -> None:
+        """Frames `[height, width, 3]` of an episode, as a GIF on disk and on the Images page."""
         stacked = shrink(np.stack(frames))
         self._tensorboard.gif("episode/deterministic_policy", stacked, FRAMES_PER_SECOND, env_steps)
         folder = self.run_dir / "videos"
@@ -89,11 +90,11 @@ class RunLog:
         self._metrics.sync()
         self._tensorboard.flush()
 
-    def finish(self, summary: Mapping[str, Any], env_steps: int) -> None:
-        """`summary.json`, and for a run that is complete its end in TensorBoard."""
-        write_summary(self.run_dir / "summary.json", summary)
-        if summary["status"] == "finished":
-            self._tensorboard.finish(summary, env_steps)
+    def finish(self, summary: Summary) -> None:
+        """Write `summary.json`, and for a run that is complete its end in TensorBoard."""
+        summary.write(self.run_dir / SUMMARY)
+        if summary.status == "finished":
+            self._tensorboard.finish(summary)
         self._tensorboard.flush()
 
 

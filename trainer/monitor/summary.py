@@ -9,36 +9,95 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from equipoise.trainer.system.files import AppendFile, replace_file
 
-SUMMARY_KEYS = (
-    "status",
-    "env",
-    "preset",
-    "seed",
-    "device",
-    "env_steps",
-    "iterations",
-    "seconds",
-    "steps_per_second",
-    "return_mean",
-    "return_std",
-    "normalized_score",
-    "success_rate",
-    "decision_accuracy",
-    "spawn_parameter_error",
-    "balance_ratio_before",
-    "balance_ratio",
-    "discrete_weight_used",
-    "continuous_weight_used",
-    "clamped_fraction",
-    "versions",
-    "git_revision",
-)
-"""What every `summary.json` has; null where an environment or a run has no such metric."""
+Status = Literal["finished", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `summary.json` says of a run: a key for each field, null where the run has no such number."""
+
+    status: Status
+    error: str | None = None
+    """Why it failed."""
+    env: str | None = None
+    preset: str | None = None
+    seed: int | None = None
+    device: str | None = None
+    env_steps: int | None = None
+    """Over all environments and processes."""
+    iterations: int | None = None
+    seconds: float | None = None
+    """Spent in iterations, over all sessions of the run."""
+    steps_per_second: float | None = None
+    compile_seconds: float | None = None
+    return_mean: float | None = None
+    """Of the closing evaluation, as everything up to `spawn_parameter_error`."""
+    return_std: float | None = None
+    normalized_score: float | None = None
+    """Of the mean return: 0 = random actions, 1 = the scripted expert."""
+    success_rate: float | None = None
+    decision_accuracy: float | None = None
+    spawn_parameter_error: float | None = None
+    balance_ratio_before: float | None = None
+    """Geometric mean over the last quarter of the run, as `balance_ratio`; the weights are means over it."""
+    balance_ratio: float | None = None
+    discrete_weight_used: float | None = None
+    continuous_weight_used: float | None = None
+    clamped_fraction: float | None = None
+    """Of all updates; the larger of the next two."""
+    discrete_clamped_fraction: float | None = None
+    continuous_clamped_fraction: float | None = None
+    versions: Mapping[str, str | None] = field(default_factory=dict)
+    git_revision: str | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """What else the evaluation measured, by the environment's names: keys of their own in the file."""
+
+    RANKED_BY: ClassVar = (
+        "normalized_score",
+        "return_mean",
+        "success_rate",
+        "balance_ratio",
+        "steps_per_second",
+        "decision_accuracy",
+        "spawn_parameter_error",
+    )
+    """The numbers that runs are compared by, the most telling first."""
+
+    @property
+    def score_name(self) -> str:
+        """By which runs are ranked: the normalised score, or the return where there is no expert."""
+        return "return_mean" if self.normalized_score is None else "normalized_score"
+
+    @property
+    def score(self) -> float:
+        """Of a finished run: the number named by `score_name`."""
+        return float(getattr(self, self.score_name))
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, Any]) -> Summary:
+        """From keys as the file has them; those that are no fields become `metrics`."""
+        own = {name: value for name, value in numbers.items() if name in _FIELDS}
+        rest = {name: value for name, value in numbers.items() if name not in _FIELDS}
+        return cls(**own, metrics=rest)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Summary:
+        """Raises `OSError` or `ValueError` where there is no whole file."""
+        return cls.of(json.loads(Path(path).read_text()))
+
+    def write(self, path: str | Path) -> None:
+        """Write the file in one step. Raises `OSError`."""
+        own = {name: getattr(self, name) for name in _FIELDS}
+        replace_file(Path(path), _json({**self.metrics, **own}, indent=2).encode() + b"\n")
+
+
+_FIELDS = tuple(each.name for each in fields(Summary) if each.name != "metrics")
 
 _PACKAGES = ("equipoise", "torch", "numpy", "gymnasium", "hydra-core", "tensorboard")
 
@@ -72,12 +131,6 @@ class MetricsFile:
 
     def close(self) -> None:
         self._file.close()
-
-
-def write_summary(path: str | Path, summary: Mapping[str, Any]) -> None:
-    """Write `summary.json` in one step: all of `SUMMARY_KEYS` first, null if missing, then the others."""
-    complete = {key: summary.get(key) for key in SUMMARY_KEYS} | dict(summary)
-    replace_file(Path(path), _json(complete, indent=2).encode() + b"\n")
 
 
 def versions() -> dict[str, str | None]:

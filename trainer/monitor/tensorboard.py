@@ -40,19 +40,11 @@ from tensorboard.plugins.text import metadata as text_plugin
 from equipoise.trainer.monitor.event_file import EventFile, cut_event_files
 from equipoise.trainer.monitor.gif import Frames, encode_gif
 from equipoise.trainer.monitor.layout import BANDS, LAYOUT, Chart, Lines
+from equipoise.trainer.monitor.summary import Summary as RunSummary
 
 Hyperparameter = bool | int | float | str | None
 
-RANKED_BY = (
-    "final/normalized_score",
-    "final/return_mean",
-    "final/success_rate",
-    "final/balance_ratio",
-    "final/steps_per_second",
-    "final/decision_accuracy",
-    "final/spawn_parameter_error",
-    "evaluation/score",
-)
+RANKED_BY = (*(f"final/{name}" for name in RunSummary.RANKED_BY), "evaluation/score")
 """Metric columns of the HParams page, which shows the first five unless told otherwise. `finish` writes
 `final/…`; `evaluation/score` is there during the run."""
 
@@ -152,14 +144,14 @@ class TensorBoardLog:
         start = HParamsPluginData(session_start_info=session)
         self._write_hparams(hparams_plugin.SESSION_START_INFO_TAG, start)
 
-    def finish(self, summary: Mapping[str, Any], step: int) -> None:
+    def finish(self, summary: RunSummary) -> None:
         """Write a finished run's `summary` under `final/`, and its end for the HParams page.
 
         Not for an interrupted run: TensorBoard keeps the first end that it reads, and the run may go on.
         """
-        names = (tag.removeprefix("final/") for tag in RANKED_BY if tag.startswith("final/"))
-        metrics = {f"final/{name}": summary[name] for name in names if summary.get(name) is not None}
-        self._scalars({tag: x for tag, x in metrics.items() if math.isfinite(x)}, step)
+        metrics = {f"final/{name}": getattr(summary, name) for name in RunSummary.RANKED_BY}
+        known = {tag: x for tag, x in metrics.items() if x is not None and math.isfinite(x)}
+        self._scalars(known, summary.env_steps or 0)
         end = SessionEndInfo(status=Status.Value("STATUS_SUCCESS"), end_time_secs=time.time())
         self._write_hparams(hparams_plugin.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from equipoise.trainer.data import Metric, Metrics
+from equipoise.trainer.data import Metric, Metrics, critic_heads
 from equipoise.trainer.running_moments import RunningMoments
 from equipoise.trainer.system import distributed
 
@@ -118,5 +118,5 @@ def value_metrics(values: Tensor, applied: Tensor | None, reward_names: Sequence
     return {
         f"value/{metric}/{name}": Metric(number)
         for metric, numbers in metrics.items()
-        for name, number in zip((*reward_names, "task"), numbers.unbind(), strict=False)
+        for name, number in zip(critic_heads(reward_names, len(mean)), numbers.unbind(), strict=False)
     }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from equipoise.trainer.contracts import HOOKS
 from equipoise.trainer.stages.protocol import (
-    HOOKS,
     AdvantageStage,
     GradientStage,
     LossStage,
@@ -15,8 +15,6 @@ from equipoise.trainer.stages.protocol import (
     Stage,
 )
 
-_ORDER = [name for name, _ in HOOKS]
-
 
 class StageOrderError(ValueError):
     """The list of stages cannot run as it stands."""
@@ -24,17 +22,17 @@ class StageOrderError(ValueError):
 
 def hook(name: str, kind: type) -> str:
     """The hook at which a stage class acts: the one of the four methods that it has."""
-    found = [method for method in _ORDER if callable(getattr(kind, method, None))]
+    found = [method for method in HOOKS if callable(getattr(kind, method, None))]
     if len(found) != 1:
         has = " and ".join(f"{method}()" for method in found) or "none"
         raise StageOrderError(
-            f"trainer.stages: {name!r} ({kind.__qualname__}) has {has} of the methods {', '.join(_ORDER)}; "
+            f"trainer.stages: {name!r} ({kind.__qualname__}) has {has} of the methods {', '.join(HOOKS)}; "
             "a stage has exactly one, which says when it runs"
         )
     return found[0]
 
 
-def check_order(kinds: Mapping[str, type], names: list[str]) -> None:
+def check_order(kinds: Mapping[str, type], names: Sequence[str]) -> None:
     """Refuse a list that has a stage twice, two stages for an exclusive hook, or a wrong order.
 
     Rewards come before advantages, these before losses, and gradients last of all; loss stages run in the
@@ -51,14 +49,14 @@ def check_order(kinds: Mapping[str, type], names: list[str]) -> None:
         for earlier in names[:index]:
             if earlier == later:
                 raise StageOrderError(
-                    f"trainer.stages: {later!r} stands there twice; an order that works: {working}"
+                    f"trainer.stages: {later!r} is listed twice; an order that works: {working}"
                 )
             if hooks[earlier] == hooks[later] and hooks[later] != "losses":
                 raise StageOrderError(
                     f"trainer.stages: {earlier!r} and {later!r} both act on the {hooks[later]}, which only "
                     f"one stage can; an order that works: {working}"
                 )
-            if _ORDER.index(hooks[earlier]) > _ORDER.index(hooks[later]):
+            if HOOKS.index(hooks[earlier]) > HOOKS.index(hooks[later]):
                 raise StageOrderError(
                     f"trainer.stages: {earlier!r} (acts on the {hooks[earlier]}) stands before {later!r} "
                     f"(acts on the {hooks[later]}); an order that works: {working}"
@@ -70,18 +68,17 @@ def _working_order(hooks: Mapping[str, str]) -> list[str]:
     kept: dict[str, str] = {}
     for name, when in hooks.items():
         kept.setdefault(name if when == "losses" else when, name)
-    return sorted(kept.values(), key=lambda name: _ORDER.index(hooks[name]))
+    return sorted(kept.values(), key=lambda name: HOOKS.index(hooks[name]))
 
 
 class Pipeline:
-    """The stages by name, in the order in which they run.
+    """The stages by name, in the order in which they run, which `check_order` has accepted.
 
     Raises:
-        StageOrderError: see `check_order`.
+        StageOrderError: an advantage stage does not say whether it needs the task's advantage.
     """
 
     def __init__(self, stages: Mapping[str, Stage]) -> None:
-        check_order({name: type(stage) for name, stage in stages.items()}, list(stages))
         self.stages = dict(stages)
         for name, stage in stages.items():
             if callable(getattr(stage, "advantages", None)) and not isinstance(stage, AdvantageStage):
@@ -95,6 +92,10 @@ class Pipeline:
         self.gradients = next((s for s in stages.values() if isinstance(s, GradientStage)), None)
         self.of_updates = [s for s in stages.values() if isinstance(s, LossStage | GradientStage)]
         """Those that act in every minibatch."""
+
+    def num_values(self, num_components: int) -> int:
+        """How many heads the critic needs: one more than components where the task's advantage is wanted."""
+        return num_components + (self.advantages is not None and self.advantages.needs_task_advantage)
 
     def losses(self, state: LossState) -> LossState:
         for stage in self._losses:

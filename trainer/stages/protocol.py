@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -141,12 +141,6 @@ class GradientStage(Protocol):
 
 
 Stage = RewardStage | AdvantageStage | LossStage | GradientStage
-HOOKS: tuple[tuple[str, type[Any]], ...] = (
-    ("rewards", RewardStage),
-    ("advantages", AdvantageStage),
-    ("losses", LossStage),
-    ("gradients", GradientStage),
-)
 
 
 def reduce_terms(terms: Mapping[str, Term]) -> dict[str, Tensor]:

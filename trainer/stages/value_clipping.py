@@ -10,7 +10,7 @@ from annotated_types import Gt, MinLen
 from torch import Tensor
 
 from equipoise.envs.arguments import checked
-from equipoise.trainer.data import Metric, Metrics, Term
+from equipoise.trainer.data import Metric, Metrics, Term, critic_heads
 from equipoise.trainer.stages.protocol import LossState
 
 
@@ -50,7 +50,7 @@ class ValueClipping:
         by_head = {"explained_variance": torch.where(variance > 0, 1 - unexplained / variance, torch.nan)}
         if self.enable_value_clipping:
             by_head["clipped_fraction"] = ((values - old).abs() > self.value_clip_epsilon).float().mean(0)
-        heads = (*self.reward_names, "task")[: values.shape[1]]
+        heads = critic_heads(self.reward_names, values.shape[1])
         return {
             f"value/{metric}/{name}": Metric(number)
             for metric, numbers in by_head.items()

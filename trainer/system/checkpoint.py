@@ -23,7 +23,8 @@ from torch import Tensor
 from equipoise.trainer.system.files import replace_file
 
 FORMAT = "equipoise-checkpoint"
-VERSION = 1
+VERSION = 2
+"""1 is that of release 0.1.0, whose classes and keys had other names."""
 
 _SEAL = b"sha256:"
 _SEAL_LENGTH = len(_SEAL) + 64
@@ -73,6 +74,11 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
             f"{path} is not a checkpoint of this trainer; use one from a run's checkpoints/"
         )
     version = document.get("version")
+    if version == 1:
+        raise CheckpointError(
+            f"{path} was written by release 0.1.0, whose classes and configuration keys had other names: "
+            "load it with that release, or train anew"
+        )
     if not isinstance(version, int) or not 1 <= version <= VERSION:
         raise CheckpointError(
             f"{path} has checkpoint version {version}, this trainer reads up to {VERSION}; "

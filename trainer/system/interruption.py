@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
+ECHO = 5.0
+"""Seconds: a signal to all processes of a job (of SLURM, say) comes again, passed on by `torchrun`."""
+
 
 class Interrupted(KeyboardInterrupt):
     """Raised where a signal ends what is being done at once."""

@@ -1,0 +1,36 @@
+"""What the trainer and the classes that a configuration names by `_target_` know of each other: names only.
+
+Checking a configuration and building from it both read this. It imports no torch, which takes seconds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+HOOKS = ("rewards", "advantages", "losses", "gradients")
+"""The methods of a stage, in the order in which they run; a stage has exactly one of them."""
+
+
+class SuppliedToEnv(NamedTuple):
+    """Constructor arguments of an environment that are no configuration keys of the section `env`."""
+
+    num_envs: int
+    device: torch.device
+
+
+class SuppliedToStage(NamedTuple):
+    """Constructor arguments that a stage gets if it takes them; they are no configuration keys."""
+
+    num_envs: int
+    num_components: int
+    device: torch.device
+    reward_names: tuple[str, ...]
+    reward_weights: Tensor
+    """`[K]` float32."""
+    gamma: float
+    parameters: None = None
+    """Of `GradientScaling` in a loop of one's own; the trainer measures gradients itself."""
