@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from equipoise.envs.gymnasium_adapter.guard import EnvError, head_sizes
+from equipoise.envs.action_table import ActionTable
+from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv, NativeAction, Timestep
 
 
@@ -27,7 +28,7 @@ class CheckedEnv:
         self.env = env
         self._steps = 0
         self._masked: bool | None = None
-        heads = head_sizes(env.action_space)
+        heads = ActionTable(env.action_space).choices
         batch = (env.num_envs,)
         width = (env.num_envs, math.prod(env.observation_space.shape))
         self._mask_shape = (env.num_envs, len(heads), max(heads, default=0))

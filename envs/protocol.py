@@ -17,15 +17,15 @@ from torch import Tensor
 NativeAction: TypeAlias = "Tensor | tuple[NativeAction, ...] | dict[str, NativeAction]"
 """An action in the structure and the units of `action_space`, every leaf with a leading `N`.
 
-A `Discrete` leaf is `[N]` int64, a `MultiDiscrete` leaf `[N, *nvec.shape]` int64, a `Box` leaf
-`[N, *box.shape]` float32.
+A `Discrete` leaf is `[N]` int64, a `MultiDiscrete`, `MultiBinary` or integer `Box` leaf `[N, *shape]` int64,
+a float `Box` leaf `[N, *shape]` float32.
 """
 
 Relevance: TypeAlias = Sequence[Sequence[Sequence[int]]]
 """`relevance[head][choice]` lists the parameters that matter when `head` takes `choice`.
 
-Heads, choices and parameters are counted in the order of the flattened action space. A parameter that no
-list names always matters; one that lists of two different heads name is an error.
+Heads, choices and parameters are counted from 0 in the order of the action space (`envs.action_table`). A
+parameter that no list names always matters; one that lists of two different heads name is an error.
 """
 
 
@@ -65,7 +65,7 @@ class BatchedEnv(Protocol):
 
     @property
     def action_space(self) -> gymnasium.Space[Any]:
-        """Of one environment; `trainer.spaces.HybridSpace` says what is accepted."""
+        """Of one environment; `envs.action_table` says what is accepted."""
         ...
 
     @property
@@ -80,7 +80,8 @@ class BatchedEnv(Protocol):
 
     @property
     def relevance(self) -> Relevance | None:
-        """None or empty: to be derived from the action space (see `HybridSpace`)."""
+        """None or empty: parameters belong to choices only where the action space says so (see
+        `envs.action_table.ActionTable.options`)."""
         ...
 
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
@@ -150,7 +151,7 @@ class IllustratedEnv(Protocol):
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
-        """Of the parameters that hang on each head, in order."""
+        """Of the parameters of each head, in order."""
         ...
 
     def render_action(self, action: NativeAction, index: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import gymnasium
 import torch
 from torch import Tensor
 
+from equipoise.envs.action_table import ActionLeaf, ActionTable
 from equipoise.envs.protocol import BatchedEnv, NativeAction, ScriptedEnv
 from equipoise.envs.random_numbers import StreamPerEnv
 
@@ -69,34 +69,26 @@ def episode_returns(env: BatchedEnv, behave: Behaviour, seed: int, max_steps: in
 
 def random_action(env: BatchedEnv, mask: Tensor | None, stream: StreamPerEnv) -> NativeAction:
     """Uniform over the valid choices (`mask` `[N, H, C]`; None: all) and uniform in every box."""
-    first_head = 0
+    table = ActionTable(env.action_space)
 
-    def choices(counts: Tensor) -> Tensor:
-        """`[N, heads]`: one valid choice of each of the next heads, which have `counts` choices."""
-        nonlocal first_head
-        most = int(counts.max())
-        luck = stream.uniform(len(counts), most)
+    def choices(leaf: ActionLeaf) -> Tensor:
+        """`[N, heads]`: one valid choice of each head."""
+        counts, most = torch.tensor(leaf.choices, device=env.device), max(leaf.choices, default=1)
+        luck = stream.uniform(leaf.count, most)
         possible = torch.arange(most, device=env.device) < counts[:, None]
         if mask is not None:
-            possible = possible & mask[:, first_head : first_head + len(counts), :most]
-        first_head += len(counts)
-        return torch.where(possible, luck, -1.0).argmax(2)  # the luckiest: each as likely as the others
+            possible = possible & mask[:, leaf.first : leaf.first + leaf.count, :most]
+        # The luckiest: each as likely as the others.
+        return torch.where(possible, luck, -1.0).argmax(2) + torch.tensor(leaf.start, device=env.device)
 
-    def sample(space: gymnasium.Space[Any]) -> NativeAction:
-        match space:
-            case gymnasium.spaces.Dict():
-                return {name: sample(part) for name, part in space.spaces.items()}
-            case gymnasium.spaces.Tuple():
-                return tuple(sample(part) for part in space.spaces)
-            case gymnasium.spaces.Box():
-                low, high = (torch.as_tensor(b, device=env.device).float() for b in (space.low, space.high))
-                return low + (high - low) * stream.uniform(*space.shape)
-            case gymnasium.spaces.Discrete():
-                return choices(torch.tensor([int(space.n)], device=env.device))[:, 0] + int(space.start)
-            case gymnasium.spaces.MultiDiscrete():
-                counts, start = (torch.as_tensor(a, device=env.device) for a in (space.nvec, space.start))
-                return choices(counts.flatten()).view(env.num_envs, *space.shape) + start
-            case _:
-                raise TypeError(f"random_action: cannot sample a {type(space).__name__}")
+    def parameters(leaf: ActionLeaf) -> Tensor:
+        low, high = (torch.tensor(bound, device=env.device) for bound in (leaf.low, leaf.high))
+        luck = stream.uniform(leaf.count)
+        if leaf.rounded:
+            return (low + (high - low + 1.0) * luck).floor().minimum(high).to(torch.int64)
+        return low + (high - low) * luck
 
-    return sample(env.action_space)
+    def sample(leaf: ActionLeaf) -> Tensor:
+        return (choices if leaf.discrete else parameters)(leaf).view(env.num_envs, *leaf.shape)
+
+    return table.assemble([sample(leaf) for leaf in table.leaves])

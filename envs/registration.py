@@ -12,6 +12,7 @@ import torch
 from gymnasium.envs.registration import load_env_creator
 from torch import Tensor
 
+from equipoise.envs.action_table import ActionTable
 from equipoise.envs.protocol import BatchedEnv, NativeAction
 
 
@@ -37,6 +38,7 @@ class SingleEnv(gymnasium.Env[np.ndarray[Any, Any], Any]):
         self.observation_space = self.batched.observation_space
         self.action_space = self.batched.action_space
         self.relevance = self.batched.relevance
+        self._table = ActionTable(self.action_space)
         self._seeded = False
 
     def reset(
@@ -51,7 +53,7 @@ class SingleEnv(gymnasium.Env[np.ndarray[Any, Any], Any]):
 
     @torch.inference_mode()
     def step(self, action: Any) -> tuple[np.ndarray[Any, Any], float, bool, bool, dict[str, Any]]:
-        step = self.batched.step(_batched(self.action_space, action, self.batched.device))
+        step = self.batched.step(self._batched(action))
         terminated, truncated = bool(step.terminated[0]), bool(step.truncated[0])
         ended = terminated or truncated
         components = step.rewards[0].tolist()
@@ -76,23 +78,23 @@ class SingleEnv(gymnasium.Env[np.ndarray[Any, Any], Any]):
     def close(self) -> None:
         self.batched.close()
 
+    def _batched(self, action: Any) -> NativeAction:
+        """The action with a leading dimension of 1, as tensors."""
+        leaves = zip(self._table.leaves, self._table.take_apart(action), strict=True)
+        return self._table.assemble(
+            [
+                torch.as_tensor(
+                    np.asarray(part),
+                    dtype=torch.int64 if leaf.discrete or leaf.rounded else torch.float32,
+                    device=self.batched.device,
+                )[None]
+                for leaf, part in leaves
+            ]
+        )
+
     def _array(self, observation: Tensor) -> np.ndarray[Any, Any]:
         return observation[0].cpu().numpy().reshape(self.observation_space.shape)
 
 
 def _info(mask: Tensor | None) -> dict[str, Any]:
     return {} if mask is None else {"action_mask": mask[0].cpu().numpy()}
-
-
-def _batched(space: gymnasium.Space[Any], action: Any, device: torch.device) -> NativeAction:
-    """The action with a leading dimension of 1, as tensors."""
-    match space:
-        case gymnasium.spaces.Dict():
-            return {name: _batched(part, action[name], device) for name, part in space.spaces.items()}
-        case gymnasium.spaces.Tuple():
-            parts = zip(space.spaces, action, strict=True)
-            return tuple(_batched(part, value, device) for part, value in parts)
-        case gymnasium.spaces.Box():
-            return torch.as_tensor(np.asarray(action), dtype=torch.float32, device=device)[None]
-        case _:
-            return torch.as_tensor(np.asarray(action), dtype=torch.int64, device=device)[None]

@@ -3,7 +3,7 @@
 `T` rollout steps · `N` parallel environments · `B` minibatch samples · `K` reward components ·
 `V` value heads (`K`, or `K + 1` with one for the task reward) · `H` categorical heads · `C` the largest
 number of choices of a head · `P` continuous entries · `D` continuous decisions (`H`, or `H + 1` with
-one for the parameters that hang on no head) · `O` observation width.
+one for the parameters that belong to no head) · `O` observation width.
 
 Tensors are float32 on the run's device, masks are bool.
 """

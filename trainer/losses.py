@@ -52,7 +52,7 @@ def surrogates(
         change = discrete_change.sum(-1) + continuous_change.sum(-1)
         # k3 of Schulman, "Approximating KL divergence", 2020: unbiased, never negative, little variance.
         kl = (change.expm1() - change).mean()
-    # Parameters that hang on no head are a decision without choices: give it an idle head.
+    # Parameters that belong to no head are a decision without choices: give it an idle head.
     idle_heads = continuous_active.shape[-1] - discrete_active.shape[-1]
     discrete_active, discrete_change = (
         pad(discrete_active, (0, idle_heads)),

@@ -11,11 +11,11 @@ from typing import Any, Literal, NoReturn
 import gymnasium
 import numpy as np
 import torch
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equipoise.envs.action_table import ActionLeaf, ActionTable
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError, Guard
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
 from equipoise.envs.gymnasium_adapter.workers import Workers
@@ -86,6 +86,7 @@ class GymnasiumEnv:
         make = functools.partial(_make, id, dict(kwargs or {}), render_mode)
         probe = make()
         self.action_space = probe.action_space
+        self._table = ActionTable(self.action_space)
         stated = getattr(probe.unwrapped, "relevance", None) if relevance is None else relevance
         self.relevance: Relevance | None = _plain(stated)
         try:
@@ -101,7 +102,7 @@ class GymnasiumEnv:
         self._steps = 0  # since the start of this process, as `Guard` counts too
         self._steps_before = 0
 
-        contract = Contract(id, self._layout, self.action_space, tuple(components))
+        contract = Contract(id, self._layout, self._table, tuple(components))
         guarded = [functools.partial(_make_guarded, make, index, contract) for index in range(num_envs)]
         self._envs: SyncVectorEnv[Any, Any] | Workers = (
             SyncVectorEnv(guarded, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
@@ -120,9 +121,7 @@ class GymnasiumEnv:
 
     def step(self, action: NativeAction) -> Timestep:
         self._steps += 1
-        observation, rewards, terminated, truncated, infos = self._envs.step(
-            _to_numpy(action, self.action_space, "action")
-        )
+        observation, rewards, terminated, truncated, infos = self._envs.step(_to_numpy(action, self._table))
         flat = self._tensor(self._flatten(observation))
         final = self._final_observations(infos, flat) if "final_obs" in infos else flat
         return Timestep(
@@ -308,24 +307,17 @@ def _make_guarded(make: functools.partial[gymnasium.Env[Any, Any]], index: int, 
     return Guard(make(), index, contract)
 
 
-def _to_numpy(action: NativeAction, space: gymnasium.Space[Any], path: str) -> Any:
+def _to_numpy(action: NativeAction, table: ActionTable) -> Any:
     """Batched arrays of the space's own dtypes; copies, as an environment may keep what it is given."""
-    if isinstance(action, Tensor) and action.shape[1:] == space.shape:
-        array = action.numpy(force=True).astype(space.dtype)
-        if isinstance(space, spaces.Box) and space.dtype != np.float32:
-            # Not a silent clamp but rounding: the trainer reckons in float32, where a bound such as 0.1 is
-            # rounded to a number beyond it.
-            np.clip(array, space.low, space.high, out=array)
-        return array
-    if isinstance(space, spaces.Dict):
-        if not isinstance(action, dict) or action.keys() != space.spaces.keys():
-            raise ValueError(f"{path} must be a dict with the keys {list(space.spaces)}")
-        return {key: _to_numpy(action[key], part, f"{path}[{key!r}]") for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        if not isinstance(action, tuple) or len(action) != len(space.spaces):
-            raise ValueError(f"{path} must be a tuple of {len(space.spaces)} parts")
-        return tuple(
-            _to_numpy(part, of, f"{path}[{i}]")
-            for i, (part, of) in enumerate(zip(action, space.spaces, strict=True))
-        )
-    raise ValueError(f"{path} must be a tensor [N, *{space.shape}] for {space}")
+    leaves = zip(table.leaves, table.take_apart(action), strict=True)
+    return table.assemble([_leaf_to_numpy(part, leaf) for leaf, part in leaves])
+
+
+def _leaf_to_numpy(part: Any, leaf: ActionLeaf) -> NDArray[Any]:
+    if not isinstance(part, Tensor) or tuple(part.shape[1:]) != leaf.shape:
+        raise ValueError(f"{leaf.path} must be a tensor {['N', *leaf.shape]}")
+    array = part.numpy(force=True).astype(leaf.dtype)
+    if not leaf.discrete and leaf.dtype != np.float32:
+        # No silent clamp but rounding: float32, in which the trainer reckons, does not have every constant.
+        np.clip(array, np.reshape(leaf.low, leaf.shape), np.reshape(leaf.high, leaf.shape), out=array)
+    return array

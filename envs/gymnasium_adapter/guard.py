@@ -14,28 +14,15 @@ from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
-from numpy.typing import NDArray
 
+from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter import snapshot
+from equipoise.envs.gymnasium_adapter.masks import read_mask
 from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
 
 
 class EnvError(RuntimeError):
     """An environment misbehaved; the message gives its id, index and step, and the offending field."""
-
-
-def head_sizes(space: gymnasium.Space[Any]) -> tuple[int, ...]:
-    """The number of choices of each categorical head, in the order of the flattened action space."""
-    if isinstance(space, spaces.Discrete):
-        return (int(space.n),)
-    if isinstance(space, spaces.MultiDiscrete):
-        return tuple(int(n) for n in space.nvec.reshape(-1))
-    if isinstance(space, spaces.Dict):
-        return tuple(n for part in space.spaces.values() for n in head_sizes(part))
-    if isinstance(space, spaces.Tuple):
-        return tuple(n for part in space.spaces for n in head_sizes(part))
-    return ()
 
 
 @dataclass(frozen=True)
@@ -44,7 +31,7 @@ class Contract:
 
     id: str
     layout: ObservationLayout
-    action_space: gymnasium.Space[Any]
+    actions: ActionTable
     reward_components: tuple[str, ...]
     """Keys of `info`; empty: the reward itself is the one component."""
 
@@ -60,7 +47,6 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], index: int, contract: Contract) -> None:
         super().__init__(env)
         self._index, self._contract, self._layout = index, contract, contract.layout
-        self._heads = head_sizes(contract.action_space)
         self._steps = 0
 
     def reset(
@@ -159,43 +145,9 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         return {}
 
     def _mask(self, info: dict[str, Any]) -> dict[str, Any]:
-        heads = self._heads
-        if "action_mask" not in info or not heads:
+        if "action_mask" not in info or not self._contract.actions.num_heads:
             return {}
-        rows = split_mask(info["action_mask"], self._contract.action_space, heads)
-        if rows is None:
-            self._fail(
-                f"info['action_mask'] must be 0/1 or bool for heads of {list(heads)} choices (one array per"
-                f" head, all {sum(heads)} in a row, or for a Dict a dict with a mask under each key that has"
-                f" heads), got {info['action_mask']!r}"
-            )
-        mask = np.zeros((len(heads), max(heads)), np.bool_)
-        for head, row in enumerate(rows):
-            if not row.any():
-                self._fail(f"info['action_mask'] leaves head {head} no valid choice")
-            mask[head, : row.size] = row
-        return {"action_mask": mask}
-
-
-def split_mask(
-    given: Any, space: gymnasium.Space[Any], heads: tuple[int, ...]
-) -> list[NDArray[np.bool_]] | None:
-    """One bool array `[choices]` per head, of a sequence of them, of all in a row or, for a `Dict`, of a mask
-    under each key that holds heads; None if it is none of these. `heads`: the `head_sizes` of `space`."""
-    if isinstance(space, spaces.Dict) and isinstance(given, Mapping):
-        parts = {key: (part, own) for key, part in space.spaces.items() if (own := head_sizes(part))}
-        if not parts.keys() <= given.keys() <= space.spaces.keys():
-            return None
-        masks = [split_mask(given[key], *part) for key, part in parts.items()]
-        return None if None in masks else [row for mask in masks for row in mask or ()]
-    try:
-        rows = [np.asarray(row) for row in given]
-        if rows and all(row.shape == () for row in rows):
-            rows = np.split(np.asarray(given), np.cumsum(heads)[:-1])
-    except (TypeError, ValueError):
-        return None
-    if [row.shape for row in rows] != [(choices,) for choices in heads]:
-        return None
-    if any(row.dtype.kind not in "iubf" or ((row != 0) & (row != 1)).any() for row in rows):
-        return None
-    return [row.astype(np.bool_) for row in rows]
+        try:
+            return {"action_mask": read_mask(info["action_mask"], self._contract.actions)}
+        except ValueError as error:
+            self._fail(f"info['action_mask'] {error}")

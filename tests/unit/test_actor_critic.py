@@ -237,7 +237,7 @@ def test_a_log_std_outside_its_bounds_is_refused(log_std_init: float) -> None:
         (NODES, (M * F,), {}, r"\[nodes, features\]"),
         (NODES, (M + 1, F), {}, "5 heads"),
         (HybridSpace(spaces.Box(-1, 1, (M,))), (M, F), {}, "0 heads"),
-        (HybridSpace(NODES.native), (M, F), {}, "must hang on the heads in order"),
+        (HybridSpace(NODES.native), (M, F), {}, "must belong to the heads in order"),
         (NODES, (M, F), {"shared_critic": True}, "policy.shared_critic"),
     ],
 )

@@ -14,7 +14,7 @@ from equipoise.trainer.data import Actions
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.spaces import HybridSpace
 
-# Two heads of 2 and 4 choices. Parameters 0 and 1 hang on head 0, 2 on head 1, 3 on none.
+# Two heads of 2 and 4 choices. Parameters 0 and 1 belong to head 0, 2 on head 1, 3 on none.
 SPACE = HybridSpace(
     spaces.Tuple((spaces.Discrete(2), spaces.Discrete(4), spaces.Box(-1, 1, (4,)))),
     [[[0], [0, 1]], [[], [2], [2], []]],

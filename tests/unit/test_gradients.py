@@ -69,7 +69,7 @@ def make_scene(
     torch.manual_seed(seed)
     box = spaces.Box(-1, 1, (parameters,), np.float32)
     relevance: list[list[list[int]]] = [[[] for _ in range(count)] for count in choices]
-    for parameter in range(parameters - 1):  # the last one hangs on no head
+    for parameter in range(parameters - 1):  # the last one belongs to no head
         head = parameter % len(choices)
         relevance[head][(seed + parameter) % choices[head]].append(parameter)
     space = HybridSpace(spaces.Tuple((spaces.MultiDiscrete(list(choices)), box)), relevance)

@@ -73,7 +73,7 @@ def draw_panel(
     probabilities = distribution.log_probs.exp()[0].tolist()
     deciding = distribution.discrete_active()[0].tolist()
     relevant = distribution.relevant(actions.discrete)[0].tolist()
-    owner = space.owner.tolist()
+    head_of = space.head_of.tolist()
     mean, value = distribution.mean[0].tolist(), actions.continuous[0].tolist()
     std = distribution.log_std.exp().expand_as(distribution.mean)[0].tolist()
     for number, (head, parameters) in enumerate(lines[:fits]):
@@ -86,7 +86,7 @@ def draw_panel(
             _bar(sheet, (left, top, bar, row), shown, int(actions.discrete[0, head]), names.choices)
         for column, p in enumerate(parameters):
             place = (left + bar + column * cell + _GAP, top, cell - _GAP, row)
-            if owner[p] == space.num_heads or deciding[owner[p]]:
+            if head_of[p] == space.num_heads or deciding[head_of[p]]:
                 _strip(sheet, place, mean[p], std[p], value[p], relevant[p])
             if not names.parameters:
                 sheet.text(place[0], top + 5, f"p{p}", FAINT, size=9)
@@ -98,9 +98,9 @@ def draw_panel(
 
 def _lines(space: HybridSpace) -> list[_Line]:
     lines = []
-    owner = space.owner.tolist()
+    head_of = space.head_of.tolist()
     for decision in range(space.num_decisions):
-        own = [p for p, of in enumerate(owner) if of == decision]
+        own = [p for p, of in enumerate(head_of) if of == decision]
         for start in range(0, max(len(own), 1), _PER_LINE):
             head = decision if decision < space.num_heads and start == 0 else None
             lines.append(_Line(head, own[start : start + _PER_LINE]))

@@ -113,9 +113,9 @@ class ActorCritic(nn.Module):
             )
         nodes = shape[0]
         share, rest = divmod(self.space.num_continuous, nodes)
-        if rest or self.space.owner.tolist() != [p // share for p in range(nodes * share)]:
+        if rest or self.space.head_of.tolist() != [p // share for p in range(nodes * share)]:
             raise ValueError(
-                "policy.kind = node_set: parameters must hang on the heads in order, equally many on each"
+                "policy.kind = node_set: parameters must belong to the heads in order, equally many to each"
             )
         if shared_critic:
             raise ValueError("policy.shared_critic = true: only with policy.kind = mlp")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equipoise.envs.protocol import NativeAction
+from equipoise.envs.action_table import ActionLeaf
 from equipoise.trainer.policy.actor_critic import ActorCritic
-from equipoise.trainer.spaces import Leaf
 
 
 class StandalonePolicy(nn.Module):
@@ -22,13 +22,15 @@ class StandalonePolicy(nn.Module):
         self.policy = policy
         self.masked = masked
         """Whether a second input, the action mask, is needed."""
-        self.names = tuple(_name(leaf) for leaf in policy.space.leaves)
+        self.names = tuple(_name(leaf) for leaf in policy.space.table.leaves)
 
     def forward(self, observation: Tensor, action_mask: Tensor | None = None) -> dict[str, Tensor]:
         """`[B, O]` float32, `[B, H, C]` bool -> the leaves of the action space by name, each `[B, ...]`."""
         policy = self.policy
         actions = policy.distribution(policy.normalize(observation), action_mask).mode()
-        return dict(zip(self.names, _leaves(policy.space.to_native(actions)), strict=True))
+        return dict(
+            zip(self.names, policy.space.table.take_apart(policy.space.to_native(actions)), strict=True)
+        )
 
     def examples(self) -> dict[str, Tensor]:
         """Inputs of the right shape; the batch is 2, as tracing takes 1 for a constant."""
@@ -53,33 +55,25 @@ class StandalonePolicy(nn.Module):
             }
             for name, example in self.examples().items()
         ]
-        leaves = zip(self.names, self.policy.space.leaves, strict=True)
+        leaves = zip(self.names, self.policy.space.table.leaves, strict=True)
         return {"inputs": inputs, "outputs": [_output(name, leaf) for name, leaf in leaves]}
 
 
-def _name(leaf: Leaf) -> str:
+def _name(leaf: ActionLeaf) -> str:
     """`action['spawn']` as `action_spawn`."""
     return re.sub(r"\W+", "_", leaf.path).strip("_")
 
 
-def _leaves(action: NativeAction) -> list[Tensor]:
-    if isinstance(action, Tensor):
-        return [action]
-    parts = action.values() if isinstance(action, dict) else action
-    return [leaf for part in parts for leaf in _leaves(part)]
+def _output(name: str, leaf: ActionLeaf) -> dict[str, Any]:
+    def shaped(numbers: Sequence[float]) -> Any:
+        return np.reshape(numbers, leaf.shape).tolist()
 
-
-def _output(name: str, leaf: Leaf) -> dict[str, Any]:
-    space = leaf.space
     described = {
         "name": name,
-        "dtype": "int64" if leaf.discrete else "float32",
-        "shape": ["batch", *(space.shape or ())],
+        "dtype": "int64" if leaf.discrete or leaf.rounded else "float32",
+        "shape": ["batch", *leaf.shape],
         "meaning": f"{leaf.path}, {'likeliest choices' if leaf.discrete else 'means in native units'}",
     }
-    if isinstance(space, gymnasium.spaces.Box):
-        return {**described, "low": space.low.tolist(), "high": space.high.tolist()}
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return {**described, "start": int(space.start), "choices": int(space.n)}
-    assert isinstance(space, gymnasium.spaces.MultiDiscrete)
-    return {**described, "start": space.start.tolist(), "choices": space.nvec.tolist()}
+    if leaf.discrete:
+        return {**described, "start": shaped(leaf.start), "choices": shaped(leaf.choices)}
+    return {**described, "low": shaped(leaf.low), "high": shaped(leaf.high)}

@@ -1,0 +1,122 @@
+"""Action masks in all the forms that environments give them in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.envs.action_table import ActionLeaf, ActionTable, Nested
+
+Rows = list[NDArray[np.bool_]]
+"""For each head, whether each of its choices is valid: `[choices]`."""
+
+FORMS = (
+    "one 0/1 or bool array per head, all in a row, or what action_space.sample(mask=...) takes: "
+    "nested as the action space, with None where everything is valid"
+)
+
+
+def read_mask(given: Any, table: ActionTable) -> NDArray[np.bool_]:
+    """`[H, C]`: which choices are valid, False beyond the last choice of a head.
+
+    Raises:
+        ValueError: `given` has none of the forms that are understood, or leaves a head no choice.
+    """
+    rows = _split(given, table.structure, table.leaves)
+    if rows is None:
+        raise ValueError(
+            f"must mask heads of {list(table.choices)} choices with {FORMS}; got {str(given)[:200]}"
+        )
+    mask = np.zeros((table.num_heads, max(table.choices)), np.bool_)
+    for head, row in enumerate(rows):
+        if not row.any():
+            raise ValueError(f"leaves head {head} no valid choice")
+        mask[head, : row.size] = row
+    return mask
+
+
+def _split(given: Any, structure: Nested[int], leaves: Sequence[ActionLeaf]) -> Rows | None:
+    """The rows of the heads under `structure`; None if `given` is in no form that fits them."""
+    if isinstance(structure, int):
+        return _split_leaf(given, leaves[structure])
+    parts = _pairs(given, structure)
+    if parts is not None:
+        split = [_split(mask, part, leaves) for mask, part in parts]
+        if None not in split:
+            return [row for rows in split for row in rows or ()]
+    return _split_row(given, [n for leaf in _under(structure, leaves) for n in leaf.choices])
+
+
+def _pairs(given: Any, structure: Nested[int]) -> list[tuple[Any, Nested[int]]] | None:
+    """Each part of the structure with its mask, where `given` is nested in the same way."""
+    if isinstance(structure, dict):
+        if given is None:
+            return [(None, part) for part in structure.values()]
+        if not isinstance(given, Mapping) or not given.keys() <= structure.keys():
+            return None
+        return [(given.get(key, _MISSING), part) for key, part in structure.items()]
+    assert isinstance(structure, tuple)
+    if given is None:
+        return [(None, part) for part in structure]
+    if not isinstance(given, tuple | list) or len(given) != len(structure):
+        return None
+    return list(zip(given, structure, strict=True))
+
+
+_MISSING = object()
+"""In the place of a key that a dict of masks lacks, which is a fault only where there are heads."""
+
+
+def _under(structure: Nested[int], leaves: Sequence[ActionLeaf]) -> list[ActionLeaf]:
+    if isinstance(structure, int):
+        return [leaves[structure]]
+    parts = structure.values() if isinstance(structure, dict) else structure
+    return [leaf for part in parts for leaf in _under(part, leaves)]
+
+
+def _split_leaf(given: Any, leaf: ActionLeaf) -> Rows | None:
+    if not leaf.count or not leaf.discrete:
+        return [] if given is None or given is _MISSING else None
+    if given is None:
+        return [np.ones(n, np.bool_) for n in leaf.choices]
+    if leaf.binary and isinstance(given, np.ndarray) and given.shape == leaf.shape:
+        # Gymnasium's own form for MultiBinary: 0 or 1 is the only valid value, 2 leaves both.
+        entries = given.reshape(-1)
+        if entries.dtype.kind in "iu" and np.isin(entries, (0, 1, 2)).all():
+            return [np.array([entry != 1, entry != 0]) for entry in entries]
+    for _ in leaf.shape[1:]:  # nested as the leaf's own shape is
+        if isinstance(given, tuple) and all(isinstance(part, tuple) for part in given):
+            given = tuple(row for part in given for row in part)
+    return _split_row(given, list(leaf.choices))
+
+
+def _split_row(given: Any, choices: list[int]) -> Rows | None:
+    """Of one array per head (None: everything is valid), or of all in a row."""
+    if given is _MISSING or isinstance(given, str | bytes | Mapping):
+        return None
+    try:
+        rows = [None if row is None else np.asarray(row) for row in given]
+        if rows and all(row is not None and row.shape == () for row in rows):
+            if len(rows) != sum(choices):
+                return None
+            rows = list(np.split(np.asarray(given), np.cumsum(choices)[:-1]))
+    except (TypeError, ValueError):  # not iterable; ragged
+        return None
+    if len(rows) != len(choices):
+        return None
+    read = [_row(row, n, max(choices)) for row, n in zip(rows, choices, strict=True)]
+    return None if any(row is None for row in read) else [row for row in read if row is not None]
+
+
+def _row(row: NDArray[Any] | None, choices: int, widest: int) -> NDArray[np.bool_] | None:
+    """Of one head, which may be padded with zeros to the widest one; None where it is no mask."""
+    if row is None:
+        return np.ones(choices, np.bool_)
+    if row.dtype.kind not in "iubf" or row.shape not in ((choices,), (widest,)):
+        return None
+    if ((row != 0) & (row != 1)).any() or row[choices:].any():
+        return None
+    return row[:choices].astype(np.bool_)
