@@ -14,14 +14,14 @@ from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv, ScriptedEnv, SharedEnv
 from equipoise.envs.references import References, reference_returns
 from equipoise.trainer.configuration import schema
-from equipoise.trainer.configuration.constructors import find_class
+from equipoise.trainer.configuration.constructors import factory, find_class
 from equipoise.trainer.configuration.schema import ComponentConfig, Config
-from equipoise.trainer.contracts import SuppliedToEnv, SuppliedToStage
+from equipoise.trainer.contracts import SuppliedToEnv, SuppliedToPolicy, SuppliedToStage
 from equipoise.trainer.evaluation import Evaluator
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.loop import Trainer
-from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.protocol import Policy, check_policy
 from equipoise.trainer.process_state import own_part
 from equipoise.trainer.recorder import Recorder, RunRecorder
 from equipoise.trainer.rollout import Collector, allocate
@@ -121,15 +121,25 @@ def _make_stage(section: ComponentConfig, supplied: SuppliedToStage) -> Stage:
     return stage
 
 
-def make_policy(section: schema.PolicyConfig, env: BatchedEnv, num_values: int) -> ActorCritic:
-    """An untrained policy for `env`, on its device, drawn from the CPU's default generator."""
+def make_policy(section: ComponentConfig, env: BatchedEnv, num_values: int) -> Policy:
+    """An untrained policy for `env`, on its device, drawn from the CPU's default generator.
+
+    Raises:
+        ValueError: for a policy or an encoder that does not fit the environment, or fails.
+    """
     space = HybridSpace(env.action_space, env.relevance, env.device)
-    policy = ActorCritic(space, env.observation_space.shape, num_values, **section.model_dump())
-    return policy.to(env.device)
+    make = factory(section.plain())
+    try:
+        policy = make(**SuppliedToPolicy(space, env.observation_space.shape, num_values)._asdict())
+    except ValueError:
+        raise
+    except Exception as error:  # user code: may raise anything
+        raise ValueError(f"policy._target_ = {section.target}: {type(error).__name__}: {error}") from error
+    return check_policy(policy, section.target, num_values).to(env.device)
 
 
 def make_collector(
-    env: BatchedEnv, policy: ActorCritic, settings: schema.TrainerConfig, seed: int, process: int
+    env: BatchedEnv, policy: Policy, settings: schema.TrainerConfig, seed: int, process: int
 ) -> Collector:
     """Resets `env`, of which this process has its share."""
     if isinstance(env, SharedEnv):
@@ -144,9 +154,9 @@ def make_collector(
 
 
 def make_learner(
-    policy: ActorCritic,
+    policy: Policy,
     pipeline: Pipeline,
-    optimizer: schema.AdamConfig | schema.SgdConfig,
+    optimizer: schema.OptimizerConfig,
     settings: schema.TrainerConfig,
     reward_names: tuple[str, ...],
     seed: int,
@@ -168,31 +178,27 @@ def make_learner(
     )
 
 
-def make_optimizer(
-    section: schema.AdamConfig | schema.SgdConfig, vector: torch.Tensor
-) -> torch.optim.Optimizer:
+def make_optimizer(section: schema.OptimizerConfig, vector: torch.Tensor) -> torch.optim.Optimizer:
     """For one tensor of all parameters, with a learning rate on its device."""
     # A tensor: a Python number would be frozen into a captured graph.
     rate = torch.tensor(section.learning_rate, device=vector.device)
-    if isinstance(section, schema.AdamConfig):
-        capturable = vector.device.type == "cuda"
-        return torch.optim.Adam([vector], lr=rate, eps=section.eps, fused=True, capturable=capturable)
-    optimizer = torch.optim.SGD([vector], lr=rate, momentum=section.momentum, fused=True)
-    if section.momentum:
+    keywords = {**section.keywords, "fused": True}
+    if section.target == "torch.optim.Adam":
+        keywords["capturable"] = vector.device.type == "cuda"
+    optimizer: torch.optim.Optimizer = find_class(section.target)([vector], lr=rate, **keywords)
+    if section.keywords.get("momentum"):
         # SGD makes this buffer in its first step, and leaves it unset if that step is skipped.
         optimizer.state[vector]["momentum_buffer"] = torch.zeros_like(vector)
     return optimizer
 
 
-def make_schedule(
-    optimizer: schema.AdamConfig | schema.SgdConfig, total_env_steps: int, samples: int
-) -> Schedule:
+def make_schedule(optimizer: schema.OptimizerConfig, total_env_steps: int, samples: int) -> Schedule:
     """`samples`: environment steps of an iteration, over all processes."""
     return Schedule.of_length(total_env_steps, samples, optimizer.learning_rate, optimizer.anneal)
 
 
 def make_evaluator(
-    policy: ActorCritic,
+    policy: Policy,
     env: BatchedEnv,
     make_env: MakeEnv,
     settings: schema.TrainerConfig,

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from equipoise.trainer.spaces import HybridSpace
+
 HOOKS = ("rewards", "advantages", "losses", "gradients")
 """The methods of a stage, in the order in which they run; a stage has exactly one of them."""
 
@@ -20,6 +22,21 @@ class SuppliedToEnv(NamedTuple):
 
     num_envs: int
     device: torch.device
+
+
+class SuppliedToPolicy(NamedTuple):
+    """Constructor arguments of a policy that are no configuration keys of the section `policy`."""
+
+    space: HybridSpace
+    observation_shape: tuple[int, ...]
+    num_values: int
+    """One for each reward component, and perhaps one more for the task."""
+
+
+class SuppliedToEncoder(NamedTuple):
+    """Constructor arguments of an encoder that are no configuration keys of its section."""
+
+    observation_shape: tuple[int, ...]
 
 
 class SuppliedToStage(NamedTuple):

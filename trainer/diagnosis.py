@@ -9,7 +9,7 @@ from torch import Tensor
 
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.trainer.data import Metrics, Rollout, critic_heads
-from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.rollout import Collector, NonFiniteError, check_finite
 from equipoise.trainer.stages.protocol import LossState
 from equipoise.trainer.system import distributed
@@ -99,7 +99,7 @@ class BadUpdates:
     iteration is at hand; when a run ends because all are skipped, that one was too.
     """
 
-    def __init__(self, policy: ActorCritic, reward_names: Sequence[str]) -> None:
+    def __init__(self, policy: Policy, reward_names: Sequence[str]) -> None:
         self._policy, self._reward_names = policy, reward_names
         self._latest: tuple[int, Callable[[], LossState], Tensor] | None = None
 

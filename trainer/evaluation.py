@@ -16,7 +16,7 @@ from equipoise.envs.checked import CheckedEnv
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction
 from equipoise.envs.references import References
-from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.seeding import evaluation_seed, final_evaluation_seed
 
 EPISODE_LIMIT = 100_000
@@ -64,7 +64,7 @@ class Evaluator:
 
     def __init__(
         self,
-        policy: ActorCritic,
+        policy: Policy,
         make_env: Callable[[int], BatchedEnv],
         num_envs: int,
         references: References | None,
@@ -125,7 +125,7 @@ def normalized_score(mean_return: float, references: References | None) -> float
 
 @torch.inference_mode()
 def evaluate(
-    policy: ActorCritic,
+    policy: Policy,
     env: BatchedEnv,
     episodes: int,
     seed: int,

@@ -23,8 +23,8 @@ from equipoise.trainer.diagnosis import BadUpdates, check_targets
 from equipoise.trainer.gradients import FlatParameters, SideGradients
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.objective import Losses, Objective
-from equipoise.trainer.policy.actor_critic import ActorCritic
 from equipoise.trainer.policy.normalization import value_metrics
+from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.probe import PolicyProbe
 from equipoise.trainer.stages.pipeline import Pipeline
 from equipoise.trainer.stages.protocol import LossState, RewardResult, WeightResult
@@ -55,7 +55,7 @@ class Learner:
 
     def __init__(
         self,
-        policy: ActorCritic,
+        policy: Policy,
         pipeline: Pipeline,
         optimizer: torch.optim.Optimizer,
         flat: FlatParameters,

@@ -18,7 +18,7 @@ from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.monitor.balance import BalanceRecord
 from equipoise.trainer.monitor.layout import SPREAD
 from equipoise.trainer.monitor.summary import Summary
-from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.process_state import check_parameters, load_run_state, run_state
 from equipoise.trainer.recorder import Recorder
 from equipoise.trainer.rollout import Collector, episode_means
@@ -34,7 +34,7 @@ class Trainer:
         self,
         config: Config,
         schedule: Schedule,
-        policy: ActorCritic,
+        policy: Policy,
         collector: Collector,
         learner: Learner,
         evaluator: Evaluator,

@@ -13,7 +13,7 @@ from torch import Tensor
 from equipoise.trainer.configuration import schema
 from equipoise.trainer.data import Metric, Metrics, Minibatch, Term
 from equipoise.trainer.losses import surrogates
-from equipoise.trainer.policy.actor_critic import ActorCritic, Heads
+from equipoise.trainer.policy.protocol import Heads, Policy
 from equipoise.trainer.stages.pipeline import Pipeline
 from equipoise.trainer.stages.protocol import SIDES, LossState, reduce_terms
 
@@ -30,7 +30,7 @@ class Losses(NamedTuple):
 class Objective:
     """The losses of a minibatch under `settings`, with the loss stages of `pipeline`."""
 
-    def __init__(self, policy: ActorCritic, pipeline: Pipeline, settings: schema.TrainerConfig) -> None:
+    def __init__(self, policy: Policy, pipeline: Pipeline, settings: schema.TrainerConfig) -> None:
         self._policy, self._pipeline, self._settings = policy, pipeline, settings
 
     def state(

@@ -16,7 +16,7 @@ from equipoise.trainer.configuration.schema import Seed
 if TYPE_CHECKING:
     from equipoise.envs.protocol import BatchedEnv
     from equipoise.trainer.monitor.film import Frame
-    from equipoise.trainer.policy.actor_critic import ActorCritic
+    from equipoise.trainer.policy.protocol import Policy
     from equipoise.trainer.restore import Restored
 
 _HOLD_SECONDS = 2.5
@@ -105,7 +105,7 @@ def _visible(restored: Restored) -> BatchedEnv:
     return env
 
 
-def _untrained(arguments: PlayArguments, restored: Restored, env: BatchedEnv) -> ActorCritic:
+def _untrained(arguments: PlayArguments, restored: Restored, env: BatchedEnv) -> Policy:
     import torch
 
     from equipoise.trainer.build import make_policy
@@ -118,7 +118,7 @@ def _film(
     arguments: PlayArguments,
     restored: Restored,
     env: BatchedEnv,
-    policy: ActorCritic,
+    policy: Policy,
     title: str,
     deterministic: bool,
 ) -> list[list[Frame]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from equipoise.trainer.data import Actions, Rollout
-from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.system import distributed
 
 SAMPLES = 512
@@ -16,7 +16,7 @@ SAMPLES = 512
 class PolicyProbe:
     """Policy gradients `∇ mean(A · log π)` at the policy that acted, on samples of one rollout."""
 
-    def __init__(self, policy: ActorCritic, rollout: Rollout) -> None:
+    def __init__(self, policy: Policy, rollout: Rollout) -> None:
         self.policy = policy
         self.rollout = rollout
 

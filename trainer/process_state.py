@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.trainer.learner import Learner
-from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.rollout import Collector
 from equipoise.trainer.system import distributed
 from equipoise.trainer.system.checkpoint import CheckpointError, plain
@@ -29,7 +29,7 @@ class OutOfStepError(RuntimeError):
     """The processes of a run no longer hold the same policy."""
 
 
-def check_parameters(policy: ActorCritic, vector: Tensor, iteration: int) -> None:
+def check_parameters(policy: Policy, vector: Tensor, iteration: int) -> None:
     """The processes must hold the same policy, bit for bit: nothing would bring them together again.
 
     `vector` `[n]`: all parameters. Raises `OutOfStepError` in all of them.

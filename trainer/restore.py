@@ -14,14 +14,14 @@ from equipoise.envs.references import References
 from equipoise.trainer.build import environment_maker, find_device, find_references, make_policy
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Config, check
-from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.system.checkpoint import CheckpointError, newest
 
 
 @dataclass(frozen=True)
 class Restored:
     config: Config
-    policy: ActorCritic
+    policy: Policy
     make_env: Callable[[int], BatchedEnv]
     references: References | None
     path: Path

@@ -15,8 +15,8 @@ from equipoise.envs.protocol import BatchedEnv
 from equipoise.trainer.compilation.compiling import Compiling
 from equipoise.trainer.compilation.graphs import Graphed
 from equipoise.trainer.data import Actions, Metric, Metrics, Rollout
-from equipoise.trainer.policy.actor_critic import ActorCritic
 from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.spaces import HybridSpace
 from equipoise.trainer.system import distributed
 
@@ -97,7 +97,7 @@ class Collector:
     def __init__(
         self,
         env: BatchedEnv,
-        policy: ActorCritic,
+        policy: Policy,
         rollout: Rollout,
         generator: torch.Generator,
         seed: int,
@@ -198,7 +198,7 @@ class Collector:
     def _allocate_heads(self) -> tuple[Tensor, Tensor, Tensor]:
         """Room for the heads of all steps, whose log-probabilities are taken at once."""
         space, (steps, num_envs) = self.policy.space, self.rollout.terminated.shape
-        each = (num_envs,) if self.policy.log_std_head is not None else ()
+        each = (num_envs,) if self.policy.global_log_std() is None else ()
 
         def floats(*shape: int) -> Tensor:
             return torch.zeros(steps, *shape, device=self.env.device)

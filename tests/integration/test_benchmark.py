@@ -100,7 +100,7 @@ def test_a_profile_finds_where_the_time_goes(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_floor_knows_which_layers_need_a_gradient_of_their_input() -> None:
-    network = MLP(5, [7, 3], "tanh")
+    network = MLP((5,), [7, 3], "tanh")
     with recorded(network) as layers:
         network(torch.zeros(2, 4, 5))
     assert layers == [Layer(8, 5, 7, False), Layer(8, 7, 3, True)]

@@ -15,7 +15,7 @@ import yaml
 
 from equipoise.trainer.configuration.compose import CONFIG_DIR, admit, compose, resumed
 from equipoise.trainer.configuration.errors import ConfigError
-from equipoise.trainer.configuration.schema import check
+from equipoise.trainer.configuration.schema import Config, check
 from equipoise.trainer.run import _build, _claim, main
 
 OPTIONS = sorted(path.relative_to(CONFIG_DIR).with_suffix("") for path in CONFIG_DIR.glob("*/*.yaml"))
@@ -24,6 +24,11 @@ ROOT = Path(__file__).parents[2]
 
 def scaling(*overrides: str) -> dict[str, object]:
     return compose(overrides).stages["gradient_scaling"].keywords
+
+
+def encoder(config: Config) -> str:
+    target: str = config.policy.keywords["encoder"]["_target_"]
+    return target.rpartition(".")[2]
 
 
 def message(*overrides: str) -> str:
@@ -76,7 +81,7 @@ def test_a_preset_touches_gradient_scaling_only() -> None:
 
 def test_the_default_run() -> None:
     config = compose()
-    assert (config.env.label, config.preset, config.policy.kind) == ("topology_spawn", "balanced", "node_set")
+    assert (config.env.label, config.preset, encoder(config)) == ("topology_spawn", "balanced", "NodeSet")
     assert compose(["env=topology_spawn", "preset=balanced"]) == config
 
 
@@ -104,7 +109,7 @@ def test_gymnasium_arguments_need_no_plus() -> None:
     )
     assert config.env.keywords["kwargs"] == {"gravity": 2, "deep": {"er": [1]}}
     assert config.env.label == "ns-My-Env-v0"  # names a folder
-    assert config.policy.kind == "mlp"
+    assert encoder(config) == "MLP"
 
 
 # --- what wins over what -----------------------------------------------------------------------------
@@ -139,12 +144,12 @@ def test_the_environment_beats_the_file_of_the_defaults_list_and_chooses_groups(
 
 def test_a_group_on_the_command_line_beats_the_choice_of_the_environment() -> None:
     config = compose(["optimizer=sgd", "policy=mlp"])
-    assert (config.optimizer.kind, config.policy.kind) == ("sgd", "mlp")
+    assert (config.optimizer.target, encoder(config)) == ("torch.optim.SGD", "MLP")
 
 
 def test_the_experiment_beats_preset_and_groups(experiment: list[str]) -> None:
     config = compose([*experiment, "batch=high_quality"])
-    assert (config.experiment, config.env.label, config.policy.kind) == ("mine", "CartPole-v1", "mlp")
+    assert (config.experiment, config.env.label, encoder(config)) == ("mine", "CartPole-v1", "MLP")
     assert config.trainer.batch.update_epochs == 7
     assert config.preset == "aggressive"
     keywords = config.stages["gradient_scaling"].keywords
@@ -159,7 +164,11 @@ def test_the_command_line_beats_the_experiment(experiment: list[str]) -> None:
         "policy.activation=relu",
     ]
     config = compose(["trainer.gradient_scaling.max_scaling_factor=7", *overrides])
-    assert (config.preset, config.trainer.batch.update_epochs, config.policy.activation) == (
+    assert (
+        config.preset,
+        config.trainer.batch.update_epochs,
+        config.policy.keywords["encoder"]["activation"],
+    ) == (
         "conservative",
         3,
         "relu",
@@ -195,10 +204,10 @@ ALONE = [
     (f"{SCALING}.min_scaling_factor=11", [f"{SCALING}.min_scaling_factor = 11", "10.0"]),
     (f"{SCALING}.measure_every=8", [f"{SCALING}.measure_every = 8", "the next that is: 9"]),
     ("trainer.batch.num_minibatches=7", ["num_minibatches = 7", "4096", "4, 8"]),
-    ("optimizer.kind=rmsprop", ["optimizer.kind", "adam"]),
+    ("optimizer.kind=rmsprop", ["optimizer.kind", "optimizer=adam", "optimizer._target_"]),
     ("policy.log_std_init=3", ["policy.log_std_init = 3", "log_std_max (2.0)"]),
-    ("policy.shared_critic=true", ["policy.shared_critic = true", "node_set"]),
-    ("policy.hidden_sizes=[x]", ["policy.hidden_sizes.0 = 'x'"]),
+    ("policy.shared_critic=true", ["policy.shared_critic = true", "critic_encoder"]),
+    ("policy.hidden_sizes=[x]", ["policy.hidden_sizes = ['x']", "each a whole number ≥ 1"]),
     ("env=gymnasium", ["env.id is missing"]),
     ("env.max_nodes=1", ["max_nodes is 1", "at least 2"]),
     (
@@ -237,7 +246,7 @@ TOGETHER = [
     ("trainer.own._target_=no.such.Thing", ["trainer.own._target_", "no.such"]),
     ("optimizer.momentum=0.9", ["optimizer.momentum", "unknown key"]),
     ("policy.hidden_sizes=[]", ["policy.hidden_sizes = []", "at least 1"]),
-    ("policy.hidden_sizes=[8,0]", ["policy.hidden_sizes.1 = 0", "≥ 1"]),
+    ("policy.hidden_sizes=[8,0]", ["policy.hidden_sizes = [8, 0]", "≥ 1"]),
     ("env.num_envs=0", ["env.num_envs = 0", "≥ 1"]),
     ("env.max_nods=12", ["did you mean env.max_nodes?"]),
 ]

@@ -17,7 +17,8 @@ from torch import Tensor
 from equipoise.trainer import export
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.schema import Config
-from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.encoders import MLP, NodeSet
+from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.restore import restore
 from equipoise.trainer.system import checkpoint
 
@@ -53,14 +54,14 @@ def trained(
     return tmp_path / "policy.pt"
 
 
-def inputs_for(policy: ActorCritic) -> dict[str, Tensor]:
+def inputs_for(policy: Policy) -> dict[str, Tensor]:
     """`COUNT` of them; without those in which rounding decides between two choices."""
     noise = torch.Generator().manual_seed(1)
     space, masked, size = policy.space, policy.space.num_heads > 1, COUNT + 2_000
     observation = torch.randn(size, policy.observation_width, generator=noise)
     if policy.normalizer is not None:
         observation = policy.normalizer.mean + 3.0 * policy.normalizer.std * observation
-    if policy.kind == "node_set":
+    if isinstance(policy.discrete_trunk, NodeSet):
         nodes = observation.view(size, space.num_heads, -1)
         nodes[..., 0] = nodes[..., 0] > 0
     valid = space.valid_choices.expand(size, -1, -1)
@@ -87,7 +88,7 @@ def exported(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return export.main()
 
 
-def assert_acts_alike(policy: ActorCritic, inputs: dict[str, Tensor], outputs: list[Tensor]) -> None:
+def assert_acts_alike(policy: Policy, inputs: dict[str, Tensor], outputs: list[Tensor]) -> None:
     actions = policy.act(inputs["observation"], inputs.get("action_mask"))
     assert (actions.continuous.abs() > 1.0).float().mean() > 0.01, "some have to be clamped"
     assert actions.discrete.float().std() > 0.1
@@ -102,7 +103,7 @@ def test_torch_alone_acts_like_the_trainer(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = restore(trained, "cpu").policy
-    if policy.kind == "mlp":
+    if isinstance(policy.discrete_trunk, MLP):
         assert policy.normalizer is not None
         assert (policy.normalizer.mean.abs() > 0.01).any()
         assert (policy.normalizer.std - 1.0).abs().max() > 0.1

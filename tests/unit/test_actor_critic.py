@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from equipoise.trainer.data import Actions
 from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.encoders import MLP, NodeSet, NodeSetSummary
 from equipoise.trainer.spaces import HybridSpace
 
 HYBRID = HybridSpace(spaces.Tuple((spaces.Discrete(3), spaces.Box(-1, 1, (2,)))))
@@ -25,13 +27,21 @@ NODES = HybridSpace(
 
 def mlp(space: HybridSpace = HYBRID, num_values: int = 2, **settings: Any) -> ActorCritic:
     torch.manual_seed(0)
-    return ActorCritic(space, (6,), num_values, **{"hidden_sizes": (16, 16), **settings})
+    return ActorCritic(
+        space, (6,), num_values, **{"encoder": partial(MLP, hidden_sizes=(16, 16)), **settings}
+    )
 
 
-def node_set(**settings: Any) -> ActorCritic:
+def encoders(activation: str = "tanh", hidden_sizes: tuple[int, ...] = (16, 16)) -> dict[str, Any]:
+    kinds = {"encoder": NodeSet, "critic_encoder": NodeSetSummary}
+    return {
+        name: partial(kind, hidden_sizes=hidden_sizes, activation=activation) for name, kind in kinds.items()
+    }
+
+
+def node_set(activation: str = "tanh", **settings: Any) -> ActorCritic:
     torch.manual_seed(0)
-    settings = {"hidden_sizes": (16, 16), **settings}
-    policy = ActorCritic(NODES, (M, F), 3, kind="node_set", **settings)
+    policy = ActorCritic(NODES, (M, F), 3, **encoders(activation), **settings)
     for parameter in policy.parameters():  # heads start near zero, where everything looks equivariant
         nn.init.normal_(parameter, std=0.5)
     return policy.double()
@@ -113,15 +123,15 @@ REACH: list[dict[str, Any]] = [
     {"state_dependent_std": True},
     {"shared_critic": True},
     {"shared_trunk": False, "shared_critic": True, "state_dependent_std": True},
-    {"kind": "node_set"},
-    {"kind": "node_set", "shared_trunk": False},
+    {**encoders()},
+    {**encoders(), "shared_trunk": False},
 ]
 
 
 @pytest.mark.parametrize("settings", REACH)
 def test_side_parameters_are_those_that_a_sides_loss_reaches(settings: dict[str, Any]) -> None:
-    if settings.get("kind") == "node_set":
-        policy, inputs = ActorCritic(NODES, (M, F), 2, hidden_sizes=(16,), **settings), torch.rand(3, M * F)
+    if "critic_encoder" in settings:
+        policy, inputs = ActorCritic(NODES, (M, F), 2, **settings), torch.rand(3, M * F)
     else:
         policy, inputs = mlp(**settings), torch.rand(3, 6)
     distribution = policy.distribution(inputs, None)
@@ -239,10 +249,12 @@ def test_a_log_std_outside_its_bounds_is_refused(log_std_init: float) -> None:
         (HybridSpace(spaces.Box(-1, 1, (M,))), (M, F), {}, "0 heads"),
         (HybridSpace(NODES.native), (M, F), {}, "must belong to the heads in order"),
         (NODES, (M, F), {"shared_critic": True}, "policy.shared_critic"),
+        (NODES, (M, F), {"shared_critic": True, "critic_encoder": None}, "features of the whole observation"),
+        (NODES, (M, F), {"critic_encoder": None}, "NodeSetSummary suits NodeSet"),
     ],
 )
 def test_a_node_set_that_does_not_fit_is_refused(
     space: HybridSpace, shape: tuple[int, ...], settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        ActorCritic(space, shape, 1, kind="node_set", **settings)
+        ActorCritic(space, shape, 1, **{**encoders(), **settings})

@@ -38,7 +38,7 @@ def test_fused_layers_give_what_single_ones_give(
     rows: int, sizes: Sequence[int], block: int, dtype: torch.dtype, of_inputs: bool, seed: int
 ) -> None:
     torch.manual_seed(seed)
-    mlp = MLP(sizes[0], sizes[1:], "tanh").to(dtype)
+    mlp = MLP(sizes[:1], sizes[1:], "tanh").to(dtype)
     for parameter in mlp.parameters():
         torch.nn.init.normal_(parameter)
     inputs = torch.randn(rows, sizes[0], dtype=dtype).requires_grad_(of_inputs)
@@ -53,7 +53,7 @@ def test_fused_layers_give_what_single_ones_give(
 
 def test_a_layer_by_hand() -> None:
     """tanh(2·0.5 − 1) = 0 with slope 1: d/dw = x = 0.5, d/db = 1, d/dx = w = 2."""
-    mlp = MLP(1, [1], "tanh")
+    mlp = MLP((1,), [1], "tanh")
     with torch.no_grad():
         mlp.layers[0].weight.fill_(2.0)
         mlp.layers[0].bias.fill_(-1.0)
@@ -63,7 +63,7 @@ def test_a_layer_by_hand() -> None:
 
 
 def test_large_inputs_end_at_one_without_a_gradient() -> None:
-    mlp = MLP(1, [1], "tanh")
+    mlp = MLP((1,), [1], "tanh")
     inputs = torch.tensor([[1e4], [-1e4], [torch.nan]], requires_grad=True)
     with torch.no_grad():
         mlp.layers[0].weight.fill_(1.0)
@@ -75,7 +75,7 @@ def test_large_inputs_end_at_one_without_a_gradient() -> None:
 
 
 def test_a_second_derivative_is_refused_and_not_wrong() -> None:
-    mlp, inputs = MLP(3, [4, 4], "tanh"), torch.randn(2, 3, requires_grad=True)
+    mlp, inputs = MLP((3,), [4, 4], "tanh"), torch.randn(2, 3, requires_grad=True)
     with pytest.raises(RuntimeError, match="no second derivatives while MLP.fused"):
         torch.autograd.grad(mlp(inputs).sum(), inputs, create_graph=True)
     mlp.fused = False
@@ -85,7 +85,7 @@ def test_a_second_derivative_is_refused_and_not_wrong() -> None:
 
 
 def test_layers_and_parameters_may_be_replaced() -> None:
-    mlp, inputs = MLP(3, [4, 4], "tanh"), torch.randn(2, 3)
+    mlp, inputs = MLP((3,), [4, 4], "tanh"), torch.randn(2, 3)
     tripled = {name: 3.0 * value for name, value in mlp.state_dict().items()}
     mlp.load_state_dict(tripled, assign=True)
     torch.testing.assert_close(mlp(inputs), mlp.layers(inputs))
@@ -97,7 +97,7 @@ def test_layers_and_parameters_may_be_replaced() -> None:
 
 def test_the_parameters_may_be_replaced_by_views() -> None:
     """As `FlatParameters` does, so that one optimizer step changes all layers."""
-    mlp = MLP(2, [3], "tanh")
+    mlp = MLP((2,), [3], "tanh")
     flat = FlatParameters(mlp)
     with torch.no_grad():
         flat.vector.zero_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from equipoise.envs.references import References
 from equipoise.trainer import evaluation
 from equipoise.trainer.evaluation import evaluate, normalized_score
 from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.encoders import MLP
 from equipoise.trainer.spaces import HybridSpace
 from tests.toy_env import ToyEnv
 
@@ -27,7 +29,7 @@ def wages(num_envs: int = 3) -> ToyEnv:
 
 def policy() -> ActorCritic:
     torch.manual_seed(0)
-    return ActorCritic(HybridSpace(ToyEnv.action_space), (2,), 2, hidden_sizes=(8,))
+    return ActorCritic(HybridSpace(ToyEnv.action_space), (2,), 2, encoder=partial(MLP, hidden_sizes=(8,)))
 
 
 def test_every_environment_contributes_equally_many_episodes() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,10 +19,12 @@ from equipoise.trainer.data import Actions, Minibatch, Term
 from equipoise.trainer.gradients import FlatParameters, SideGradients
 from equipoise.trainer.losses import surrogates
 from equipoise.trainer.metric_log import MetricLog
-from equipoise.trainer.policy.actor_critic import ActorCritic, Heads
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.encoders import MLP
+from equipoise.trainer.policy.protocol import Heads
 from equipoise.trainer.spaces import HybridSpace
 from equipoise.trainer.stages.gradient_scaling import GradientScaling
-from equipoise.trainer.stages.protocol import WeightResult, reduce_term
+from equipoise.trainer.stages.protocol import SIDES, WeightResult, reduce_term
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
@@ -73,7 +76,14 @@ def make_scene(
         head = parameter % len(choices)
         relevance[head][(seed + parameter) % choices[head]].append(parameter)
     space = HybridSpace(spaces.Tuple((spaces.MultiDiscrete(list(choices)), box)), relevance)
-    net = ActorCritic(space, (4,), components, hidden_sizes=(5, 5), normalize_observations=False, **policy)
+    net = ActorCritic(
+        space,
+        (4,),
+        components,
+        encoder=partial(MLP, hidden_sizes=(5, 5)),
+        normalize_observations=False,
+        **policy,
+    )
     net.to(dtype)
     with torch.no_grad():
         for weights in net.parameters():
@@ -178,6 +188,8 @@ def test_the_comparison_sees_a_wrong_weight(spoil: Callable[[WeightResult], Weig
 def test_backwards_of_an_update(update: int, backwards: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One ordinary backward where nobody asks for a norm; one for each gradient and no more where one is."""
     scene, calls, grad = make_scene(2), [], torch.autograd.grad
+    for side in SIDES:  # found once, with a backward of its own
+        scene.policy.side_parameters(side)
 
     def counted(*args: Any, **keywords: Any) -> Any:
         calls.append(args[0])

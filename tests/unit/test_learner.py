@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.encoders import MLP
 from equipoise.trainer.rollout import Collector, allocate
 from equipoise.trainer.spaces import HybridSpace
 from equipoise.trainer.stages.pipeline import Pipeline
@@ -83,7 +85,7 @@ class Learning:
         torch.manual_seed(0)
         self.env = env or ToyEnv(N, CPU, reward_weights=(0.5, 2.0))
         self.policy = ActorCritic(
-            HybridSpace(self.env.action_space), (2,), 2 + task_head, hidden_sizes=(16,), activation="tanh"
+            HybridSpace(self.env.action_space), (2,), 2 + task_head, encoder=partial(MLP, hidden_sizes=(16,))
         )
         self.recorder = Recorder()
         self.flat = FlatParameters(self.policy)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 from equipoise.trainer.data import Actions, Rollout
 from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.encoders import MLP
 from equipoise.trainer.probe import PolicyProbe
 from equipoise.trainer.rollout import Collector, allocate
 from equipoise.trainer.spaces import HybridSpace
@@ -20,7 +23,7 @@ STEPS = 16
 def collected(num_envs: int) -> tuple[ActorCritic, Rollout]:
     torch.manual_seed(0)
     env = ToyEnv(num_envs, CPU)
-    policy = ActorCritic(HybridSpace(env.action_space), (2,), 2, hidden_sizes=(8,))
+    policy = ActorCritic(HybridSpace(env.action_space), (2,), 2, encoder=partial(MLP, hidden_sizes=(8,)))
     rollout = allocate(env, policy.space, STEPS, 2, 2)
     return policy, Collector(env, policy, rollout, torch.Generator().manual_seed(0), 0).collect()[0]
 

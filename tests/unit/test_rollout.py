@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from equipoise.trainer.data import Metrics
 from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.encoders import MLP
 from equipoise.trainer.rollout import Collector, NonFiniteError, allocate, check_finite, episode_means
 from equipoise.trainer.spaces import HybridSpace
 from tests.toy_env import ToyEnv
@@ -19,7 +21,13 @@ CPU = torch.device("cpu")
 def collector(num_envs: int = 3, steps: int = 6, masked: bool = False, seed: int = 0) -> Collector:
     torch.manual_seed(0)
     env = ToyEnv(num_envs, CPU, reward_weights=(1.0, 0.0), masked=masked)
-    policy = ActorCritic(HybridSpace(env.action_space), (2,), 2, hidden_sizes=(8,), state_dependent_std=True)
+    policy = ActorCritic(
+        HybridSpace(env.action_space),
+        (2,),
+        2,
+        encoder=partial(MLP, hidden_sizes=(8,)),
+        state_dependent_std=True,
+    )
     assert policy.normalizer is not None
     policy.normalizer.update(torch.randn(100, 2))
     rollout = allocate(env, policy.space, steps, 2, 2)

@@ -71,7 +71,6 @@ _LIMITS: tuple[tuple[type[Any], Callable[[Any], str]], ...] = (
     (annotated_types.Lt, lambda m: f"< {m.lt}"),
     (annotated_types.MinLen, lambda m: f"of at least {m.min_length}"),
 )
-_TAG = "kind"  # the key that chooses between the alternatives of a section
 _WORDS = {
     bool: "true or false",
     int: "a whole number",
@@ -94,6 +93,8 @@ def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     if origin in (Union, UnionType):
         members = sorted(get_args(annotation), key=lambda member: member is NoneType)
         return " or ".join(allowed(m, () if m is NoneType else metadata) for m in members)
+    if origin is Callable:
+        return "a section with a _target_"
     if origin is Literal:
         return " or ".join(str(choice) for choice in get_args(annotation))
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -120,9 +121,6 @@ def problems_of(error: ValidationError, model: type[BaseModel], raw: Mapping[str
         key = ".".join(map(str, path))
         if item["type"] == "missing":
             problem = missing(key, allowed(field.annotation, field.metadata) if field else "")
-        elif item["type"] == "union_tag_invalid":
-            choices = str(item["ctx"]["expected_tags"]).replace("'", "").replace(", ", " or ")
-            problem = bad_value(f"{key}.{_TAG}", item["ctx"]["tag"], choices)
         elif field is None:
             problem = unknown(key, value, key_names(section))
         else:
@@ -148,22 +146,19 @@ def _path(location: Sequence[int | str], raw: Any, last_is_missing: bool) -> tup
 def _field(model: type[BaseModel], location: Sequence[int | str]) -> tuple[type[BaseModel], FieldInfo | None]:
     """The model in which the last key of `location` stands, and its field; None where it has none."""
     field: FieldInfo | None = None
-    models, section = [model], model
+    inside: type[BaseModel] | None = model
     for part in location:
         if isinstance(part, int):
             continue
-        if len(models) > 1:  # the alternatives of a union: pydantic says which one `kind` chose
-            models = [m for m in models if part in get_args(m.model_fields[_TAG].annotation)]
-            continue
-        section = next(iter(models), section)
-        field = next((f for name, f in section.model_fields.items() if (f.alias or name) == part), None)
+        model = inside or model
+        field = next((f for name, f in model.model_fields.items() if (f.alias or name) == part), None)
         if field is None:
             break
-        models = _models_in(field.annotation)
-    return section, field
+        inside = _model_in(field.annotation)
+    return model, field
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for member in get_args(annotation) for model in _models_in(member)]
+        return annotation
+    return next((model for member in get_args(annotation) if (model := _model_in(member))), None)

@@ -12,29 +12,30 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from equipoise.trainer.configuration.constructors import as_whole, check_section
+from equipoise.trainer.configuration.annotations import as_whole
+from equipoise.trainer.configuration.constructors import MISSING, TARGET, check_section, is_section
 from equipoise.trainer.configuration.errors import (
     ConfigError,
     Problem,
     bad_value,
+    key_names,
     nearest,
     problems_of,
     unknown,
 )
-from equipoise.trainer.contracts import HOOKS, SuppliedToEnv, SuppliedToStage
+from equipoise.trainer.configuration.roles import ENV, OPTIMIZER, POLICY, STAGE, Role
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LARGEST = 1e30
 """Of a factor in the arithmetic of float32, which ends at 3.4e38."""
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
-LogStd = Annotated[float, Field(ge=-20, le=20)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, le=10**15)]
 """A thousand streams are made from each, and PyTorch takes 64 bits."""
 
-_MISSING = "???"  # OmegaConf's mark for a value that has to be given
+_DEFAULTS = {"policy": {TARGET: "equipoise.trainer.policy.actor_critic.ActorCritic"}}
 
 
 class Section(BaseModel):
@@ -49,14 +50,23 @@ class Section(BaseModel):
         fields = cls.model_fields
         hints = {key: fields[key].annotation if key in fields else None for key in raw}
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
-        return {key: as_whole(value, hints[key]) for key, value in given.items() if value != _MISSING}
+        return {key: as_whole(value, hints[key]) for key, value in given.items() if value != MISSING}
 
 
 class ComponentConfig(Section):
-    """A class and the keywords to call it with (`trainer.build` adds what it supplies itself)."""
+    """A class and the keywords to call it with (`trainer.build` adds what it supplies itself).
+
+    Keywords may hold sections with a `_target_` of their own.
+    """
 
     target: str = Field(alias="_target_", description="package.module.Class")
     keywords: dict[str, Any] = Field(description="for its constructor")
+
+    def plain(self) -> dict[str, Any]:
+        """The section as it is written in YAML."""
+        own = self.model_dump(mode="json", by_alias=True)
+        keywords: dict[str, Any] = own.pop("keywords")
+        return {**own, **keywords}
 
 
 class EnvConfig(ComponentConfig):
@@ -68,35 +78,9 @@ class EnvConfig(ComponentConfig):
         return env_label({"_target_": self.target, "name": self.name, **self.keywords})
 
 
-class PolicyConfig(Section):
-    kind: Literal["mlp", "node_set"] = Field(
-        description="mlp for flat observations, node_set for sets of nodes"
-    )
-    hidden_sizes: Annotated[tuple[Size, ...], Field(min_length=1)] = Field(description="widths of the layers")
-    activation: Literal["tanh", "relu", "silu", "elu"]
-    log_std_init: LogStd = Field(
-        description="initial log of σ, in the space where [-1, 1] is the whole range"
-    )
-    log_std_min: LogStd
-    log_std_max: LogStd
-    state_dependent_std: bool = Field(description="σ is an output of the network")
-    shared_critic: bool = Field(description="the critic reads the actor's trunk (mlp only)")
-    shared_trunk: bool = Field(description="both action types read the same trunk")
-    normalize_observations: bool = Field(description="running mean and std (mlp only)")
-
-
-class AdamConfig(Section):
-    kind: Literal["adam"]
-    learning_rate: Positive
-    eps: Positive
-    anneal: bool = Field(description="learning rate falls to 0 over the run, linearly")
-
-
-class SgdConfig(Section):
-    kind: Literal["sgd"]
-    learning_rate: Positive
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    anneal: bool = Field(description="learning rate falls to 0 over the run, linearly")
+class OptimizerConfig(ComponentConfig):
+    learning_rate: Positive = Field(description="at the start; the constructor's lr")
+    anneal: bool = Field(True, description="the learning rate falls to 0 over the run, linearly")
 
 
 class PolicyLossWeights(Section):
@@ -156,8 +140,8 @@ class Config(Section):
     experiment: str | None = Field(None, description="set by the group experiment")
     resume: str | None = Field(None, description="run folder or checkpoint to continue; needs nothing else")
     env: EnvConfig
-    policy: PolicyConfig
-    optimizer: AdamConfig | SgdConfig = Field(discriminator="kind")
+    policy: ComponentConfig
+    optimizer: OptimizerConfig
     trainer: TrainerConfig
 
     @property
@@ -167,17 +151,29 @@ class Config(Section):
 
     def plain(self) -> dict[str, Any]:
         """The dictionary that `check` accepts again: for YAML, checkpoints and logs."""
-        raw = self.model_dump(mode="json", by_alias=True)
-        raw["env"].update(raw["env"].pop("keywords"))
-        for name, section in raw["trainer"].pop("sections").items():
-            raw["trainer"][name] = {"_target_": section["_target_"], **section["keywords"]}
-        return raw
+        raw = self.model_dump(mode="json", by_alias=True, exclude={"env", "policy", "optimizer"})
+        sections = {name: section.plain() for name, section in self.trainer.sections.items()}
+        del raw["trainer"]["sections"]
+        parts = {"env": self.env, "policy": self.policy, "optimizer": self.optimizer}
+        return {
+            **raw,
+            **{name: part.plain() for name, part in parts.items()},
+            "trainer": {**raw["trainer"], **sections},
+        }
 
 
 def check(raw: Mapping[str, Any]) -> Config:
     """The composed configuration `raw` as a `Config`. Raises `ConfigError`; builds nothing."""
-    nested = dict(raw)
-    problems = [*_nest_env(nested), *_nest_sections(nested)]
+    nested, problems = dict(raw), []
+    for key, role, model in (
+        ("env", ENV, EnvConfig),
+        ("policy", POLICY, ComponentConfig),
+        ("optimizer", OPTIMIZER, OptimizerConfig),
+    ):
+        if isinstance(section := nested.get(key), Mapping):
+            nested[key], wrong = _nest(key, {**_DEFAULTS.get(key, {}), **section}, role, model)
+            problems += wrong
+    problems += _nest_sections(nested)
     try:
         config = Config.model_validate(nested)
     except ValidationError as error:
@@ -193,18 +189,17 @@ def env_label(env: Mapping[str, Any]) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in str(name))
 
 
-def _nest_env(raw: dict[str, Any]) -> list[Problem]:
-    """Move the constructor's keywords of `raw["env"]` together, and check them."""
-    env = raw.get("env")
-    if not isinstance(env, Mapping):
-        return []
-    env = {key: value for key, value in env.items() if value != _MISSING}
-    own = {key: env.pop(key) for key in ("_target_", "name", "num_envs") if key in env}
+def _nest(
+    key: str, section: Mapping[str, Any], role: Role, model: type[ComponentConfig]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """A section with its constructor's keywords moved together, and what is wrong with those."""
+    keywords = {name: value for name, value in section.items() if value != MISSING}
+    own = {name: keywords.pop(name) for name in key_names(model) if name in keywords}
     problems: list[Problem] = []
-    if isinstance(target := own.get("_target_"), str):
-        env, problems = check_section("env", target, env, SuppliedToEnv._fields, ("step",))
-    raw["env"] = {**own, "keywords": env}
-    return problems
+    if is_section(own):
+        keywords, problems = check_section(key, {TARGET: own[TARGET], **keywords}, role)
+        del keywords[TARGET]
+    return {**own, "keywords": keywords}, problems
 
 
 def _nest_sections(raw: dict[str, Any]) -> list[Problem]:
@@ -216,18 +211,13 @@ def _nest_sections(raw: dict[str, Any]) -> list[Problem]:
     extra = {name: trainer.pop(name) for name in list(trainer) if name not in known}
     sections, problems = {}, []
     for name, section in extra.items():
-        if isinstance(section, Mapping) and isinstance(section.get("_target_"), str):
-            keywords = {k: v for k, v in section.items() if k != "_target_"}
-            target = section["_target_"]
-            keywords, wrong = check_section(
-                f"trainer.{name}", target, keywords, SuppliedToStage._fields, HOOKS
-            )
-            sections[name] = {"_target_": target, "keywords": keywords}
+        if is_section(section):
+            sections[name], wrong = _nest(f"trainer.{name}", section, STAGE, ComponentConfig)
             problems += wrong
         elif name in (trainer.get("stages") or ()):
             problems.append(bad_value(f"trainer.{name}", section, "a section with a _target_"))
         else:
-            named = [n for n, s in extra.items() if isinstance(s, Mapping) and "_target_" in s]
+            named = [n for n, s in extra.items() if isinstance(s, Mapping) and TARGET in s]
             problems.append(unknown(f"trainer.{name}", section, [*known, *named]))
     raw["trainer"] = {**trainer, "sections": sections}
     return problems
@@ -243,12 +233,7 @@ def _without_echoes(problems: list[Problem]) -> list[Problem]:
 
 def _contradictions(config: Config, bad: Collection[str]) -> Iterator[Problem]:
     """Keys that are fine by themselves and wrong together; `bad` are those that are not fine."""
-    policy, trainer, batch = config.policy, config.trainer, config.trainer.batch
-    if not policy.log_std_min < policy.log_std_init < policy.log_std_max:
-        between = f"between log_std_min ({policy.log_std_min}) and log_std_max ({policy.log_std_max})"
-        yield bad_value("policy.log_std_init", policy.log_std_init, between)
-    if policy.kind == "node_set" and policy.shared_critic:
-        yield bad_value("policy.shared_critic", True, "false: a node_set policy has a critic of its own")
+    trainer, batch = config.trainer, config.trainer.batch
     weights = trainer.policy_loss_weights
     if weights.discrete_weight == weights.continuous_weight == 0:
         yield Problem("trainer.policy_loss_weights", ": both weights are 0; at least one must be > 0")
@@ -264,7 +249,8 @@ def _contradictions(config: Config, bad: Collection[str]) -> Iterator[Problem]:
         if not any(key.startswith(f"trainer.{name}.") for key in bad):
             yield from _scaling(f"trainer.{name}", section.keywords, batch)
             yield from _base_weights(f"trainer.{name}", section.keywords, weights)
-            if section.keywords.get("norm_parameters") == "shared" and not policy.shared_trunk:
+            unshared = config.policy.keywords.get("shared_trunk") is False
+            if section.keywords.get("norm_parameters") == "shared" and unshared:
                 why = "all: policy.shared_trunk = false leaves no parameters that both sides share"
                 yield bad_value(f"trainer.{name}.norm_parameters", "shared", why)
     if config.device == "cuda":

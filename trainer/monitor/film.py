@@ -15,8 +15,8 @@ from equipoise.envs.references import References
 from equipoise.trainer.data import Actions
 from equipoise.trainer.evaluation import normalized_score
 from equipoise.trainer.monitor.action_panel import FAINT, PAPER, TEXT, Names, draw_panel
-from equipoise.trainer.policy.actor_critic import ActorCritic
 from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.policy.protocol import Policy
 
 WIDTH = 800
 _PICTURE, _TITLE, _TALLEST = 480, 28, 360
@@ -38,7 +38,7 @@ class Film:
 
 @torch.inference_mode()
 def film_episode(
-    policy: ActorCritic,
+    policy: Policy,
     env: BatchedEnv,
     seed: int,
     title: str,
@@ -98,7 +98,7 @@ def _outcome(step: Timestep) -> str:
 class _Scene:
     title: str
     picture: Frame
-    policy: ActorCritic
+    policy: Policy
     names: Names
     distribution: HybridDistribution
     actions: Actions

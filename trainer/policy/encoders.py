@@ -1,4 +1,7 @@
-"""Networks from observations to features: a multilayer perceptron, and one for sets of nodes."""
+"""Networks from observations to features: a multilayer perceptron, and one for sets of nodes.
+
+Each keeps the contract of `Encoder` (in `protocol.py`), as one of your own does: `policy.encoder._target_`.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,17 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Le, MinLen
 from torch import Tensor, nn
 
 from equipoise.trainer.compilation.tape import is_recording
+from equipoise.trainer.policy.protocol import Encoder
+
+Activation = Literal["tanh", "relu", "silu", "elu"]
+Sizes = Annotated[Sequence[Annotated[int, Ge(1), Le(10**9)]], MinLen(1)]
 
 
 class _TanhLayers(torch.autograd.Function):
@@ -90,7 +98,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "elu": partial(nn.ELU, inplace=True),
 }
-"""Applied to what a layer has just put out, which nobody else needs: most of them overwrite it."""
+"""Applied to the output of a layer, which nothing else needs: some overwrite it."""
 
 
 def linear(inputs: int, outputs: int, gain: float = math.sqrt(2.0), bias: bool = True) -> nn.Linear:
@@ -102,12 +110,23 @@ def linear(inputs: int, outputs: int, gain: float = math.sqrt(2.0), bias: bool =
     return layer
 
 
-class MLP(nn.Module):
-    """`[B, O]` -> `[B, W]`."""
+class MLP(Encoder):
+    """A multilayer perceptron, `[B, O]` -> `[B, W]`; all layers are followed by the activation.
 
-    def __init__(self, width_in: int, hidden_sizes: Sequence[int], activation: str) -> None:
+    Args:
+        observation_shape: of one observation; `O` is their product.
+        hidden_sizes: widths of the layers, of which the last is `W`
+        activation: after each layer
+    """
+
+    def __init__(
+        self,
+        observation_shape: Sequence[int],
+        hidden_sizes: Sizes = (64, 64),
+        activation: Activation = "tanh",
+    ) -> None:
         super().__init__()
-        sizes = [width_in, *hidden_sizes]
+        sizes = [math.prod(observation_shape), *hidden_sizes]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
             layers += [linear(inputs, outputs), ACTIVATIONS[activation]()]
@@ -131,24 +150,42 @@ class MLP(nn.Module):
         return fused
 
 
-class NodeSet(nn.Module):
+class NodeSet(Encoder):
     """Features of each node of a set, `[B, M·F]` -> `[B, M, W]`, equivariant to the order of the nodes.
 
     Every node goes through the same network; what the nodes have in common enters each of them as the
     mean over the nodes that exist (Zaheer et al., "Deep sets", 2017, equation 4). Feature 0 of a node says
-    whether it exists; empty slots get features too, which nobody reads.
+    whether it exists; empty slots get features too, which nothing reads.
+
+    Args:
+        observation_shape: `(M, F)`: nodes, features of each.
+        hidden_sizes: widths of the layers of each node's network, of which the last is `W`
+        activation: after each layer
+
+    Raises:
+        ValueError: for observations of another kind.
     """
 
-    def __init__(self, nodes: int, features: int, hidden_sizes: Sequence[int], activation: str) -> None:
+    raw_observations = True
+    """Sets of nodes carry their own scale: statistics would treat slot 0 and slot 9 differently."""
+
+    def __init__(
+        self,
+        observation_shape: Sequence[int],
+        hidden_sizes: Sizes = (64,),
+        activation: Activation = "relu",
+    ) -> None:
         super().__init__()
-        self.nodes, self.width = nodes, hidden_sizes[-1]
-        self.node = MLP(features, hidden_sizes, activation)
+        self.slots, features = _set_shape(observation_shape)
+        self.nodes = self.slots
+        self.width = hidden_sizes[-1]
+        self.node = MLP((features,), hidden_sizes, activation)
         self.own = linear(self.width, self.width)
         self.context = linear(self.width, self.width, gain=1.0, bias=False)
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        nodes, exists = _split(inputs, self.nodes)
+        nodes, exists = _split(inputs, self.slots)
         hidden = self.node(nodes)
         context = self.context(pool(hidden, exists))
         own = self.own(hidden).view(*exists.shape, self.width)
@@ -157,19 +194,49 @@ class NodeSet(nn.Module):
         return features
 
 
-class NodeSetSummary(nn.Module):
-    """One feature vector of a whole set, `[B, M·F]` -> `[B, W]`, whatever the order of the nodes."""
+class NodeSetSummary(Encoder):
+    """Features of a whole set, `[B, M·F]` -> `[B, W]`, whatever the order of the nodes.
 
-    def __init__(self, nodes: int, features: int, hidden_sizes: Sequence[int], activation: str) -> None:
+    The mean over the nodes that exist of a network that all go through, and one layer after it.
+
+    Args:
+        observation_shape: `(M, F)`: nodes, features of each.
+        hidden_sizes: widths of the layers of each node's network, of which the last is `W`
+        activation: after each layer
+
+    Raises:
+        ValueError: for observations of another kind.
+    """
+
+    raw_observations = True
+
+    def __init__(
+        self,
+        observation_shape: Sequence[int],
+        hidden_sizes: Sizes = (64,),
+        activation: Activation = "relu",
+    ) -> None:
         super().__init__()
-        self.nodes, self.width = nodes, hidden_sizes[-1]
-        self.node = MLP(features, hidden_sizes, activation)
-        self.summary = MLP(self.width, [self.width], activation)
+        self.slots, features = _set_shape(observation_shape)
+        self.width = hidden_sizes[-1]
+        self.node = MLP((features,), hidden_sizes, activation)
+        self.summary = MLP((self.width,), [self.width], activation)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        nodes, exists = _split(inputs, self.nodes)
+        nodes, exists = _split(inputs, self.slots)
         summary: Tensor = self.summary(pool(self.node(nodes), exists))
         return summary
+
+
+def _set_shape(observation_shape: Sequence[int]) -> tuple[int, int]:
+    """Nodes and features of each."""
+    if len(observation_shape) != 2:
+        raise ValueError(
+            "a set of nodes needs observations [nodes, features]; these are of shape "
+            f"{tuple(observation_shape)} (use policy=mlp)"
+        )
+    nodes, features = observation_shape
+    return nodes, features
 
 
 def _split(inputs: Tensor, nodes: int) -> tuple[Tensor, Tensor]:

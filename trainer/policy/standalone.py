@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.envs.action_table import ActionLeaf
-from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.protocol import Policy
 
 
 class StandalonePolicy(nn.Module):
     """Normalisation, network, likeliest choices and mean parameters, scaling and clamping to native units."""
 
-    def __init__(self, policy: ActorCritic, masked: bool) -> None:
+    def __init__(self, policy: Policy, masked: bool) -> None:
         super().__init__()
         self.policy = policy
         self.masked = masked

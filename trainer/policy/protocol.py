@@ -1,0 +1,213 @@
+"""What the trainer asks of a policy, and a policy of its encoders.
+
+`policy._target_` names a subclass of `Policy`, and `policy.encoder._target_` an `Encoder`. What their
+constructors take besides the arguments that are supplied are keys of the configuration, checked against the
+annotations. Neither knows anything of configuration, stages or the update.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.trainer.data import Actions
+from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.policy.normalization import ObservationNormalizer, ValueNormalizer
+from equipoise.trainer.spaces import HybridSpace
+
+
+class Encoder(nn.Module):
+    """A network from observations to features: `[B, O]` -> `[B, W]`.
+
+    Any `torch.nn.Module` with these attributes is one; this class need not be its base. Its constructor takes
+    `observation_shape`, the shape of one observation, and any keywords, which are keys of the configuration.
+    Its input are observations flattened to `O` numbers. A keyword that is a section with a `_target_` arrives
+    as a `MakeEncoder`: so an encoder is made of others, one for each part of an observation, say.
+    """
+
+    width: int
+    """`W`."""
+    nodes: int | None = None
+    """`M`, of an encoder that gives features of each node of a set, `[B, M, W]`: node `i` owns head `i` and
+    an equal share of the continuous parameters, in order. May be missing."""
+    raw_observations: bool = False
+    """Whether observations must come as they are, whatever `policy.normalize_observations` says. May be
+    missing."""
+
+
+MakeEncoder = Callable[..., nn.Module]
+"""An encoder's class with its keywords bound; to be called with `observation_shape=`."""
+
+
+def make_encoder(make: MakeEncoder, observation_shape: Sequence[int], key: str) -> Encoder:
+    """An encoder, tried on two observations of zeros.
+
+    Raises:
+        ValueError: for one that breaks the contract of `Encoder`; the message names `key`, its section.
+    """
+    size = math.prod(observation_shape)
+    name = getattr(getattr(make, "func", make), "__name__", str(make))
+    try:
+        encoder = make(observation_shape=tuple(observation_shape))
+    except Exception as error:  # user code: may raise anything
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{key} = {name}: {reason}") from error
+    width, nodes = getattr(encoder, "width", None), getattr(encoder, "nodes", None)
+    if not isinstance(encoder, nn.Module) or not isinstance(width, int) or width < 1:
+        raise ValueError(f"{key} = {name}: must be a torch.nn.Module whose `width` is its number of features")
+    training = encoder.training
+    try:
+        with torch.no_grad():
+            features = encoder.eval()(torch.zeros(2, size))
+    except Exception as error:  # the same
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{key} = {name}: fails on observations of shape (2, {size}): {reason}") from error
+    encoder.train(training)
+    wanted = (2, width) if nodes is None else (2, nodes, width)
+    given: object = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+    if given != wanted:
+        raise ValueError(
+            f"{key} = {name}: gives {given} for observations of shape (2, {size}); must be {wanted}: "
+            f"{'[batch, width]' if nodes is None else '[batch, nodes, width]'}"
+        )
+    return cast(Encoder, encoder)
+
+
+class Heads(NamedTuple):
+    """The outputs of a policy's network. Losses see nothing behind it."""
+
+    logits: Tensor
+    """`[B, H, C]`."""
+    mean: Tensor
+    """`[B, P]` in the normalised space."""
+    log_std: Tensor
+    """`[P]`, or `[B, P]` where it depends on the state."""
+    values: Tensor
+    """`[B, V]` in normalised units."""
+
+
+class Policy(nn.Module, ABC):
+    """A policy for one `HybridSpace` and a critic with `V` values: the base class of `policy._target_`.
+
+    A subclass calls this constructor, sets `value_head`, and implements `actor` and `critic`. The constructor
+    of the subclass takes `space`, `observation_shape` and `num_values`, which are supplied; what else it
+    takes are keys of the section `policy`. `trainer.policy.actor_critic` is an example.
+
+    Args:
+        space: of the actions.
+        observation_shape: of one observation; networks see it flattened to `O` numbers.
+        num_values: `V`, one for each reward component, and perhaps one more for the task.
+        normalize_observations: to mean 0 and standard deviation 1, by running statistics.
+    """
+
+    value_head: nn.Linear
+    """The last layer of `critic`, with `V` outputs: it is rescaled when the targets' statistics move."""
+
+    def __init__(
+        self,
+        space: HybridSpace,
+        observation_shape: Sequence[int],
+        num_values: int,
+        normalize_observations: bool = True,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.observation_width = math.prod(observation_shape)
+        self.normalizer = ObservationNormalizer(self.observation_width) if normalize_observations else None
+        self.value_normalizer = ValueNormalizer(num_values)
+        self._reached: dict[str, list[str]] = {}
+
+    @abstractmethod
+    def actor(self, inputs: Tensor, log_std: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """`(logits [B, H, C], mean [B, P], log_std [P] or [B, P])` for normalised observations `[B, O]`.
+
+        `log_std`: what `global_log_std` gave, so that it need not be computed at every step of a rollout.
+        """
+
+    @abstractmethod
+    def critic(self, inputs: Tensor) -> Tensor:
+        """Values `[B, V]` in normalised units for normalised observations `[B, O]`."""
+
+    def global_log_std(self) -> Tensor | None:
+        """The `[P]` log-std of all states; None where it depends on the state."""
+        return None
+
+    def forward(self, inputs: Tensor) -> Heads:
+        """All outputs for normalised observations `[B, O]`."""
+        logits, mean, log_std = self.actor(inputs)
+        return Heads(logits, mean, log_std, self.critic(inputs))
+
+    def normalize(self, observations: Tensor) -> Tensor:
+        """Observations as the network wants them, same shape."""
+        return observations if self.normalizer is None else self.normalizer(observations)
+
+    def distribution(self, inputs: Tensor, action_mask: Tensor | None) -> HybridDistribution:
+        """The distribution of actions for normalised observations `[B, O]`; `action_mask` `[B, H, C]`."""
+        return self.as_distribution(*self.actor(inputs), action_mask=action_mask)
+
+    def as_distribution(
+        self, logits: Tensor, mean: Tensor, log_std: Tensor, action_mask: Tensor | None
+    ) -> HybridDistribution:
+        """The distribution that the outputs of `actor` describe; without a mask all choices are valid."""
+        mask = self.space.valid_choices.expand_as(logits) if action_mask is None else action_mask
+        return HybridDistribution(self.space, logits, mean, log_std, mask)
+
+    @torch.inference_mode()
+    def act(self, observation: Tensor, action_mask: Tensor | None) -> Actions:
+        """The deterministic action for raw observations `[B, O]`."""
+        return self.distribution(self.normalize(observation), action_mask).mode()
+
+    @torch.enable_grad()
+    def side_parameters(self, side: Literal["discrete", "continuous"]) -> list[nn.Parameter]:
+        """The parameters that the loss of one side reaches, as autograd finds them."""
+        parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if side not in self._reached:
+            logits, mean, log_std = self.actor(next(self.parameters()).new_zeros(2, self.observation_width))
+            outputs = [logits] if side == "discrete" else [mean, log_std]
+            total = torch.stack([output.sum() for output in outputs]).sum()
+            parts: Sequence[Any] = [None] * len(parameters)
+            if total.requires_grad:
+                parts = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+            names = zip(parameters, parts, strict=True)
+            self._reached[side] = [name for name, part in names if part is not None]
+        return [parameters[name] for name in self._reached[side]]
+
+
+def check_policy(policy: object, target: str, num_values: int) -> Policy:
+    """`policy`, tried on two observations of zeros.
+
+    Raises:
+        ValueError: for one that breaks the contract of `Policy`; the message names `target`.
+    """
+    key = f"policy._target_ = {target}"
+    if not isinstance(policy, Policy):
+        raise ValueError(f"{key}: must be a subclass of {Policy.__module__}.Policy")
+    head = getattr(policy, "value_head", None)
+    if not isinstance(head, nn.Linear) or head.out_features != num_values:
+        raise ValueError(f"{key}: value_head must be a torch.nn.Linear with {num_values} outputs")
+    space, training = policy.space, policy.training
+    try:
+        with torch.no_grad():
+            heads = policy.eval()(torch.zeros(2, policy.observation_width))
+    except Exception as error:  # user code: may raise anything
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{key}: fails on two observations of zeros: {what}") from error
+    policy.train(training)
+    spread = (space.num_continuous,)
+    shapes: dict[str, list[tuple[int, ...]]] = {
+        "logits": [(2, space.num_heads, space.max_choices)],
+        "mean": [(2, *spread)],
+        "log_std": [spread, (2, *spread)],
+        "values": [(2, num_values)],
+    }
+    for name, allowed in shapes.items():
+        given = tuple(getattr(heads, name).shape)
+        if given not in allowed:
+            wanted = " or ".join(map(str, allowed))
+            raise ValueError(f"{key}: {name} of two observations has shape {given}; must be {wanted}")
+    return policy
