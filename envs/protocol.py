@@ -7,7 +7,7 @@ heads, `C` the largest number of choices of a head, `P` continuous parameters.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -21,12 +21,16 @@ A `Discrete` leaf is `[N]` int64, a `MultiDiscrete`, `MultiBinary` or integer `B
 a float `Box` leaf `[N, *shape]` float32.
 """
 
-Relevance: TypeAlias = Sequence[Sequence[Sequence[int]]]
-"""`relevance[head][choice]` lists the parameters that matter when `head` takes `choice`.
+RelevanceTable: TypeAlias = Sequence[Sequence[Sequence[int]]]
+"""`table[head][choice]` lists the parameters that matter when `head` takes `choice`.
 
 Heads, choices and parameters are counted from 0 in the order of the action space (`envs.action_table`). A
 parameter that no list names always matters; one that lists of two different heads name is an error.
 """
+
+Relevance: TypeAlias = RelevanceTable | Literal["all"]
+"""A table, or `all`: every parameter always matters, whatever the form of the action space. An empty table:
+parameters belong to choices where the action space says so (`envs.action_table.ActionTable.options`)."""
 
 
 class Timestep(NamedTuple):
@@ -80,8 +84,7 @@ class BatchedEnv(Protocol):
 
     @property
     def relevance(self) -> Relevance | None:
-        """None or empty: parameters belong to choices only where the action space says so (see
-        `envs.action_table.ActionTable.options`)."""
+        """None: as an empty table."""
         ...
 
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
@@ -137,6 +140,15 @@ class DiagnosticEnv(Protocol):
 
     def diagnose(self, act: Act) -> dict[str, float]:
         """Figures of a deterministic policy on a fixed set of states; leaves the episodes untouched."""
+        ...
+
+
+@runtime_checkable
+class RemarkingEnv(Protocol):
+    """An environment that has something to tell the user."""
+
+    def take_remarks(self) -> list[str]:
+        """Lines for the terminal that have not been taken before."""
         ...
 
 

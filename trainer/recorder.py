@@ -96,6 +96,8 @@ class RunRecorder(Recorder):
             self.message(f"resume: {trainer.collector.notice}")
         if not trainer.iteration and trainer.policy.space.num_continuous:
             self.message(trainer.policy.space.describe())
+        for remark in trainer.collector.take_remarks():
+            self.message(f"{self.config.env.label}: {remark}")
         if any(compiling.notice is None for compiling in trainer.compiling):
             self.message(
                 f"trainer.compile = {self.config.trainer.compile}: the first iterations take longer, up to a "
@@ -111,6 +113,8 @@ class RunRecorder(Recorder):
             self.message(
                 f"WARNING: iteration {trainer.iteration}: {skipped:.0f} updates skipped, not finite: {first}"
             )
+        for remark in trainer.collector.take_remarks():
+            self.message(f"{self.config.env.label}: {remark}")
         for compiling in trainer.compiling:
             if message := compiling.news():
                 self.message(message)

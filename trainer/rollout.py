@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equipoise.envs.checked import CheckedEnv
-from equipoise.envs.protocol import BatchedEnv
+from equipoise.envs.protocol import BatchedEnv, RemarkingEnv
 from equipoise.trainer.compilation.compiling import Compiling
 from equipoise.trainer.compilation.graphs import Graphed
 from equipoise.trainer.data import Actions, Metric, Metrics, Rollout
@@ -270,6 +270,10 @@ class Collector:
     def notice(self) -> str | None:
         """What is not as it was since `load_state_dict`: set where the environment cannot go on exactly."""
         return getattr(self.env, "notice", None)
+
+    def take_remarks(self) -> list[str]:
+        """What the environment has to tell the user since this was last asked."""
+        return self.env.take_remarks() if isinstance(self.env, RemarkingEnv) else []
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         device = self.env.device

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from equipoise.envs.action_table import ActionLeaf, ActionTable, UnsupportedSpaceError, inner_float32
-from equipoise.envs.protocol import NativeAction, Relevance
+from equipoise.envs.protocol import NativeAction, Relevance, RelevanceTable
 from equipoise.trainer.data import Actions
 
 __all__ = ["HybridSpace", "UnsupportedSpaceError"]
@@ -65,13 +65,15 @@ class HybridSpace:
         )
         self._low, self._high = torch.tensor(low, device=device), torch.tensor(high, device=device)
         self._parts = [_Part(leaf, self.device) for leaf in self.table.leaves]
-        self._assign_parameters(relevance or self._stated_by_space())
+        if isinstance(relevance, str) and relevance != "all":
+            raise UnsupportedSpaceError(f"relevance: {relevance!r}; allowed are a table and 'all'")
+        self._assign_parameters(() if relevance == "all" else relevance or self._stated_by_space())
 
-    def _stated_by_space(self) -> Relevance:
+    def _stated_by_space(self) -> RelevanceTable:
         nothing = [[()] * choices for choices in self.choice_counts]
         return [self.table.options.get(head, empty) for head, empty in enumerate(nothing)]
 
-    def _assign_parameters(self, relevance: Relevance) -> None:
+    def _assign_parameters(self, relevance: RelevanceTable) -> None:
         head_of = [self.num_heads] * self.num_continuous
         table = torch.zeros(self.num_continuous, max(self.max_choices, 1), dtype=torch.bool)
         for head, choice, parameter in self._entries(relevance):
@@ -102,7 +104,7 @@ class HybridSpace:
         bounds = [pair for leaf in self.table.leaves for pair in zip(leaf.low, leaf.high, strict=True)]
         return torch.tensor([low == high for low, high in bounds], dtype=torch.bool)
 
-    def _entries(self, relevance: Relevance) -> Iterator[tuple[int, int, int]]:
+    def _entries(self, relevance: RelevanceTable) -> Iterator[tuple[int, int, int]]:
         if relevance and len(relevance) != self.num_heads:
             raise UnsupportedSpaceError(
                 f"relevance: lists {len(relevance)} heads, the action space has {self.num_heads}; "

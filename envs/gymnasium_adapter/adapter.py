@@ -16,11 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equipoise.envs.action_table import ActionLeaf, ActionTable
+from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError, Guard
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
+from equipoise.envs.gymnasium_adapter.snapshot import own_spaces
 from equipoise.envs.gymnasium_adapter.workers import Workers
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
 from equipoise.envs.references import References
+
+VERSION = 2
+"""Of what `state_dict` holds."""
 
 
 class GymnasiumEnv:
@@ -39,8 +44,8 @@ class GymnasiumEnv:
         kwargs: for the environment's constructor (and what `gymnasium.make` takes: `max_episode_steps`).
         reward_components: keys of `info` that are the `K` reward components, with their weights (1 if only
             names are given); the environment's own reward is then left aside. None: `reward`, `K` = 1.
-        relevance: see `envs.protocol.Relevance`; None: the environment's attribute `relevance`, if any.
-            Empty: no table, not even the environment's, but what follows from the action space.
+        relevance: see `envs.protocol.Relevance`; None: the attribute `relevance` of the environment or of a
+            wrapper, if any (the outermost one counts). Empty: no table, not even the environment's.
         reference_returns: `random` and `expert` (may be None), see `envs.references.References`.
         timeout: seconds that an environment in a process of its own may take to answer; None: for ever.
         check_bounds: whether observations must lie inside the observation space.
@@ -87,8 +92,11 @@ class GymnasiumEnv:
         probe = make()
         self.action_space = probe.action_space
         self._table = ActionTable(self.action_space)
-        stated = getattr(probe.unwrapped, "relevance", None) if relevance is None else relevance
-        self.relevance: Relevance | None = _plain(stated)
+        self._remarks: list[str] = []
+        self.relevance: Relevance | None = plain(relevance)
+        if relevance is None:
+            self.relevance, remark = declared_relevance(probe)
+            self._remarks += [remark] if remark else []
         try:
             self._layout = ObservationLayout(probe.observation_space, num_envs, check_bounds)
         except ValueError as error:
@@ -103,7 +111,10 @@ class GymnasiumEnv:
         self._steps_before = 0
 
         contract = Contract(id, self._layout, self._table, tuple(components))
-        guarded = [functools.partial(_make_guarded, make, index, contract) for index in range(num_envs)]
+        taken = set[int]()
+        guarded = [
+            functools.partial(_make_guarded, make, index, contract, taken) for index in range(num_envs)
+        ]
         self._envs: SyncVectorEnv[Any, Any] | Workers = (
             SyncVectorEnv(guarded, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
             if vectorization == "sync"
@@ -137,7 +148,7 @@ class GymnasiumEnv:
     def state_dict(self) -> dict[str, Any]:
         """Plain values. `exact` says whether they hold the environments' states (see `snapshot.py`); where
         they do not, `reason` says why."""
-        state: dict[str, Any] = {"id": self.id, "num_envs": self.num_envs, "seed": self._seed}
+        state = {"version": VERSION, "id": self.id, "num_envs": self.num_envs, "seed": self._seed}
         state["steps"] = self._steps_before + self._steps
         snapshots = self._envs.call("snapshot")
         reasons = [snapshot for snapshot in snapshots if isinstance(snapshot, str)]
@@ -158,11 +169,12 @@ class GymnasiumEnv:
         # Also for exact states: an environment may make part of itself only when it is first reset.
         self.reset(seed=_seed_of(state["seed"] or 0, state["steps"]))
         self._seed, self._steps_before = state["seed"], state["steps"] - self._steps
-        if state["exact"]:
+        if state["exact"] and state.get("version") == VERSION:
             self._envs.set_attr("snapshot", list(state["envs"]))
             self.notice = None
         else:
-            self.notice = f"{self.id} cannot be resumed exactly, episodes begin anew: {state['reason']}"
+            reason = state.get("reason", "its state is of another version of the adapter")
+            self.notice = f"{self.id} cannot be resumed exactly, episodes begin anew: {reason}"
 
     def render(self, index: int = 0) -> NDArray[np.uint8]:
         if self.render_mode is None:
@@ -174,6 +186,10 @@ class GymnasiumEnv:
         if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
             raise EnvError(f"{self.id}: environment {index}: render gave no [height, width, 3] picture")
         return picture.astype(np.uint8, copy=False)
+
+    def take_remarks(self) -> list[str]:
+        remarks, self._remarks = self._remarks, []
+        return remarks
 
     def close(self) -> None:
         self._envs.close()
@@ -269,12 +285,6 @@ def _references(given: Mapping[str, Any] | Sequence[Any] | None) -> References |
         raise ValueError(f"reference_returns is {given!r}; give `random` and `expert`") from None
 
 
-def _plain(table: Any) -> Any:
-    """Arrays, at any depth, as lists: an environment's table may be one, and has no truth value then."""
-    table = table.tolist() if isinstance(table, np.ndarray | np.generic) else table
-    return [_plain(part) for part in table] if isinstance(table, list | tuple) else table
-
-
 def _seed_of(seed: int, index: int) -> int:
     """A seed of 31 bits (older environments take no more) that depends on (seed, index) alone."""
     return int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0]) >> 1
@@ -303,8 +313,12 @@ def _make(id: str, kwargs: dict[str, Any], render_mode: str | None) -> gymnasium
     return env
 
 
-def _make_guarded(make: functools.partial[gymnasium.Env[Any, Any]], index: int, contract: Contract) -> Guard:
-    return Guard(make(), index, contract)
+def _make_guarded(
+    make: functools.partial[gymnasium.Env[Any, Any]], index: int, contract: Contract, taken: set[int]
+) -> Guard:
+    env = make()
+    own_spaces(env, taken)
+    return Guard(env, index, contract)
 
 
 def _to_numpy(action: NativeAction, table: ActionTable) -> Any:

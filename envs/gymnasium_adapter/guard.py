@@ -53,9 +53,8 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         try:
-            if seed is not None:  # Gymnasium leaves it to the user to seed what `sample` draws from
-                for space in snapshot.spaces(self.env):
-                    space.seed(seed)
+            if seed is not None:
+                snapshot.seed_spaces(self.env, seed)
             result = self.env.reset(seed=seed, options=options)
         except (Exception, SystemExit) as error:
             self._fail(f"reset raised {type(error).__name__}: {error}", error)

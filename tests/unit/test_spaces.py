@@ -239,6 +239,13 @@ def test_else_everything_is_always_relevant(space: Space[Any], choices: tuple[in
     assert hybrid.num_decisions == hybrid.num_heads + 1
 
 
+def test_all_parameters_can_be_said_to_matter_always() -> None:
+    space = HybridSpace(spaces.Tuple((spaces.Discrete(2), UNIT, UNIT)), "all")
+    assert [relevant(space, choice) for choice in range(2)] == [[0, 1], [0, 1]]
+    with pytest.raises(UnsupportedSpaceError, match="'some'; allowed are a table and 'all'"):
+        HybridSpace(UNIT, "some")  # type: ignore[arg-type]
+
+
 def test_every_parameterised_part_has_its_own_parameters() -> None:
     # Tuple(Discrete(k), Tuple(k parts)) twice; an option may be empty, or hold several boxes.
     first = spaces.Tuple((spaces.Discrete(2), spaces.Tuple((UNIT, spaces.Dict(x=UNIT, y=UNIT)))))

@@ -1,0 +1,44 @@
+"""What an environment and its wrappers declare beside their spaces."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from equipoise.envs.gymnasium_adapter.snapshot import layers
+
+
+def declared_relevance(env: gymnasium.Env[Any, Any]) -> tuple[Any, str | None]:
+    """The attribute `relevance` that holds for the action space of `env`, and a remark for the user, if any.
+
+    The outermost one counts: a wrapper knows the action space that it offers. One from below a wrapper that
+    changes the action space, and says nothing of its own, is of another space and does not apply.
+    """
+    changed_by: str | None = None
+    for layer in layers(env):
+        if declares(layer, "relevance"):
+            table = layer.relevance  # type: ignore[attr-defined]
+            if table is None or changed_by is None:
+                return plain(table), None
+            return None, (
+                f"relevance of {type(layer).__name__}: does not apply, as {changed_by} changes the action "
+                "space; give that wrapper an attribute `relevance`, or set env.relevance (`all`: every "
+                "parameter always matters)"
+            )
+        if isinstance(layer, gymnasium.Wrapper) and layer.action_space != layer.env.action_space:
+            changed_by = type(layer).__name__
+    return None, None
+
+
+def declares(layer: gymnasium.Env[Any, Any], name: str) -> bool:
+    """Whether `layer` has the attribute itself: a wrapper of anybody's may hand on what it wraps has."""
+    return inspect.getattr_static(layer, name, None) is not None
+
+
+def plain(table: Any) -> Any:
+    """Arrays, at any depth, as lists: an environment's table may be one, and has no truth value then."""
+    table = table.tolist() if isinstance(table, np.ndarray | np.generic) else table
+    return [plain(part) for part in table] if isinstance(table, list | tuple) else table

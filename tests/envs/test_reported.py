@@ -1,0 +1,110 @@
+"""What went wrong in silence elsewhere, or here before: streams, relevance, global state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import reported  # noqa: F401  registers its environments
+import torch
+
+from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv
+from equipoise.trainer.spaces import HybridSpace
+
+BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
+
+
+def resets(id: str, num_envs: int, seed: int = 0, **keywords: Any) -> torch.Tensor:
+    """`[N, O]`: the first observations."""
+    env = GymnasiumEnv(id, num_envs, **keywords)
+    observation = env.reset(seed)[0]
+    env.close()
+    return observation
+
+
+# --- random streams --------------------------------------------------------------------------------------
+
+
+def test_the_parts_of_a_space_draw_numbers_of_their_own() -> None:
+    goal, start = resets("reported/SamplesGoal-v0", 64).split(2, dim=1)
+    assert not torch.isclose(goal, start).any()
+    together = torch.cat([goal, start], dim=1)
+    assert (torch.corrcoef(together.T).fill_diagonal_(0.0).abs() < 0.4).all()
+
+
+def test_what_is_done_without_a_policy_does_not_succeed() -> None:
+    """With one seed for goal and start an untrained policy had 100 % success."""
+    env = GymnasiumEnv("reported/SamplesGoal-v0", 8)
+    env.reset(0)
+    stay = torch.zeros(8, dtype=torch.int64), torch.zeros(8, 2)
+    outcomes = [env.step(stay).metrics.get("success") for _ in range(60)]
+    ended = torch.cat([outcome for outcome in outcomes if outcome is not None])
+    assert len(ended[~ended.isnan()]) == 24
+    assert ended.nansum() <= 1
+
+
+def test_no_space_draws_what_another_draws_or_the_environment_s_own_stream() -> None:
+    drawn = resets("reported/SamplesThrice-v0", 16)
+    assert len(drawn.flatten().unique()) == drawn.numel()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "id", ["reported/SamplesGoal-v0", "reported/SamplesThrice-v0", "reported/NamesStream-v0"]
+)
+def test_what_an_environment_draws_does_not_depend_on_its_neighbours(id: str, vectorization: Any) -> None:
+    few, many = (resets(id, n, 7, vectorization=vectorization) for n in (2, 3))
+    assert torch.equal(few, many[:2])
+    assert torch.equal(few, resets(id, 2, 7))
+    assert not torch.equal(few, resets(id, 2, 8))
+
+
+def test_spaces_shared_by_all_copies_go_on_drawing_apart() -> None:
+    """The space of the class would be one stream: the second episode would depend on the number of copies."""
+
+    def episodes(num_envs: int) -> torch.Tensor:
+        env = GymnasiumEnv("reported/SamplesGoal-v0", num_envs)
+        env.reset(3)
+        stay = torch.zeros(num_envs, dtype=torch.int64), torch.zeros(num_envs, 2)
+        return torch.stack([env.step(stay).observation[0] for _ in range(45)])
+
+    assert torch.equal(episodes(1), episodes(3))
+
+
+# --- relevance -------------------------------------------------------------------------------------------
+
+
+def understood(id: str, **keywords: Any) -> tuple[str, list[str]]:
+    env = GymnasiumEnv(id, 1, **keywords)
+    return HybridSpace(env.action_space, env.relevance).describe(), env.take_remarks()
+
+
+def test_what_a_wrapper_says_of_relevance_counts() -> None:
+    text, remarks = understood("reported/Wrapped-v0")
+    assert text.endswith("relevant by choice of head 0: 0 -> 0-1; 1 -> none")
+    assert remarks == []
+
+
+def test_a_table_is_not_applied_to_another_action_space() -> None:
+    text, remarks = understood("reported/WrappedSilently-v0")
+    assert text.endswith("always relevant: parameters 0-1")
+    assert len(remarks) == 1
+    assert "relevance of Inner: does not apply, as Doubling changes the action space" in remarks[0]
+    assert "env.relevance" in remarks[0]
+
+
+def test_a_table_given_by_the_user_comes_first() -> None:
+    text, remarks = understood("reported/WrappedSilently-v0", relevance=np.array([[[0], [1]]]))
+    assert text.endswith("relevant by choice of head 0: 0 -> 0; 1 -> 1")
+    assert remarks == []
+
+
+def test_wrappers_that_leave_the_actions_alone_leave_the_table_alone() -> None:
+    text, _ = understood("reported/Inner-v0")  # within Gymnasium's OrderEnforcing and TimeLimit
+    assert text.endswith("relevant by choice of head 0: 0 -> none; 1 -> 0")
+
+
+def test_all_makes_every_parameter_count() -> None:
+    text, _ = understood("reported/Inner-v0", relevance="all")
+    assert text.endswith("always relevant: parameters 0")
