@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from equipoise.envs.arguments import checked
+from equipoise.envs.arguments import Count, CountOrZero, checked
 from equipoise.envs.drawing import BLUE, RED, Canvas
 from equipoise.envs.episodic import EpisodicEnv, Outcome, hybrid
 from equipoise.envs.point_mass import FIELD, FORCE, placed, pushed
@@ -58,8 +58,8 @@ class CatchPoint(EpisodicEnv[CatchPointState]):
         self,
         num_envs: int,
         device: str | torch.device = "cpu",
-        max_steps: Annotated[int, Ge(1)] = 30,
-        max_misses: Annotated[int, Ge(0)] = 10,
+        max_steps: Count = 30,
+        max_misses: CountOrZero = 10,
         catch_radius: Annotated[float, Gt(0)] = 0.2,
         catch_reward: Annotated[float, Ge(0)] = 20.0,
         observe_counts: bool = False,

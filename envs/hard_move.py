@@ -12,7 +12,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from equipoise.envs.arguments import checked
+from equipoise.envs.arguments import Count, checked
 from equipoise.envs.drawing import BLUE, GREY, RED, Canvas
 from equipoise.envs.episodic import EpisodicEnv, Outcome, hybrid
 from equipoise.envs.point_mass import FIELD, FORCE, placed, pushed
@@ -64,7 +64,7 @@ class HardMove(EpisodicEnv[HardMoveState]):
         device: str | torch.device = "cpu",
         n: Annotated[int, Ge(2), Le(12)] = 4,
         form: Form = "option",
-        max_steps: Annotated[int, Ge(1)] = 30,
+        max_steps: Count = 30,
         target_radius: Annotated[float, Gt(0)] = 0.2,
         goal_reward: Annotated[float, Ge(0)] = 20.0,
     ) -> None:

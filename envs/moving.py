@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from equipoise.envs.arguments import checked
+from equipoise.envs.arguments import Count, checked
 from equipoise.envs.drawing import BLACK, BLUE, RED, Canvas
 from equipoise.envs.episodic import EpisodicEnv, Outcome, hybrid
 from equipoise.envs.protocol import NativeAction
@@ -64,7 +64,7 @@ class Moving(EpisodicEnv[MovingState]):
         max_turn: Annotated[float, Gt(0)] = math.pi / 2,
         max_acceleration: Annotated[float, Gt(0)] = 0.5,
         dt: Annotated[float, Gt(0)] = 0.005,
-        max_steps: Annotated[int, Ge(1)] = 200,
+        max_steps: Count = 200,
         step_cost: Annotated[float, Ge(0)] = 0.001,
         brake: Annotated[float, Gt(0)] = 0.1,
         faithful: bool = True,

@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from equipoise.envs.arguments import checked
+from equipoise.envs.arguments import Count, checked
 from equipoise.envs.drawing import BLUE, Canvas
 from equipoise.envs.episodic import hybrid
 from equipoise.envs.protocol import NativeAction, Timestep
@@ -44,7 +44,7 @@ class Synthetic:
         choices: Annotated[int, Ge(1)] = 6,
         parameters: Annotated[int, Ge(1)] = 4,
         components: Annotated[int, Ge(1)] = 3,
-        max_steps: Annotated[int, Ge(1)] = 50,
+        max_steps: Count = 50,
     ) -> None:
         if observation_width < parameters + choices:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from equipoise.trainer.configuration.arguments import Arguments
 from equipoise.trainer.configuration.errors import ConfigError
-from equipoise.trainer.configuration.schema import Seed
+from equipoise.trainer.configuration.schema import Count, Seed
 
 
 class EvaluateArguments(Arguments):
@@ -23,7 +23,7 @@ class EvaluateArguments(Arguments):
     """
 
     checkpoint: Path = Field(description="a checkpoint, or a run folder, whose newest one is taken")
-    episodes: Annotated[int, Field(ge=1)] = 100
+    episodes: Count = 100
     seed: Seed = Field(0, description="of the episodes; training never uses them")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     render: Literal["none", "gif"] = Field("none", description="gif: a film of the first episode")

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from equipoise.trainer.configuration.arguments import Arguments, check_output
 from equipoise.trainer.configuration.errors import ConfigError
-from equipoise.trainer.configuration.schema import Seed
+from equipoise.trainer.configuration.schema import Count, Seed
 
 if TYPE_CHECKING:
     from equipoise.envs.protocol import BatchedEnv
@@ -30,7 +30,7 @@ class PlayArguments(Arguments):
     """
 
     checkpoint: Path = Field(description="a checkpoint, or a run folder, whose newest one is taken")
-    episodes: Annotated[int, Field(ge=1)] = Field(1, description="one after the other in one film")
+    episodes: Count = Field(1, description="one after the other in one film")
     seed: Seed = Field(0, description="of the first episode, as trainer.evaluate's")
     output: Path | None = Field(None, description="the GIF; null: beside the checkpoint")
     deterministic: bool = Field(True, description="likeliest choices and means; false: samples")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
-from annotated_types import Ge
 from torch import Tensor
 
-from equipoise.envs.arguments import checked
+from equipoise.envs.arguments import Count, checked
 from equipoise.envs.drawing import BLUE, GREEN, ORANGE, WHITE, Canvas
 from equipoise.envs.episodic import EpisodicEnv, Outcome, where
 from equipoise.envs.goal.expert import plan
@@ -80,8 +79,8 @@ class Goal(EpisodicEnv[GoalState]):
         num_envs: int,
         device: str | torch.device = "cpu",
         faithful: bool = True,
-        max_steps: Annotated[int, Ge(1)] = 100,
-        max_substeps: Annotated[int, Ge(1)] = 300,
+        max_steps: Count = 100,
+        max_substeps: Count = 300,
     ) -> None:
         super().__init__(num_envs, device)
         self.faithful, self.max_steps, self.max_substeps = faithful, max_steps, max_substeps

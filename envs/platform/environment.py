@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
-from annotated_types import Ge
 from torch import Tensor
 
-from equipoise.envs.arguments import checked
+from equipoise.envs.arguments import Count, checked
 from equipoise.envs.drawing import BLUE, GREY, ORANGE, Canvas
 from equipoise.envs.episodic import EpisodicEnv, Outcome
 from equipoise.envs.platform.expert import plan
@@ -67,7 +66,7 @@ class Platform(EpisodicEnv[PlatformState]):
         self,
         num_envs: int,
         device: str | torch.device = "cpu",
-        max_steps: Annotated[int, Ge(1)] = 200,
+        max_steps: Count = 200,
     ) -> None:
         super().__init__(num_envs, device)
         self.max_steps = max_steps

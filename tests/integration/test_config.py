@@ -226,6 +226,15 @@ TOGETHER = [
     ("threads=true", ["threads = true", "a whole number"]),
     ("presets=debug", ["presets", "did you mean preset?"]),
     ("device=gpu", ["device = 'gpu'", "auto or cpu or cuda"]),
+    ("trainer.checkpoint_every=1e30", ["trainer.checkpoint_every = 1e+30", "≤ 1000000000000000"]),
+    (
+        "trainer.gradient_scaling.warmup_steps=1e30",
+        ["trainer.gradient_scaling.warmup_steps = 1e+30", "≥ 0 and ≤ 1000000000000000"],
+    ),
+    (
+        "trainer.policy_loss_weights.discrete_weight=1e308",
+        ["trainer.policy_loss_weights.discrete_weight = 1e+308", "≤ 1e+30"],
+    ),
     ("trainer.gama=0.9", ["trainer.gama", "did you mean trainer.gamma?"]),
     ("trainer.gamma=1.01", ["trainer.gamma = 1.01", "≥ 0 and ≤ 1"]),
     ("trainer.gamma=nan", ["trainer.gamma = nan"]),

@@ -356,6 +356,36 @@ def test_normalized_weights_by_hand() -> None:
     assert [w.item() for w in unnormalised] == pytest.approx([0.35, 0.60])
 
 
+def test_normalized_weights_of_plain_numbers_within_the_bounds() -> None:
+    """The document's first edge case, 15.0 and 0.2: the discrete scale of 1/15 is raised to 0.1."""
+    bounded = build_scaling().compute_normalized_weights(1 / 15, 5.0)
+    assert [w.item() for w in bounded] == pytest.approx([0.07 / 1.57, 1.5 / 1.57])
+    mixed = build_scaling(max_scaling_factor=2.0).compute_normalized_weights(torch.tensor(1.0), 5.0)
+    assert [w.item() for w in mixed] == pytest.approx([0.7 / 1.3, 0.6 / 1.3])
+    other = build_scaling().compute_normalized_weights(1, 0.01, (0.5, 0.5))
+    assert [w.item() for w in other] == pytest.approx([1 / 1.1, 0.1 / 1.1])
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    layer, frozen = nn.Linear(1, 2, bias=False), nn.Linear(1, 1).requires_grad_(False)
+    nn.init.ones_(frozen.weight)
+    nn.init.zeros_(frozen.bias)
+    discrete, continuous = (layer(frozen(torch.ones(1))) * torch.tensor(TYPICAL)).unbind()
+    parameters = [*frozen.parameters(), *layer.parameters()]
+    weights = build_scaling().compute_adaptive_gradient_scaling(discrete, continuous, parameters)
+    assert [weight.item() for weight in weights] == pytest.approx(TYPICAL_WEIGHTS, rel=1e-6)
+    with pytest.raises(ValueError, match="none of the 2 given requires a gradient"):
+        build_scaling().compute_gradient_norm(discrete, frozen.parameters())
+
+
+def test_losses_without_gradients_are_an_error() -> None:
+    layer = nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        discrete, continuous = layer(torch.ones(1)).unbind()
+    with pytest.raises(ValueError, match=r"neither has a gradient.*no_grad"):
+        build_scaling().compute_adaptive_gradient_scaling(discrete, continuous, layer.parameters())
+
+
 def test_gradient_norm_by_hand_and_the_graph_survives() -> None:
     layer, unused = nn.Linear(2, 1), nn.Linear(3, 3)
     loss = layer(torch.tensor([3.0, 4.0])).sum() * 2.0  # gradient 6, 8 and 2 for the bias
@@ -394,6 +424,9 @@ def test_no_parameters_is_an_error(parameters: list[Tensor] | None) -> None:
         ({"min_scaling_factor": 20.0}, "min_scaling_factor = 20.0 .* max_scaling_factor = 10.0"),
         ({"max_scaling_factor": NAN}, "max_scaling_factor"),
         ({"warmup_steps": -1}, "warmup_steps"),
+        ({"warmup_steps": 10**16}, "warmup_steps"),
+        ({"max_scaling_factor": 1e308}, "max_scaling_factor"),
+        ({"discrete_weight": 1e308}, "discrete_weight"),
         ({"discrete_weight": -0.1}, "discrete_weight"),
         ({"continuous_weight": NAN}, "continuous_weight"),
         ({"discrete_weight": 0.0, "continuous_weight": 0.0}, "discrete_weight and continuous_weight"),

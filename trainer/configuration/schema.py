@@ -26,11 +26,12 @@ from equipoise.trainer.configuration.errors import (
 from equipoise.trainer.configuration.roles import ENV, OPTIMIZER, POLICY, STAGE, Role
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-LARGEST = 1e30
-"""Of a factor in the arithmetic of float32, which ends at 3.4e38."""
+# The bounds of `envs.arguments`, whose import would bring Gymnasium.
+LARGEST, LARGEST_COUNT = 1e30, 10**15
+Factor = Annotated[float, Field(ge=0, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Size = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, le=10**15)]
 """A thousand streams are made from each, and PyTorch takes 64 bits."""
@@ -84,8 +85,8 @@ class OptimizerConfig(ComponentConfig):
 
 
 class PolicyLossWeights(Section):
-    discrete_weight: Annotated[float, Field(ge=0)] = Field(description="importance of the discrete decisions")
-    continuous_weight: Annotated[float, Field(ge=0)] = Field(description="importance of the parameters")
+    discrete_weight: Factor = Field(description="importance of the discrete decisions")
+    continuous_weight: Factor = Field(description="importance of the parameters")
 
 
 class BatchConfig(Section):
@@ -99,7 +100,7 @@ class TrainerConfig(Section):
     gamma: Fraction = Field(description="discount")
     gae_lambda: Fraction
     clip_epsilon: Positive = Field(description="PPO's clip range")
-    value_coefficient: Annotated[float, Field(ge=0, le=LARGEST)]
+    value_coefficient: Factor
     max_grad_norm: Positive = Field(description="global clip of the gradient")
     ratio: Literal["per_decision", "per_type"] = Field(description="what one PPO ratio is taken over")
     reduction: Literal["common", "active"] = Field(
@@ -239,6 +240,9 @@ def _contradictions(config: Config, bad: Collection[str]) -> Iterator[Problem]:
         yield Problem("trainer.policy_loss_weights", ": both weights are 0; at least one must be > 0")
     yield from _stage_list(trainer, bad)
     samples = batch.rollout_steps * config.env.num_envs
+    if samples < 2:
+        why = f"at least 2 with num_envs = {config.env.num_envs}: advantages are compared with each other"
+        yield bad_value("trainer.batch.rollout_steps", batch.rollout_steps, why)
     if samples % batch.num_minibatches:
         fits = ", ".join(map(str, _nearest_divisors(samples, batch.num_minibatches)))
         product = f"rollout_steps * num_envs ({batch.rollout_steps} * {config.env.num_envs} = {samples})"

@@ -7,10 +7,10 @@ from copy import deepcopy
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import MinLen
 from torch import Tensor
 
-from equipoise.envs.arguments import checked
+from equipoise.envs.arguments import Factor, PositiveFactor, checked
 from equipoise.trainer.data import Metric, Metrics, Rollout
 from equipoise.trainer.stages.protocol import AdvantageResult, Probe
 from equipoise.trainer.system import distributed
@@ -51,8 +51,8 @@ class AdvantageWeighting:
         reward_weights: Tensor,
         enable_learnable_weights: bool = True,
         enable_attention_weighting: bool = True,
-        weight_learning_rate: Annotated[float, Gt(0)] = 0.01,
-        weight_regularization: Annotated[float, Ge(0)] = 0.001,
+        weight_learning_rate: PositiveFactor = 0.01,
+        weight_regularization: Factor = 0.001,
         objective: Literal["alignment", "surrogate"] = "alignment",
         attention_input: Literal["relative", "absolute"] = "relative",
     ) -> None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Annotated, NamedTuple
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 from torch import Tensor
 
-from equipoise.envs.arguments import checked
+from equipoise.envs.arguments import Factor, checked
 from equipoise.trainer.data import Metric, Term
 from equipoise.trainer.stages.protocol import LossState
 from equipoise.trainer.system import distributed
@@ -38,14 +38,14 @@ class EntropyRegularization:
         self,
         *,
         enable_adaptive_entropy: bool = True,
-        entropy_coeff_start: Annotated[float, Ge(0)] = 0.1,
-        entropy_coeff_end: Annotated[float, Ge(0)] = 0.001,
+        entropy_coeff_start: Factor = 0.1,
+        entropy_coeff_end: Factor = 0.001,
         entropy_decay_fraction: Annotated[float, Gt(0), Le(1)] = 0.5,
-        discrete_entropy_weight: Annotated[float, Ge(0)] = 1.0,
-        continuous_entropy_weight: Annotated[float, Ge(0)] = 0.5,
-        min_entropy_threshold: Annotated[float, Ge(0)] = 0.1,
+        discrete_entropy_weight: Factor = 1.0,
+        continuous_entropy_weight: Factor = 0.5,
+        min_entropy_threshold: Factor = 0.1,
         min_continuous_entropy: float = -2.0,
-        guard_multiplier: Annotated[float, Ge(0)] = 3.0,
+        guard_multiplier: Factor = 3.0,
         scale_with_side: bool = True,
     ) -> None:
         self.enable_adaptive_entropy = enable_adaptive_entropy

@@ -23,14 +23,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Lt
 from torch import Tensor
 
-from equipoise.envs.arguments import checked
+from equipoise.envs.arguments import Count, CountOrZero, Factor, PositiveFactor, checked
 from equipoise.trainer.data import Metric, Metrics, Reduction
 from equipoise.trainer.stages.protocol import SIDES, Sides, WeightResult
 
-Weight = Annotated[float, Ge(0.0)]
+Scale = Tensor | float
 
 
 class GradientScaling:
@@ -63,20 +63,20 @@ class GradientScaling:
     def __init__(
         self,
         enable_adaptive_scaling: bool = True,
-        gradient_norm_target: Annotated[float, Gt(0.0)] = 1.0,
+        gradient_norm_target: PositiveFactor = 1.0,
         scaling_momentum: Annotated[float, Ge(0.0), Lt(1.0)] = 0.9,
-        min_scaling_factor: Annotated[float, Gt(0.0)] = 0.1,
-        max_scaling_factor: Annotated[float, Gt(0.0)] = 10.0,
-        warmup_steps: Annotated[int, Ge(0)] = 100,
-        discrete_weight: Weight = 0.7,
-        continuous_weight: Weight = 0.3,
+        min_scaling_factor: PositiveFactor = 0.1,
+        max_scaling_factor: PositiveFactor = 10.0,
+        warmup_steps: CountOrZero = 100,
+        discrete_weight: Factor = 0.7,
+        continuous_weight: Factor = 0.3,
         parameters: Sequence[Tensor] | None = None,
         scaling_reference: Literal["relative", "absolute"] = "relative",
         weight_normalization: Literal["sum", "none"] = "sum",
         norm_parameters: Literal["auto", "all", "shared"] = "auto",
-        measure_every: Annotated[int, Ge(1)] = 1,
-        monitor_every: Annotated[int, Ge(0)] = 50,
-        audit_every: Annotated[int, Ge(0)] = 0,
+        measure_every: Count = 1,
+        monitor_every: CountOrZero = 50,
+        audit_every: CountOrZero = 0,
         device: torch.device | None = None,
     ) -> None:
         total = discrete_weight + continuous_weight
@@ -130,11 +130,20 @@ class GradientScaling:
     def compute_adaptive_gradient_scaling(
         self, discrete_loss: Tensor, continuous_loss: Tensor, parameters: Iterable[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Measure both losses' gradients and give `(discrete_weight, continuous_weight)`.
+        """Measure both losses' gradients and return `(discrete_weight, continuous_weight)`.
 
-        One call is one update and always measures. The losses are scalars; their graph survives.
+        One call is one update and always measures. The losses are scalars; their graphs are kept. Parameters
+        that require no gradient (frozen layers) are left out.
+
+        Raises:
+            ValueError: neither loss has a gradient, or there are no parameters to take it for.
         """
-        # A list, because `module.parameters()` can be gone through only once.
+        if not (discrete_loss.requires_grad or continuous_loss.requires_grad):
+            raise ValueError(
+                "discrete_loss and continuous_loss: neither has a gradient to balance; were they computed "
+                "under torch.no_grad() or torch.inference_mode(), or detached?"
+            )
+        # A list, because the generator `module.parameters()` can be read only once.
         given = None if parameters is None else list(parameters)
         norms = [self.compute_gradient_norm(loss, given) for loss in (discrete_loss, continuous_loss)]
         weights = self._weigh(torch.stack(norms).to(torch.float64), learn=True, decay=self.momentum)
@@ -142,10 +151,16 @@ class GradientScaling:
         return weights[0], weights[1]
 
     def compute_gradient_norm(self, loss: Tensor, parameters: Iterable[Tensor] | None = None) -> Tensor:
-        """L2 norm of the gradient of a scalar `loss`, 0 where no parameter is reached; the graph survives."""
-        chosen = list(parameters if parameters is not None else self.parameters or ())
-        if not chosen:
+        """L2 norm of the gradient of a scalar `loss` for all `parameters` that require one; keeps the graph.
+
+        0 if the loss depends on none of them.
+        """
+        given = list(parameters if parameters is not None else self.parameters or ())
+        if not given:
             raise ValueError("parameters: none given, neither here nor to GradientScaling(parameters=…)")
+        chosen = [parameter for parameter in given if parameter.requires_grad]
+        if not chosen:
+            raise ValueError(f"parameters: none of the {len(given)} given requires a gradient")
         if not loss.requires_grad:
             return loss.new_zeros(())
         found = torch.autograd.grad(loss, chosen, retain_graph=True, allow_unused=True)
@@ -154,14 +169,18 @@ class GradientScaling:
 
     def compute_normalized_weights(
         self,
-        discrete_scale: Tensor,
-        continuous_scale: Tensor,
+        discrete_scale: Scale,
+        continuous_scale: Scale,
         base_weights: tuple[float, float] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Base weight times scale for each side, divided by their sum unless told otherwise."""
-        scales = torch.stack([discrete_scale, continuous_scale])
+        """Clamp both scales to the bounds and return base weight × scale of each side.
+
+        With `weight_normalization: sum`, the default, both are divided by their sum. Scales are tensors or
+        plain numbers.
+        """
+        scales = torch.stack([torch.as_tensor(scale) for scale in (discrete_scale, continuous_scale)])
         base = self._base if base_weights is None else scales.new_tensor(base_weights)
-        discrete, continuous = self._normalized(base * scales).unbind()
+        discrete, continuous = self._normalized(base * scales.clamp(*self.bounds)).unbind()
         return discrete, continuous
 
     def _normalized(self, weights: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, Le, MinLen
 from torch import Tensor
 
-from equipoise.envs.arguments import checked
+from equipoise.envs.arguments import Count, CountOrZero, checked
 from equipoise.trainer.data import Metric, Metrics, Rollout
 from equipoise.trainer.running_moments import RunningMoments
 from equipoise.trainer.stages.protocol import RewardResult
@@ -55,14 +55,14 @@ class RewardNormalization:
         self,
         *,
         reward_names: Annotated[tuple[str, ...], MinLen(1)],
-        num_envs: Annotated[int, Ge(1)],
+        num_envs: Count,
         gamma: Annotated[float, Ge(0), Le(1)],
         device: torch.device,
         enable_per_episode_norm: bool = True,
         enable_cross_episode_scaling: bool = True,
-        min_episode_length: Annotated[int, Ge(1)] = 5,
+        min_episode_length: Count = 5,
         normalization_method: Literal["scale", "zscore", "minmax", "adaptive"] = "scale",
-        scaling_warmup_episodes: Annotated[int, Ge(0)] = 50,
+        scaling_warmup_episodes: CountOrZero = 50,
         preserve_task: bool = True,
     ) -> None:
         self.reward_names = reward_names

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Annotated
 
 import torch
-from annotated_types import Gt, MinLen
+from annotated_types import MinLen
 from torch import Tensor
 
-from equipoise.envs.arguments import checked
+from equipoise.envs.arguments import PositiveFactor, checked
 from equipoise.trainer.data import Metric, Metrics, Term, critic_heads
 from equipoise.trainer.stages.protocol import LossState
 
@@ -28,7 +28,7 @@ class ValueClipping:
         *,
         reward_names: Annotated[tuple[str, ...], MinLen(1)],
         enable_value_clipping: bool = True,
-        value_clip_epsilon: Annotated[float, Gt(0)] = 0.2,
+        value_clip_epsilon: PositiveFactor = 0.2,
     ) -> None:
         self.reward_names = reward_names
         self.enable_value_clipping = enable_value_clipping
