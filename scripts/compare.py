@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from equipoise.commands import spelled, typed
 from equipoise.scripts.studies import plots
 from equipoise.scripts.studies.experiments import (
     Arm,
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("nothing to compare: presets, or one --arm name=override,… for each variant")
     if len({arm.name for arm in arms}) < len(arms):
         parser.error(f"two arms have the same name: {', '.join(arm.name for arm in arms)}")
-    command = shlex.join(["python", "-m", "scripts.compare", *(arguments or sys.argv[1:])])
+    command = typed("compare", *(arguments or sys.argv[1:]))
     out: Path = options.out or Path("runs") / (options.study or "comparison")
     jobs = plan(arms, options.env, options.seeds, options.steps, out)
     ours, failures = trained(jobs, options.jobs, options.report_only)
@@ -126,7 +126,7 @@ def parse_arm(text: str) -> Arm:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=spelled(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", nargs="?", choices=["presets"], help="arms that are named already")
     parser.add_argument("--arm", type=parse_arm, action="append", default=[], metavar="NAME=OVERRIDE,…")

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from equipoise.commands import typed
+
 HOST = "127.0.0.1"  # never beyond this machine: TensorBoard asks nobody for a password
 PAGE = "#custom_scalars"  # the charts that answer questions; TensorBoard's own first page has none of them
 _START_SECONDS = 180.0  # a second on an idle machine, minutes on an overloaded one
@@ -26,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = find_runs(options.runs)
     if not runs:
         print(
-            f"no runs in {options.runs}: train one first (make train), or name another folder: --runs FOLDER"
+            f"no runs in {options.runs}: train one first ({typed('train')}), "
+            "or name another folder: --runs FOLDER"
         )
         return 1
     try:

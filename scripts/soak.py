@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from equipoise.commands import child
+
 POLL_SECONDS = 5.0
 SETTLED = 0.1
 """The part of the time in which buffers, caches and the allocator find their size."""
@@ -52,18 +54,22 @@ def event_bytes(run_dir: Path) -> int:
 
 
 def soak(run_dir: Path, minutes: float, overrides: Sequence[str]) -> list[Sample]:
-    """Train into `run_dir` for `minutes`; then SIGTERM, as any scheduler would.
+    """Train into `run_dir` for `minutes` from the first iteration on, then send SIGTERM as a scheduler would.
 
-    Raises `RuntimeError` where the run ends by itself, or not as a run that was asked to.
+    Raises `RuntimeError` if the run ends by itself, or does not end as a run that was asked to.
     """
-    command = [sys.executable, "-m", "equipoise.trainer.run", ENDLESS, f"hydra.run.dir={run_dir}", *overrides]
-    began, samples = time.monotonic(), []
-    with subprocess.Popen(command) as process:
-        while time.monotonic() - began < 60 * minutes:
+    command, environment = child("train", ENDLESS, f"hydra.run.dir={run_dir}", *overrides)
+    began: float | None = None
+    samples: list[Sample] = []
+    with subprocess.Popen(command, env=environment) as process:
+        while began is None or time.monotonic() - began < 60 * minutes:
             time.sleep(POLL_SECONDS)
             if process.poll() is not None:
                 raise RuntimeError(f"the run ended by itself with exit code {process.returncode}")
-            samples.append(sample(process.pid, run_dir, began))
+            if began is not None:
+                samples.append(sample(process.pid, run_dir, began))
+            elif (run_dir / "metrics.jsonl").exists():
+                began = time.monotonic()
         process.terminate()
         if process.wait() != 128 + signal.SIGTERM:
             raise RuntimeError(f"after SIGTERM the run ended with exit code {process.returncode}")
@@ -94,7 +100,7 @@ def report(samples: Sequence[Sample], run_dir: Path) -> dict[str, object]:
     }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -102,12 +108,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="a folder that is not there yet")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the run")
     arguments = parser.parse_args()
-    samples = soak(arguments.out / "run", arguments.minutes, arguments.overrides)
+    try:
+        samples = soak(arguments.out / "run", arguments.minutes, arguments.overrides)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
     found = report(samples, arguments.out / "run")
     series = {"samples": [s._asdict() for s in samples]}
     (arguments.out / "soak.json").write_text(json.dumps({**found, **series}, indent=1))
     print(json.dumps(found, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from equipoise.prerequisites import extra
 from equipoise.trainer.configuration.arguments import Arguments, check_output
 from equipoise.trainer.configuration.errors import ConfigError
 
@@ -52,7 +53,7 @@ def _export(arguments: ExportArguments) -> None:
         raise ConfigError(f"output = {arguments.output}: must end in {suffix} for format={arguments.format}")
     check_output(arguments.output)
     if arguments.format == "onnx" and importlib.util.find_spec("onnxscript") is None:
-        raise ConfigError("format = onnx: needs more packages: pip install -e '.[export]'")
+        raise ConfigError(f"format = onnx: needs more packages: {extra('export')}")
     # torch takes seconds to import: arguments first
     import torch
 

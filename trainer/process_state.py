@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from equipoise.commands import module, typed
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.policy.protocol import Policy
@@ -94,10 +95,9 @@ def own_part(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """Of a checkpoint, with what is this process's own. Raises ValueError for another number of processes."""
     size, here = state.get("processes", 1), distributed.world_size()
     if size != here:
-        start = f"torchrun --nproc-per-node={size}" if size > 1 else "python"
+        start = typed("train") if size == 1 else f"torchrun --nproc-per-node={size} -m {module('train')}"
         raise ValueError(
-            f"resume: a run of {size} processes goes on only with as many, not with {here}: "
-            f"{start} -m trainer.run resume=…"
+            f"resume: a run of {size} processes goes on only with as many, not with {here}: {start} resume=…"
         )
     if distributed.rank() == 0:
         return state

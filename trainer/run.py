@@ -17,7 +17,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from equipoise.trainer.configuration.compose import CONFIG_DIR, admit, from_hydra, readable_errors, resumed
+from equipoise.trainer.configuration.compose import (
+    CONFIG_DIR,
+    admit,
+    from_hydra,
+    readable_errors,
+    resumed,
+    search_path,
+)
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.monitor.sweep import Sweep
@@ -62,10 +69,11 @@ def main() -> int:
 
 def _main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
+        from equipoise.commands import spelled
         from equipoise.trainer.configuration.arguments import print_help
         from equipoise.trainer.configuration.help import help_text
 
-        print_help(help_text())
+        print_help(spelled(help_text()))
         return 0
     resume = [argument for argument in arguments if argument.lstrip("+").startswith("resume=")]
     return _resume(arguments, resume) if resume else _compose_and_train(arguments)
@@ -91,7 +99,7 @@ def _compose_and_train(arguments: Sequence[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, to be worded here
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and {"-m", "--multirun"} & set(arguments):
         raise ConfigError("-m: a sweep is of runs in one process each; start one torchrun for each run")
-    admitted = admit(arguments)
+    admitted = admit([*search_path(arguments), *arguments])
     if os.environ.get("RANK", "0") != "0":  # the run folder belongs to the first process
         admitted = [a for a in admitted if not a.startswith("hydra.run.dir=")] + ["hydra.run.dir=."]
     sys.argv[1:] = admitted

@@ -18,7 +18,7 @@ from typing import Any, Literal, ParamSpec
 
 import yaml
 
-from equipoise.trainer.configuration.compose import CONFIG_DIR, compose
+from equipoise.trainer.configuration.compose import compose, options
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.monitor.failure import SUMMARY
@@ -123,7 +123,7 @@ def study(main: Callable[P, int]) -> Callable[P, int]:
 
 def environments(text: str) -> list[str]:
     """`a,b`, files of conf/env. Raises `argparse.ArgumentTypeError`, which says what there is."""
-    return chosen(text, sorted(path.stem for path in (CONFIG_DIR / "env").glob("*.yaml")), "environment")
+    return chosen(text, options("env"), "environment")
 
 
 def positive(text: str) -> int:

@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +22,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from equipoise.commands import child
 from equipoise.scripts.studies.experiments import Failure, Job, State, state_of
+from equipoise.trainer.configuration.compose import quoted
 from equipoise.trainer.monitor.failure import SUMMARY
 from equipoise.trainer.monitor.summary import Summary
 
-ROOT = Path(__file__).parents[3]
 _POLL_SECONDS = 0.2
 _LOG_LINES = 6
 _DIFFERENT = "the folder holds a run of another configuration: remove it, or choose another --out"
@@ -110,8 +110,10 @@ class _Crew:
             except BlockingIOError:
                 self._end(job, _BUSY)
                 return
+            command, environment = child("train", *_arguments(job))
+            environment["OMP_NUM_THREADS"] = "1"
             process = subprocess.Popen(
-                _command(job), stdout=log, stderr=log, env=_environment(), start_new_session=True
+                command, stdout=log, stderr=log, env=environment, start_new_session=True
             )
         self.running.append((job, process, time.monotonic()))
 
@@ -142,20 +144,13 @@ class _Crew:
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
-def _command(job: Job) -> list[str]:
-    """A new run, or a resumed one. What a run left that ended before its first checkpoint is removed."""
-    command = [sys.executable, "-m", "equipoise.trainer.run"]
+def _arguments(job: Job) -> list[str]:
+    """Of a new run, or a resumed one. What a run left that ended before its first checkpoint is removed."""
     if any((job.folder / "checkpoints").glob("*.pt")):
-        return [*command, f"resume={job.folder}"]
+        return [f"resume={job.folder}"]
     if job.folder.exists():
         shutil.rmtree(job.folder)
-    quoted = str(job.folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [*command, *job.overrides, f"hydra.run.dir='{quoted}'"]
-
-
-def _environment() -> dict[str, str]:
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return [*job.overrides, f"hydra.run.dir={quoted(job.folder)}"]
 
 
 def _complaint(job: Job, code: int) -> str | None:

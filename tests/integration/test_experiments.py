@@ -170,8 +170,8 @@ def test_ranking_shows_names_as_they_were_typed_and_how_killed_runs_go_on(tmp_pa
     )
     text = console.export_text()
     assert all(f"│ {name}" in text for name in names)
-    assert f"failed: #0\n  stopped\n  resume with: python -m trainer.run 'resume={tmp_path}/a b'" in text
-    assert "failed: #1\n  stopped\n  start again: python -m trainer.run 'env.path=[/data]'" in text
+    assert f"failed: #0\n  stopped\n  resume with: equipoise train 'resume={tmp_path}/a b'" in text
+    assert "failed: #1\n  stopped\n  start again with: equipoise train 'env.path=[/data]'" in text
 
 
 @pytest.mark.parametrize("option", ["--out", "--report"])

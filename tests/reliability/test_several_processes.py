@@ -147,7 +147,7 @@ def test_an_interrupted_run_of_two_processes_goes_on_exactly(tmp_path: Path) -> 
     assert alone.code == 2
     assert alone.output.splitlines() == [
         "Configuration error: resume: a run of 2 processes goes on only with as many, not with 1: "
-        "torchrun --nproc-per-node=2 -m trainer.run resume=…"
+        "torchrun --nproc-per-node=2 -m equipoise.trainer.run resume=…"
     ]
     for arguments in ([f"resume={run_dir}"], toy(whole, *settings, env=env)):
         for ended in both(tmp_path, *arguments):
@@ -166,7 +166,7 @@ def test_a_run_of_one_process_is_not_resumed_by_two(tmp_path: Path) -> None:
     assert (first.code, second.output) == (2, "")
     assert first.output == (
         "Configuration error: resume: a run of 1 processes goes on only with as many, not with 2: "
-        "python -m trainer.run resume=…\n"
+        "equipoise train resume=…\n"
     )
 
 

@@ -250,10 +250,9 @@ def test_the_next_commands_name_the_best_checkpoint_and_are_never_wrapped(tmp_pa
     assert "trainer.evaluate" not in table(SUMMARY, run_dir)
     (run_dir / "checkpoints" / "last.pt").touch()
     assert (
-        f"  python -m trainer.play checkpoint={run_dir}/checkpoints/last.pt"
-        in table(SUMMARY, run_dir).splitlines()
+        f"  equipoise play checkpoint={run_dir}/checkpoints/last.pt" in table(SUMMARY, run_dir).splitlines()
     )
     (run_dir / "checkpoints" / "best.pt").touch()
     commands = table(SUMMARY, run_dir).splitlines()
-    assert f"  python -m trainer.evaluate checkpoint={run_dir}/checkpoints/best.pt episodes=100" in commands
-    assert "  make dashboard" in commands
+    assert f"  equipoise evaluate checkpoint={run_dir}/checkpoints/best.pt episodes=100" in commands
+    assert "  equipoise dashboard" in commands

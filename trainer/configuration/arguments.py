@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from equipoise.commands import spelled
 from equipoise.trainer.configuration.errors import ConfigError, allowed, problems_of, shown
 from equipoise.trainer.system.files import unwritable
 
@@ -57,4 +59,4 @@ class Arguments(BaseModel):
             default = "must be given" if field.is_required() else f"default {shown(field.default)}"
             meaning = f": {field.description}" if field.description else ""
             lines.append(f"  {name}={allowed(field.annotation, field.metadata)}{meaning} ({default})")
-        return "\n".join([(cls.__doc__ or "").strip(), "", *lines])
+        return spelled("\n".join([inspect.cleandoc(cls.__doc__ or ""), "", *lines]))

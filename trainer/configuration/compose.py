@@ -1,8 +1,9 @@
 """Turns the files of `conf/` and `key=value` arguments into a `Config`, by way of Hydra.
 
-Hydra's errors come out as `ConfigError`, in the words of this project. Hydra wants a `+` before a key that
-no file has; here every `key=value` is let in, and `check` (in `schema.py`) knows better what is a mistake: it
-names the nearest right key, and finds all mistakes at once.
+Files are looked for in this package's `conf/`, then in the user's: `conf/` in the current folder. Hydra's
+errors become `ConfigError`, in the words of this project. Hydra wants a `+` before a key that no file has;
+here every `key=value` is let in and `check` (in `schema.py`) judges it: it names the nearest right key and
+finds all mistakes at once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from equipoise.prerequisites import extra
 from equipoise.trainer.configuration.errors import ConfigError, nearest
 from equipoise.trainer.configuration.schema import Config, check, env_label
 
@@ -67,7 +69,40 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 def compose_unchecked(overrides: Sequence[str] = ()) -> DictConfig:
     """What Hydra makes of the arguments. Raises `ConfigError` for what Hydra itself refuses."""
     with readable_errors(), hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return hydra.compose("config", admit(overrides))
+        return hydra.compose("config", admit([*search_path(overrides), *overrides]))
+
+
+def options(group: str) -> list[str]:
+    """The names to choose from in `group`, this package's and the user's."""
+    folders = [folder for folder in (CONFIG_DIR, own_folder()) if folder is not None]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def own_folder() -> Path | None:
+    """The user's configuration files: `conf/` in the current folder, unless that is this package's."""
+    folder = Path.cwd() / "conf"
+    return folder if folder.is_dir() and not folder.samefile(CONFIG_DIR) else None
+
+
+def search_path(overrides: Sequence[str]) -> list[str]:
+    """The override that has Hydra look into the user's folder too, after this package's.
+
+    Raises `ConfigError` where an override chooses an option that both have: theirs would be ignored.
+    """
+    folder = own_folder()
+    if folder is None or any(override.startswith("hydra.searchpath=") for override in overrides):
+        return []
+    for override in overrides:
+        group, _, chosen = override.partition("=")
+        for file in (Path(group, f"{option}.yaml") for option in chosen.split(",") if group in GROUPS):
+            if (folder / file).exists() and (CONFIG_DIR / file).exists():
+                raise ConfigError(f"{override}: rename {folder / file}: Equipoise has a {file} of its own")
+    return [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
+
+
+def quoted(text: str | Path) -> str:
+    """`text` as a value in an override, whatever characters are in it."""
+    return "'{}'".format(str(text).replace("\\", "\\\\").replace("'", "\\'"))
 
 
 def from_hydra(composed: DictConfig) -> Config:
@@ -146,11 +181,15 @@ def _explain(error: Exception) -> str:
 
 def _no_such_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
-    options = sorted(error.options or ())
-    hint = f"; did you mean {match}?" if (match := nearest(option, options)) else ""
+    there = sorted(error.options or ())
+    hint = f"; did you mean {match}?" if (match := nearest(option, there)) else ""
     if group == "hydra/launcher":
-        hint = "; joblib and submitit come with pip install -e '.[sweep]'"
-    return f"{group}={option}: there is no such option{hint} ({group} has {', '.join(options) or 'none yet'})"
+        hint = f"; joblib and submitit come with {extra('sweep')}"
+    elif not group.startswith("hydra/"):
+        hint += (
+            f"; your own goes into conf/{group}/{option}.yaml here, or into a folder given by --config-dir"
+        )
+    return f"{group}={option}: there is no such option{hint} ({group} has {', '.join(there) or 'none yet'})"
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
-from equipoise.trainer.configuration.compose import CONFIG_DIR, GROUPS, RESUMABLE, compose_unchecked
+from equipoise.trainer.configuration.compose import GROUPS, RESUMABLE, compose_unchecked, options
 from equipoise.trainer.configuration.errors import allowed, shown
 from equipoise.trainer.configuration.schema import Config
 
@@ -18,9 +18,11 @@ Train a policy. Arguments are key=value, in any order; the last one wins.
   python -m trainer.run                                  the default: env=topology_spawn preset=balanced
   python -m trainer.run preset=conservative seed=3 trainer.gradient_scaling.scaling_momentum=0.95
   python -m trainer.run env=gymnasium env.id=CartPole-v1 env.kwargs.max_episode_steps=200
+  python -m trainer.run env=mine                         with conf/env/mine.yaml of the current folder
   python -m trainer.run -m preset=balanced,debug seed=1,2,3        a sweep over all combinations
   python -m trainer.run resume=runs/<run>                continue a run in its own folder
   python -m trainer.run --cfg job                        print the configuration and stop
+  python -m trainer.run --config-dir FOLDER              look for configuration files in FOLDER too
   python -m trainer.run --hydra-help                     the flags of Hydra, which reads the arguments
 
 Precedence: command line > experiment > preset > what the environment chooses > the other groups."""
@@ -28,14 +30,10 @@ Precedence: command line > experiment > preset > what the environment chooses > 
 
 def help_text() -> str:
     defaults: Any = OmegaConf.to_container(compose_unchecked(), resolve=True)
-    groups = [f"  {group}={'|'.join(_options(group))}" for group in GROUPS if _options(group)]
+    groups = [f"  {group}={'|'.join(options(group))}" for group in GROUPS if options(group)]
     resumable = f"Beside resume= these may be given: {', '.join(RESUMABLE)}."
     keys = [*_keys(Config, defaults), *_section_keys(defaults["trainer"])]
     return "\n\n".join([_USAGE, "\n".join(["Groups:", *groups]), "\n".join(["Keys:", *keys]), resumable])
-
-
-def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
 
 
 def _keys(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

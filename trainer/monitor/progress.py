@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from equipoise.commands import typed
 from equipoise.trainer.monitor.summary import Summary
 
 _REFRESH_SECONDS = 0.1
@@ -204,15 +204,11 @@ def closing_table(summary: Summary, run_dir: str | Path, console: Console | None
     )
     lines = [f"results: {run_dir}"]
     if summary.status == "interrupted":
-        lines.append(f"resume with: python -m trainer.run {shlex.quote(f'resume={run_dir}')}")
+        lines.append(f"resume with: {typed('train', f'resume={run_dir}')}")
     if checkpoint is not None:
-        argument = shlex.quote(f"checkpoint={checkpoint}")
-        lines += [
-            "next:",
-            f"  python -m trainer.evaluate {argument} episodes=100",
-            f"  python -m trainer.play {argument}",
-            "  make dashboard",
-        ]
+        argument = f"checkpoint={checkpoint}"
+        commands = [("evaluate", argument, "episodes=100"), ("play", argument), ("dashboard",)]
+        lines += ["next:", *(f"  {typed(*command)}" for command in commands)]
     for line in lines:  # never wrapped: they are there to be copied
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.file.flush()

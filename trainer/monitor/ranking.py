@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from equipoise.commands import typed
 from equipoise.trainer.monitor.failure import SUMMARY
 from equipoise.trainer.monitor.summary import Summary
 
@@ -78,17 +78,15 @@ def _complaint(run: Run, summary: Summary) -> list[str]:
     again = None
     if summary.status == "interrupted" or killed:
         saved = any((run.folder / "checkpoints").glob("*.pt"))
-        again = f"resume with: {command(f'resume={run.folder}')}" if saved else None
-        again = again or f"start again: {command(*run.overrides)}"
+        again = (
+            f"resume with: {typed('train', f'resume={run.folder}')}"
+            if saved
+            else f"start again with: {typed('train', *run.overrides)}"
+        )
     reason = None if summary.status == "interrupted" else summary.error or run.error
     where = str(run.folder) if run.folder.exists() else None
     lines = [f"{summary.status}: {run.title}", reason, again, where]
     return [line if number == 0 else f"  {line}" for number, line in enumerate(filter(None, lines))]
-
-
-def command(*arguments: str) -> str:
-    """To be pasted into a shell."""
-    return shlex.join(["python", "-m", "trainer.run", *arguments])
 
 
 def _groups(runs: Iterable[tuple[str, Summary]]) -> list[_Group]:

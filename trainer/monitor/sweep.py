@@ -19,7 +19,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from equipoise.trainer.monitor.ranking import Run, command, ranking
+from equipoise.commands import typed
+from equipoise.trainer.monitor.ranking import Run, ranking
 from equipoise.trainer.system.files import replace_file
 
 
@@ -72,12 +73,14 @@ class Sweep(Callback):
         names = distinct([*(note["overrides"] for note in notes), *waiting.values()])
         runs = []
         for path, note, own in zip(paths, notes, names, strict=False):
-            name = " ".join(override for override in own if not override.startswith("seed=")) or "all alike"
+            name = (
+                " ".join(override for override in own if not override.startswith("seed=")) or "(no overrides)"
+            )
             title = f"#{path.stem} {' '.join(own)}"
             runs.append(Run(name, title, Path(note["folder"]), note["error"], note["overrides"]))
         ranking(runs)
         for number, job in waiting.items():
-            print(f"not begun: #{number}\n  {command(*job)}")
+            print(f"not begun: #{number}\n  {typed('train', *job)}")
         return int(any(note["error"] for note in notes))
 
     def _note(self, config: DictConfig, error: str | None) -> None:

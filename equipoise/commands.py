@@ -1,0 +1,112 @@
+"""The commands of this package: what `equipoise NAME` runs, and how to spell one for the user to copy."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import shlex
+import sys
+from typing import NamedTuple
+
+from equipoise import __version__
+from equipoise.prerequisites import IN_CLONE, ROOT, require
+
+
+class Command(NamedTuple):
+    module: str
+    """Below `equipoise`; its `main()` reads `sys.argv` and returns the exit status."""
+    summary: str
+
+
+COMMANDS = {
+    "train": Command("trainer.run", "train a policy, resume a run, sweep over settings"),
+    "evaluate": Command("trainer.evaluate", "measure a trained policy on fresh episodes"),
+    "play": Command("trainer.play", "film a trained policy"),
+    "export": Command("trainer.export", "write a policy that runs without this package"),
+    "compare": Command("scripts.compare", "train variants over several seeds and report on them"),
+    "dashboard": Command("scripts.dashboard", "open TensorBoard over the runs"),
+}
+
+_STARTED_AS = "EQUIPOISE_STARTED_AS"
+"""Environment variable that tells the processes which a command starts how the user started that one."""
+
+
+def main() -> int:
+    """`equipoise NAME …`: run a command; return its exit status, or 2 if there is no such command."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if name in ("-V", "--version"):
+        print(f"equipoise {__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"equipoise: there is no command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    require()
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the user's own modules, as with `python -m`
+    os.environ.setdefault(_STARTED_AS, "equipoise")
+    sys.argv = [f"equipoise {name}", *arguments]
+    status: int = importlib.import_module(f"equipoise.{COMMANDS[name].module}").main()
+    return status
+
+
+def typed(name: str, *arguments: str) -> str:
+    """The command `name`, spelled as the user started this program, ready to be pasted into a shell."""
+    prefix = _started_as()
+    command = f"equipoise {name}" if prefix == "equipoise" else f"{prefix}{COMMANDS[name].module}"
+    return " ".join([command, shlex.join(arguments)]).rstrip()
+
+
+def module(name: str) -> str:
+    """The module of the command `name`, as the user started this program: for `torchrun -m`."""
+    package = "" if _started_as() == "python -m " else "equipoise."
+    return f"{package}{COMMANDS[name].module}"
+
+
+def spelled(text: str) -> str:
+    """`text` with each `python -m trainer.…` in it spelled as the user started this program."""
+    for name, command in COMMANDS.items():
+        text = text.replace(f"python -m {command.module}", typed(name))
+    return text
+
+
+def child(name: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of a process that runs the command `name` in the current folder."""
+    environment = {**os.environ, _STARTED_AS: _started_as()}
+    if IN_CLONE:  # a clone need not be installed
+        path = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+        environment["PYTHONPATH"] = os.pathsep.join(path)
+    return [sys.executable, "-m", f"equipoise.{COMMANDS[name].module}", *arguments], environment
+
+
+def _started_as() -> str:
+    """What comes before the name of a command (`equipoise`) or of its module (`python -m `)."""
+    if told := os.environ.get(_STARTED_AS):
+        return told
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = spec.name if spec is not None else ""
+    for package in ("", "equipoise."):
+        if module.startswith((f"{package}trainer.", f"{package}scripts.")):
+            return f"python -m {package}"
+    return "equipoise"
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    listed = [f"  {name:{width}}{command.summary}" for name, command in COMMANDS.items()]
+    lines = [
+        "Hybrid-action PPO that keeps discrete decisions and continuous parameters in balance.",
+        "",
+        "  equipoise COMMAND [key=value ...]      equipoise COMMAND --help explains each",
+        "",
+        *listed,
+        "",
+        "  equipoise train env=gymnasium env.id=CartPole-v1",
+        "  equipoise train env=mine               with your own conf/env/mine.yaml in the current folder",
+    ]
+    return "\n".join(lines)
