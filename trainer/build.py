@@ -21,6 +21,7 @@ from equipoise.trainer.evaluation import Evaluator
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.loop import Trainer
+from equipoise.trainer.optimizer import PolicyOptimizer, try_out
 from equipoise.trainer.policy.protocol import Policy, check_policy
 from equipoise.trainer.process_state import own_part
 from equipoise.trainer.recorder import Recorder, RunRecorder
@@ -69,6 +70,8 @@ def make_trainer(config: Config, recorder: Recorder) -> Trainer:
     """A trainer that has learned nothing; writes no file."""
     settings, batch, process = config.trainer, config.trainer.batch, distributed.rank()
     check_order({name: find_class(stage.target) for name, stage in config.stages.items()}, settings.stages)
+    section = config.optimizer
+    try_out(find_class(section.target), section.keywords, f"optimizer._target_ = {section.target}")
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     torch.manual_seed(config.seed)
@@ -169,7 +172,7 @@ def make_learner(
     return Learner(
         policy,
         pipeline,
-        make_optimizer(optimizer, flat.vector),
+        make_optimizer(optimizer, flat),
         flat,
         settings,
         (weights.discrete_weight / total, weights.continuous_weight / total),
@@ -178,18 +181,9 @@ def make_learner(
     )
 
 
-def make_optimizer(section: schema.OptimizerConfig, vector: torch.Tensor) -> torch.optim.Optimizer:
-    """For one tensor of all parameters, with a learning rate on its device."""
-    # A tensor: a Python number would be frozen into a captured graph.
-    rate = torch.tensor(section.learning_rate, device=vector.device)
-    keywords = {**section.keywords, "fused": True}
-    if section.target == "torch.optim.Adam":
-        keywords["capturable"] = vector.device.type == "cuda"
-    optimizer: torch.optim.Optimizer = find_class(section.target)([vector], lr=rate, **keywords)
-    if section.keywords.get("momentum"):
-        # SGD makes this buffer in its first step, and leaves it unset if that step is skipped.
-        optimizer.state[vector]["momentum_buffer"] = torch.zeros_like(vector)
-    return optimizer
+def make_optimizer(section: schema.OptimizerConfig, flat: FlatParameters) -> PolicyOptimizer:
+    """Of the class that `section` names, with its learning rate on the parameters' device."""
+    return PolicyOptimizer(find_class(section.target), flat, section.learning_rate, section.keywords)
 
 
 def make_schedule(optimizer: schema.OptimizerConfig, total_env_steps: int, samples: int) -> Schedule:

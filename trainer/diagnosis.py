@@ -151,6 +151,8 @@ class BadUpdates:
     def _of_gradient(self, gradient: Tensor) -> Iterator[str]:
         first = 0
         for name, parameter in self._policy.named_parameters():
+            if not parameter.requires_grad:
+                continue
             part, first = gradient[first : first + parameter.numel()], first + parameter.numel()
             if count := int((~part.isfinite()).sum()):
                 yield f"gradient of {name}: {count} of {part.numel()} entries"

@@ -17,20 +17,36 @@ from equipoise.trainer.system import distributed
 
 
 class FlatParameters:
-    """The parameters of a module as one vector, and one for their gradient.
+    """The trainable parameters of a module as one vector, and one for their gradient.
 
     The module's own parameters become views of it, so that an optimizer works on a single tensor: one fused
     kernel instead of one for each layer. Not to be moved to another device afterwards.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.parameters = list(module.parameters())
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not self.parameters:
+            raise ValueError(f"{type(module).__name__} has no parameters to train")
+        for name, parameter in module.named_parameters():
+            if parameter.dtype != self.parameters[0].dtype:
+                kinds = f"{parameter.dtype}, others are {self.parameters[0].dtype}"
+                raise ValueError(f"{type(module).__name__}: parameter {name} is {kinds}; all must be alike")
         self.vector = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in self.parameters]))
         self.vector.grad = torch.zeros_like(self.vector)
-        first = 0
-        for parameter in self.parameters:
-            parameter.data = self.vector.data[first : first + parameter.numel()].view_as(parameter)
-            first += parameter.numel()
+        for parameter, view in zip(self.parameters, self._views(self.vector.data), strict=True):
+            parameter.data = view
+
+    def _views(self, vector: Tensor) -> list[Tensor]:
+        """A vector `[n]` in the shapes of the parameters."""
+        parts = torch.split(vector, [parameter.numel() for parameter in self.parameters])
+        return [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
+
+    def parameters_with_gradients(self) -> list[nn.Parameter]:
+        """The parameters one by one, the gradient of each a view of the vector's."""
+        assert self.vector.grad is not None
+        for parameter, view in zip(self.parameters, self._views(self.vector.grad), strict=True):
+            parameter.grad = view
+        return self.parameters
 
     def mask(self, chosen: Sequence[Tensor]) -> Tensor:
         """`[n]`: 1 where the vector holds one of the `chosen` parameters."""

@@ -23,6 +23,7 @@ from equipoise.trainer.diagnosis import BadUpdates, check_targets
 from equipoise.trainer.gradients import FlatParameters, SideGradients
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.objective import Losses, Objective
+from equipoise.trainer.optimizer import PolicyOptimizer
 from equipoise.trainer.policy.normalization import value_metrics
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.probe import PolicyProbe
@@ -46,7 +47,7 @@ class Learner:
     """Learns from one rollout at a time.
 
     Args:
-        optimizer: of `flat.vector`; fused, so that it heeds `found_inf`, with its learning rate a tensor.
+        optimizer: of `flat`.
         flat: the policy's parameters.
         base_weights: of the discrete and the continuous surrogate, summing to 1.
         generator: shuffles the samples, on the policy's device.
@@ -57,7 +58,7 @@ class Learner:
         self,
         policy: Policy,
         pipeline: Pipeline,
-        optimizer: torch.optim.Optimizer,
+        optimizer: PolicyOptimizer,
         flat: FlatParameters,
         settings: schema.TrainerConfig,
         base_weights: tuple[float, float],
@@ -82,7 +83,7 @@ class Learner:
         self._gradient_stage = pipeline.gradients if both else None
         if settings.compile != "none":
             self._graphs = Graphed(
-                settings.compile, "the update", self._learn, pipeline.of_updates, device, self._no_turn()
+                settings.compile, "the update", self._learn, pipeline.of_updates, device, self._obstacle()
             )
         self._used = self._base.clone()
         """`[2]`: the weights of the previous update."""
@@ -93,7 +94,10 @@ class Learner:
         )
         self._shared = shared if bool(shared.any()) else None
 
-    def _no_turn(self) -> str | None:
+    def _obstacle(self) -> str | None:
+        """Why an update cannot be recorded, as far as that is known."""
+        if not self.optimizer.fused:
+            return f"{type(self.optimizer.inner).__name__} has no fused step"
         stage = self._gradient_stage
         if stage is None or callable(getattr(stage, "turn", None)):
             return None
@@ -107,11 +111,10 @@ class Learner:
     @property
     def learning_rate(self) -> Tensor:
         """Device scalar."""
-        rate: Tensor = self.optimizer.param_groups[0]["lr"]
-        return rate
+        return self.optimizer.learning_rate
 
     def set_learning_rate(self, rate: float) -> None:
-        self.learning_rate.fill_(rate)
+        self.optimizer.set_learning_rate(rate)
 
     def run(self, rollout: Rollout, progress: float, log: MetricLog) -> None:
         """One iteration's learning. `progress` is the fraction of the run that is done, 0 to 1."""
@@ -272,12 +275,9 @@ class Learner:
         # The loss too: a NaN among its samples need not be in the gradient.
         skipped = 1.0 - (norm.isfinite() & loss.isfinite()).to(torch.float32)
         assert self.flat.vector.grad is not None
-        torch.mul(
-            gradient, (self.settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0), out=self.flat.vector.grad
-        )
-        # Fused optimizers leave parameters and moments alone where this flag is set, without the host.
-        self.optimizer.found_inf, self.optimizer.grad_scale = skipped, None  # type: ignore[attr-defined]
-        self.optimizer.step()
+        clip = (self.settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch.mul(gradient, clip, out=self.flat.vector.grad)
+        self.optimizer.step(skipped)
         self._skipped_in_a_row.add_(1.0).mul_(skipped)
         return {
             "optimizer/gradient_norm": Metric(norm),
@@ -297,11 +297,6 @@ class Learner:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
-        device = self.flat.vector.device
-        for group in self.optimizer.param_groups:  # torch moves the moments to the device, and not this
-            group["lr"] = group["lr"].to(device)
-            if "capturable" in group:
-                group["capturable"] = device.type == "cuda"
         self.pipeline.load_state_dict(state["stages"])
         self.generator.set_state(state["generator"].cpu())
         self.updates = state["updates"]

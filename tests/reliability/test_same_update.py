@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from equipoise.trainer.build import build
+from equipoise.trainer.build import build, make_optimizer
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.data import Actions, Rollout
@@ -59,10 +59,7 @@ def in_float64(trainer: Trainer) -> Trainer:
     """The same run in double precision: what is built anew is what refers to the float32 parameters."""
     update, policy = trainer.learner, trainer.policy.double()
     update.flat = FlatParameters(policy)
-    (group,) = update.optimizer.param_groups
-    kept = {name: group[name] for name in ("eps", "momentum") if name in group}
-    rate = torch.tensor(float(group["lr"]))
-    update.optimizer = type(update.optimizer)([update.flat.vector], lr=rate, fused=True, **kept)
+    update.optimizer = make_optimizer(trainer.config.optimizer, update.flat)
     return trainer
 
 
@@ -101,7 +98,7 @@ def learned(trainer: Trainer, rollouts: list[Rollout]) -> tuple[Tensor, dict[str
     """`[updates, n]` the parameters after each optimizer step, and the last iteration's metrics."""
     history: list[Tensor] = []
     update = trainer.learner
-    update.optimizer.register_step_post_hook(
+    update.optimizer.inner.register_step_post_hook(
         lambda *_: history.append(update.flat.vector.detach().clone())  # type: ignore[arg-type]
     )
     for number, rollout in enumerate(rollouts):

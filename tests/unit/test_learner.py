@@ -20,6 +20,7 @@ from equipoise.trainer.data import Minibatch, Rollout, Term
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.metric_log import MetricLog
+from equipoise.trainer.optimizer import PolicyOptimizer
 from equipoise.trainer.policy.actor_critic import ActorCritic
 from equipoise.trainer.policy.encoders import MLP
 from equipoise.trainer.rollout import Collector, allocate
@@ -89,12 +90,8 @@ class Learning:
         )
         self.recorder = Recorder()
         self.flat = FlatParameters(self.policy)
-        rate = torch.tensor(0.01 if adam else 1.0)
-        self.optimizer: torch.optim.Optimizer = (
-            torch.optim.Adam([self.flat.vector], lr=rate, fused=True)
-            if adam
-            else torch.optim.SGD([self.flat.vector], lr=rate, fused=True)
-        )
+        cls = torch.optim.Adam if adam else torch.optim.SGD
+        self.optimizer = PolicyOptimizer(cls, self.flat, 0.01 if adam else 1.0, {})
         self.learner = Learner(
             self.policy,
             Pipeline(stages or {"recorder": self.recorder}),
@@ -294,11 +291,11 @@ def test_a_gradient_that_is_not_finite_is_counted_and_changes_nothing(
     learning = Learning(settings(num_minibatches=2), {"poison": stage}, adam=adam)
     learning.step()
     assert learning.log.read()["optimizer/skipped"] == 0.0
-    before = [tensor.clone() for tensor in learning.optimizer.state[learning.flat.vector].values()]
+    before = [tensor.clone() for tensor in learning.optimizer.inner.state[learning.flat.vector].values()]
     stage.active = True
     assert not learning.step().any()
     assert learning.log.read()["optimizer/skipped"] == 2.0
-    after = list(learning.optimizer.state[learning.flat.vector].values())
+    after = list(learning.optimizer.inner.state[learning.flat.vector].values())
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
     assert len(before) == (3 if adam else 0)
     stage.active = False
