@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "_unique2")
 """Operations whose result, or its shape, the host has to wait for."""
 ON_THE_CPU_ALONE = {
-    ("goal.py", "advance"),  # whether anything moves
-    ("update.py", "_final_values"),  # which steps truncated an episode
+    ("environment.py", "advance"),  # whether anything moves
+    ("learner.py", "_final_values"),  # which steps truncated an episode
     ("diagnosis.py", "check_targets"),  # elsewhere the loop asks, after the update
     ("diagnosis.py", "note"),
     ("advantage_weighting.py", "_learn"),  # the step count of torch's Adam, which stays on the host
@@ -47,6 +47,7 @@ class Reads(TorchDispatchMode):
 
     @staticmethod
     def _ours(path: Path) -> bool:
+        path = path.resolve()  # equipoise/ links to the folders
         return path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in ("envs", "trainer")
 
 
