@@ -150,8 +150,7 @@ def make_collector(
         env_seed = seed
     else:
         env_seed = training_seed(seed, process)
-    steps, num_values = settings.batch.rollout_steps, policy.value_head.out_features
-    rollout = allocate(env, policy.space, steps, policy.observation_width, num_values)
+    rollout = allocate(env, policy.space, settings.batch.rollout_steps, policy.observation_width)
     noise = noise_generator(env.device, seed, process)
     return Collector(env, policy, rollout, noise, env_seed, settings.compile)
 

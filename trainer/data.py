@@ -47,10 +47,7 @@ class Actions(NamedTuple):
 
 @dataclass
 class Rollout:
-    """What one iteration collects, allocated once and written in place.
-
-    `values` and everything below it are filled in after the last step.
-    """
+    """What one iteration collects, allocated once and written in place."""
 
     observations: Tensor
     """`[T, N, O]` as the environment gave them."""
@@ -74,12 +71,8 @@ class Rollout:
     """`[N, O]` after the last step."""
     reward_weights: Tensor
     """`[K]`: the environment's, `task_reward = Σ weights · rewards`."""
-    values: Tensor
-    """`[T, N, V]` in reward units (not normalised), as they were when the actions were taken."""
-    advantages: Tensor
-    """`[T, N, K]` per component, the factor of the reward stage already undone."""
-    task_advantages: Tensor | None = None
-    """`[T, N]` of the task reward; only where a stage asked for it."""
+    reward_names: tuple[str, ...] = ()
+    """`K` names: the environment's, for messages and metrics."""
 
     @property
     def done(self) -> Tensor:
@@ -90,6 +83,22 @@ class Rollout:
     def task_reward(self) -> Tensor:
         """`[T, N]`: the sum that is never normalised; scores and `best.pt` go by it."""
         return self.rewards @ self.reward_weights
+
+
+class Targets(NamedTuple):
+    """How good the actions of a rollout were, judged by the critic as it was when they were taken."""
+
+    rollout: Rollout
+    rewards: Tensor
+    """`[T, N, V]`: what the critic is trained on, after the rewards stage."""
+    values: Tensor
+    """`[T, N, V]` in the units of `rewards` (not normalised)."""
+    returns: Tensor
+    """`[T, N, V]`: the value targets, in the units of `rewards`."""
+    advantages: Tensor
+    """`[T, N, K]`: of each reward component, without the factor of the rewards stage."""
+    task_advantages: Tensor | None = None
+    """`[T, N]`: of the task reward; only where a stage asked for it."""
 
 
 class Minibatch(NamedTuple):

@@ -5,37 +5,85 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from equipoise.envs.gymnasium_adapter.guard import EnvError
-from equipoise.trainer.data import Metrics, Rollout, critic_heads
+from equipoise.trainer.data import Metrics, Rollout, Targets, critic_heads
 from equipoise.trainer.policy.protocol import Policy
-from equipoise.trainer.rollout import Collector, NonFiniteError, check_finite
+from equipoise.trainer.rollout import Collector
 from equipoise.trainer.stages.protocol import LossState
 from equipoise.trainer.system import distributed
 
 _Field = tuple[str, Tensor, Tensor | None]
 """Name, values `[B, ...]` and which of them count."""
 
+_AFTER = "observation after the last step"
 _INPUTS = ("inputs", "discrete_log_prob", "continuous_log_prob", "advantages", "values", "returns")
 
 
-def check_targets(advantages: Tensor, returns: Tensor, rewards: Tensor, reward_names: Sequence[str]) -> None:
-    """Refuse a rollout `[T, N, V]` whose targets are not finite before a normaliser or the critic sees them.
+class NonFiniteError(ValueError):
+    """An environment gave NaN or an infinite number, or rewards too large for float32."""
+
+
+def check_finite(rollout: Rollout, env_steps: int) -> None:
+    """Refuse a rollout with NaN or infinite rewards or observations before anything learns from it.
+
+    Args:
+        env_steps: that had been taken when the rollout began, for the message.
+
+    Raises:
+        NonFiniteError: names the earliest: the field, the component, the environment and the step.
+    """
+    ended = rollout.done.unsqueeze(-1)
+    fields = {  # in the order in which they come about within a step
+        "observation": rollout.observations,
+        "reward": rollout.rewards,
+        "final observation": torch.where(ended, rollout.final_observations, 0.0),
+        _AFTER: rollout.last_observation.unsqueeze(0),
+    }
+    # One number for the host while all is well: a sum is finite only if every entry is.
+    if bool(torch.stack([field.sum() for field in fields.values()]).isfinite().all()):
+        return
+    found = []
+    for name, field in fields.items():
+        bad = (~field.isfinite()).nonzero()
+        if len(bad):
+            step, env, column = (int(index) for index in bad[0])
+            what = f"{name} {rollout.reward_names[column]!r}" if name == "reward" else f"{name} [{column}]"
+            shift = len(rollout.rewards) if name == _AFTER else 0
+            found.append((step + shift, what, env, float(field[step, env, column])))
+    if found:
+        step, what, env, value = min(found, key=lambda entry: entry[0])
+        raise NonFiniteError(
+            f"{what} is {value} in environment {env}, step {step} of the rollout that began at {env_steps} "
+            "env steps; observations and rewards must be finite"
+        )
+
+
+def check_targets(targets: Targets) -> None:
+    """Refuse targets that are not finite.
+
+    On the CPU before anything learns from them. Elsewhere, where that would wait for the device, after the
+    metrics have been read: until then updates are skipped, as their losses are not finite.
 
     Raises:
         NonFiniteError: names the component and the size of its (normalised) rewards.
     """
-    # One number for the host while all is well: a sum is finite only if every entry is.
-    if bool((advantages.sum() + returns.sum()).isfinite()):
-        return
-    for column in range(returns.shape[-1]):
-        if not bool((advantages[..., column].isfinite() & returns[..., column].isfinite()).all()):
-            largest = float(rewards[..., column].abs().max())
-            raise NonFiniteError(
-                f"the advantages or value targets of component {_component(column, reward_names)} are not "
-                f"finite; after the rewards stage its rewards reach {largest:.3g}"
-            )
+    returns = targets.returns
+    with distributed.failing_together():
+        # One number for the host while all is well: a sum is finite only if every entry is. The advantages
+        # are in the returns.
+        if bool(returns.sum().isfinite()):
+            return
+        for column in range(returns.shape[-1]):
+            if not bool(returns[..., column].isfinite().all()):
+                name = _component(column, targets.rollout.reward_names)
+                largest = float(targets.rewards[..., column].abs().max())
+                raise NonFiniteError(
+                    f"the advantages or value targets of component {name} are not finite; "
+                    f"after the rewards stage its rewards reach {largest:.3g}"
+                )
 
 
 class DivergenceError(RuntimeError):
@@ -56,7 +104,7 @@ def check_updates(metrics: Mapping[str, float], bad: BadUpdates, limit: int, ite
     skipped = metrics["optimizer/skipped_in_a_row"]
     # A NaN is no metric and leaves none behind.
     finite = math.isfinite(metrics.get("optimizer/parameter_norm", math.nan))
-    details = bad.take() if metrics["optimizer/skipped"] or not finite else []
+    details = bad.pop() if metrics["optimizer/skipped"] or not finite else []
     if skipped < limit and finite:
         return details
     reason = (
@@ -80,15 +128,14 @@ def collect_finite(collector: Collector, env_steps: int) -> tuple[Rollout, list[
         NonFiniteError: names the earliest observation or reward that is not.
         EnvError: the environment misbehaved.
     """
-    names = collector.env.reward_names
     with distributed.failing_together():
         try:
             rollout, steps = collector.collect()
         except EnvError:
             # It may have choked on the action for an observation that was not finite.
-            check_finite(collector.rollout, names, env_steps)
+            check_finite(collector.rollout, env_steps)
             raise
-        check_finite(rollout, names, env_steps)
+        check_finite(rollout, env_steps)
     return rollout, steps
 
 
@@ -103,25 +150,32 @@ class BadUpdates:
         self._policy, self._reward_names = policy, reward_names
         self._latest: tuple[int, Callable[[], LossState], Tensor] | None = None
 
-    def note(self, update: int, look: Callable[[], LossState], gradient: Tensor, skipped: Tensor) -> None:
-        """Take in an update, what gives its losses and its gradient `[n]`; `skipped` is a device scalar, 0
-        for no."""
-        if skipped.device.type != "cpu":
-            self._latest = update, look, gradient
-        elif bool(
-            skipped
-        ):  # at once: the next updates change the parameters, and a graph writes over results
-            state = look()
-            self._latest = update, lambda: state, gradient.clone()
+    def record(
+        self, update: int, recompute: Callable[[], LossState], gradient: Tensor, skipped: Tensor
+    ) -> None:
+        """Keep an update that was skipped.
 
-    def take(self) -> list[str]:
-        """A line for all that was not finite in the update at hand, causes before consequences; then forget
-        it. Empty: all was finite. Of several processes all must ask, and all get the same."""
+        Args:
+            update: its number.
+            recompute: gives what its losses were computed from; called before the next update begins, or for
+                the last update of an iteration only.
+            gradient: `[n]`, before clipping.
+            skipped: device scalar, 0 for no.
+        """
+        if skipped.device.type != "cpu":
+            self._latest = update, recompute, gradient
+        elif bool(skipped):  # at once: the next updates change the parameters
+            state = recompute()
+            self._latest = update, lambda: state, gradient
+
+    def pop(self) -> list[str]:
+        """A line for all that was not finite in the latest skipped update, causes before consequences; then
+        forget it. Empty: all was finite. Of several processes all must ask, and all get the same."""
         causes: list[str] = []
         consequences: list[str] = []
         if self._latest is not None:
-            (update, look, gradient), self._latest = self._latest, None
-            found = [line for field in _fields(look()) for line in self._columns(field)]
+            (update, recompute, gradient), self._latest = self._latest, None
+            found = [line for field in _fields(recompute()) for line in self._columns(field)]
             causes = [f"update {update}: {line}" for line in found]
             consequences = [f"update {update}: {line}" for line in self._of_gradient(gradient)]
         everywhere = distributed.all_gather(causes)

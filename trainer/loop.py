@@ -11,7 +11,8 @@ import torch
 
 from equipoise.trainer.compilation.compiling import Compiling
 from equipoise.trainer.configuration.schema import Config
-from equipoise.trainer.diagnosis import check_updates, collect_finite
+from equipoise.trainer.diagnosis import check_targets, check_updates, collect_finite
+from equipoise.trainer.episodes import episode_means
 from equipoise.trainer.evaluation import Evaluation, Evaluator
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.metric_log import MetricLog
@@ -21,10 +22,11 @@ from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.process_state import check_parameters, load_run_state, run_state
 from equipoise.trainer.recorder import Recorder
-from equipoise.trainer.rollout import Collector, episode_means
+from equipoise.trainer.rollout import Collector
 from equipoise.trainer.schedule import Schedule
 from equipoise.trainer.system import distributed
 from equipoise.trainer.system.interruption import ECHO, Interrupted, Interruption
+from equipoise.trainer.targets import prepare
 
 
 class Trainer:
@@ -74,9 +76,12 @@ class Trainer:
         rollout, steps = collect_finite(self.collector, self.env_steps)
         self.log.add(episode_means(steps))
         collected = time.perf_counter()
-        self.learner.run(rollout, progress, self.log)
+        targets, samples = prepare(rollout, self.policy, self.learner.pipeline, self.settings, self.log)
+        self.learner.learn(samples, progress, self.log)
+        self.policy.update_normalizer(rollout.observations)
         metrics = self.log.read()
-        self.learner.check_targets()
+        if targets.returns.device.type != "cpu":  # where `prepare` has not looked, so as not to wait
+            check_targets(targets)
         limit = self.settings.max_bad_updates
         self.bad_updates = check_updates(metrics, self.learner.bad, limit, self.iteration + 1)
         check_parameters(self.policy, self.learner.flat.vector, self.iteration + 1)

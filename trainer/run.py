@@ -182,10 +182,9 @@ def _train(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None
 
 def _train_here(config: Config, run_dir: Path, state: Mapping[str, Any] | None) -> None:
     from equipoise.envs.gymnasium_adapter.guard import EnvError
-    from equipoise.trainer.diagnosis import DivergenceError
+    from equipoise.trainer.diagnosis import DivergenceError, NonFiniteError
     from equipoise.trainer.monitor.progress import closing_table
     from equipoise.trainer.process_state import OutOfStepError
-    from equipoise.trainer.rollout import NonFiniteError
     from equipoise.trainer.system import distributed
     from equipoise.trainer.system.checkpoint import CheckpointError
     from equipoise.trainer.system.interruption import Interrupted

@@ -23,12 +23,11 @@ EVERY = 0.001
 PLACES = (
     ("products", "compiled: products"),
     ("kernels", "compiled: all else"),
-    ("trainer/graphs.py", "compiled: calling it"),
+    ("trainer/compilation/graphs.py", "compiled: calling it"),
     ("envs/", "environment"),
     ("trainer/rollout.py", "acting and recording"),
-    ("trainer/update.py:prepare", "values, GAE, advantages"),
-    ("trainer/update.py:_take", "minibatches"),
-    ("trainer/update.py:_split", "minibatches"),
+    ("trainer/targets.py", "values, GAE, advantages"),
+    ("trainer/minibatches.py", "minibatches"),
     ("trainer/policy/encoders.py:backward", "backward of the trunks"),
     ("trainer/gradients.py:gradient", "backward of all else"),
     ("trainer/stages/gradient_scaling.py", "gradient stage"),
@@ -36,8 +35,8 @@ PLACES = (
     ("trainer/policy/encoders.py", "forward of the trunks"),
     ("trainer/policy/actor_critic.py", "forward of the heads"),
     ("trainer/objective.py", "losses and loss stages"),
-    ("trainer/update.py:_step", "clip and step"),
-    ("trainer/update.py", "rest of the update"),
+    ("trainer/learner.py:_step", "optimizer step"),
+    ("trainer/learner.py", "rest of the update"),
     ("", "figures, log, rest"),
 )
 """`file:function`, or its beginning: a sample belongs to the first that is anywhere in its stack."""

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 
 from equipoise.scripts.speed.naive import NaiveScaling
-from equipoise.trainer import learner as update
+from equipoise.trainer import loop as training_loop
+from equipoise.trainer import targets
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.loop import Trainer
@@ -148,12 +149,12 @@ def phase_shares(loop: Loop, iterations: int, clock: Clock) -> dict[str, float]:
     phases.watch(trainer, "iterate", "rest")
     phases.watch(trainer.collector.env, "step", "environment")
     phases.watch(trainer.collector, "collect", "rollout")
-    phases.watch(trainer.learner, "prepare", "prepare")
-    phases.watch(update, "compute_gae", "GAE")
+    phases.watch(training_loop, "prepare", "prepare")
+    phases.watch(targets, "compute_gae", "GAE")
     for name, stage in (("reward stage", stages.rewards), ("advantage stage", stages.advantages)):
         if stage is not None:
             phases.watch(stage, "rewards" if stage is stages.rewards else "advantages", name)
-    phases.watch(trainer.learner, "run", "update")
+    phases.watch(trainer.learner, "learn", "update")
     phases.watch(trainer.log, "add", "logging")
     phases.watch(trainer.log, "read", "logging")
     phases.watch(loop.log, "record", "logging")

@@ -14,19 +14,31 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.loop import Trainer
+from equipoise.trainer.targets import prepare
 
 ROOT = Path(__file__).parents[2]
 READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "_unique2")
 """Operations whose result, or its shape, the host has to wait for."""
 ON_THE_CPU_ALONE = {
     ("environment.py", "advance"),  # whether anything moves
-    ("learner.py", "_final_values"),  # which steps truncated an episode
+    ("targets.py", "_final_values"),  # which steps truncated an episode
     ("diagnosis.py", "check_targets"),  # elsewhere the loop asks, after the update
-    ("diagnosis.py", "note"),
+    ("diagnosis.py", "record"),
     ("advantage_weighting.py", "_learn"),  # the step count of torch's Adam, which stays on the host
 }
 """Reads that the code makes where looking is free, or of numbers that never leave the host."""
 ENVS = ("topology_spawn", "synthetic", "platform", "goal", "moving", "hard_move", "catch_point")
+
+
+def learn(trainer: Trainer) -> None:
+    """What an iteration does before it reads its metrics."""
+    rollout, _ = trainer.collector.collect()
+    _, samples = prepare(
+        rollout, trainer.policy, trainer.learner.pipeline, trainer.config.trainer, trainer.log
+    )
+    trainer.learner.learn(samples, 0.1, trainer.log)
+    trainer.policy.update_normalizer(rollout.observations)
 
 
 class Reads(TorchDispatchMode):
@@ -57,10 +69,9 @@ def test_nobody_reads_a_value_but_where_looking_is_free(env: str, tmp_path: Path
     config = compose([f"env={env}", "env.num_envs=16", "policy.hidden_sizes=[8]", "device=cpu", "threads=1"])
     trainer = build(config, tmp_path)
     with Reads() as reads:
-        rollout, _ = trainer.collector.collect()
-        trainer.learner.run(rollout, 0.1, trainer.log)
+        learn(trainer)
     assert reads.found <= ON_THE_CPU_ALONE
-    assert ("diagnosis.py", "note") in reads.found  # the test sees reads
+    assert ("diagnosis.py", "record") in reads.found  # the test sees reads
 
 
 @contextmanager
@@ -78,7 +89,5 @@ def test_the_host_never_waits_for_the_device(env: str, tmp_path: Path) -> None:
     trainer = build(compose([f"env={env}", "device=cuda"]), tmp_path)
     trainer.iterate()  # allocations and libraries' first calls may wait
     with waiting_is_an_error():
-        rollout, _ = trainer.collector.collect()
-        trainer.learner.run(rollout, 0.1, trainer.log)
-    trainer.learner.check_targets()
+        learn(trainer)
     assert trainer.log.read()["optimizer/skipped"] == 0.0

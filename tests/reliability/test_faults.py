@@ -18,9 +18,8 @@ from torch import Tensor
 
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.schema import Config
-from equipoise.trainer.diagnosis import DivergenceError
+from equipoise.trainer.diagnosis import DivergenceError, NonFiniteError
 from equipoise.trainer.loop import Trainer
-from equipoise.trainer.rollout import NonFiniteError
 from tests.integration.test_training import assert_same, tensors
 from tests.reliability.processes import run, summary
 

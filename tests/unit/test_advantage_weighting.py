@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from equipoise.trainer.data import Actions, Rollout
+from equipoise.trainer.data import Actions, Rollout, Targets
 from equipoise.trainer.stages.advantage_weighting import SMALLEST_START, AdvantageWeighting, surrogate_loss
 from equipoise.trainer.stages.protocol import AdvantageResult, AdvantageStage, Probe
 
@@ -72,12 +72,12 @@ class Forbidden:
         raise AssertionError("nobody should have asked for gradients")
 
 
-def rollout_of(advantages: Tensor, task: Tensor | None = None) -> Rollout:
+def targets_of(advantages: Tensor, task: Tensor | None = None) -> Targets:
     """`[T, N, K]` and `[T, N]`."""
     steps, envs, components = advantages.shape
     empty = torch.zeros(steps, envs, 0)
     done = torch.zeros(steps, envs, dtype=torch.bool)
-    return Rollout(
+    rollout = Rollout(
         observations=empty,
         actions=Actions(empty.long(), empty),
         action_mask=empty.unsqueeze(-1).bool(),
@@ -89,15 +89,14 @@ def rollout_of(advantages: Tensor, task: Tensor | None = None) -> Rollout:
         final_observations=empty,
         last_observation=empty[0],
         reward_weights=torch.ones(components),
-        values=empty,
-        advantages=advantages,
-        task_advantages=advantages.sum(-1) if task is None else task,
     )
+    task = advantages.sum(-1) if task is None else task
+    return Targets(rollout, rollout.rewards, empty, empty, advantages, task)
 
 
-def random_rollout(seed: int, components: int = 3, size: float = 1.0) -> Rollout:
+def random_targets(seed: int, components: int = 3, size: float = 1.0) -> Targets:
     generator = torch.Generator().manual_seed(seed)
-    return rollout_of(torch.randn(8, 4, components, generator=generator) * size)
+    return targets_of(torch.randn(8, 4, components, generator=generator) * size)
 
 
 def stage_of(weights: list[float], **keywords: Any) -> AdvantageWeighting:
@@ -125,7 +124,7 @@ def test_golden_weights_and_advantages(attention: bool, expected: tuple[list[flo
         stage.attention_matrix.copy_(torch.tensor(MATRIX))
         stage.attention_bias.copy_(torch.tensor([0.1, -0.2, 0.3]))
     advantages = torch.tensor(ADVANTAGES).view(4, 2, 3)
-    result = stage.advantages(rollout_of(advantages), FixedCosines([0.0] * 3))
+    result = stage.advantages(targets_of(advantages), FixedCosines([0.0] * 3))
     weights, standardised = expected
     assert weights_of(result) == pytest.approx(weights, abs=1e-6)
     mixed = result.advantages
@@ -145,28 +144,28 @@ def test_48_parameters_at_six_components() -> None:
 
 
 def test_training_starts_from_the_environments_weights() -> None:
-    rollout = random_rollout(0)
-    result = stage_of([2.0, 0.5, 1.5]).advantages(rollout, FixedCosines([1.0, 1.0, 1.0]))
+    targets = random_targets(0)
+    result = stage_of([2.0, 0.5, 1.5]).advantages(targets, FixedCosines([1.0, 1.0, 1.0]))
     assert weights_of(result) == pytest.approx([0.5, 0.125, 0.375])
-    torch.testing.assert_close(result.advantages, rollout.advantages @ torch.tensor([0.5, 0.125, 0.375]))
+    torch.testing.assert_close(result.advantages, targets.advantages @ torch.tensor([0.5, 0.125, 0.375]))
     assert metric(result, "entropy") == pytest.approx(-sum(w * math.log(w) for w in (0.5, 0.125, 0.375)))
 
 
 def test_a_component_without_weight_can_still_be_learned() -> None:
     stage = stage_of([2.0, 0.0])
-    result = stage.advantages(random_rollout(0, 2), FixedCosines([0.0, 1.0]))
+    result = stage.advantages(random_targets(0, 2), FixedCosines([0.0, 1.0]))
     assert weights_of(result)[1] == pytest.approx(SMALLEST_START / (1 + SMALLEST_START))
-    later = stage.advantages(random_rollout(1, 2), FixedCosines([0.0, 1.0]))
+    later = stage.advantages(random_targets(1, 2), FixedCosines([0.0, 1.0]))
     assert weights_of(later)[1] > weights_of(result)[1]
 
 
 def test_disabled_is_exactly_the_environments_weighted_sum() -> None:
     stage = stage_of([2.0, 0.0, 0.5], enable_learnable_weights=False)
     assert not stage.needs_task_advantage
-    rollout = random_rollout(0)
+    targets = random_targets(0)
     for _ in range(3):
-        result = stage.advantages(rollout, Forbidden())
-        assert torch.equal(result.advantages, rollout.advantages @ torch.tensor([2.0, 0.0, 0.5]))
+        result = stage.advantages(targets, Forbidden())
+        assert torch.equal(result.advantages, targets.advantages @ torch.tensor([2.0, 0.0, 0.5]))
     assert stage.state_dict() == {}
 
 
@@ -174,8 +173,8 @@ def test_the_first_step_worked_out_by_hand() -> None:
     """c = (½, ½), cos = (1, 0): loss −½ log w₁, gradient (−¼, ¼) in the logits, so Adam moves each by its
     learning rate; the weights become σ(±0.02)."""
     stage = stage_of([1.0, 1.0], enable_attention_weighting=False)
-    first = stage.advantages(random_rollout(0, 2), FixedCosines([1.0, 0.0]))
-    second = stage.advantages(random_rollout(0, 2), FixedCosines([1.0, 0.0]))
+    first = stage.advantages(random_targets(0, 2), FixedCosines([1.0, 0.0]))
+    second = stage.advantages(random_targets(0, 2), FixedCosines([1.0, 0.0]))
     assert metric(first, "loss") == pytest.approx(-0.5 * math.log(0.5))
     assert metric(first, "gradient_norm") == pytest.approx(math.hypot(0.25, 0.25))
     assert weights_of(second) == pytest.approx(
@@ -185,7 +184,7 @@ def test_the_first_step_worked_out_by_hand() -> None:
 
 def test_the_gradient_is_clipped() -> None:
     stage = stage_of([1.0, 1.0], enable_attention_weighting=False)
-    result = stage.advantages(random_rollout(0, 2), FixedCosines([100.0, 0.0]))
+    result = stage.advantages(random_targets(0, 2), FixedCosines([100.0, 0.0]))
     assert metric(result, "gradient_norm") > 30
     clipped = stage.base_logits.grad
     assert clipped is not None
@@ -200,7 +199,7 @@ def test_regularization_pulls_back_to_the_environments_weights() -> None:
         with torch.no_grad():
             stage.base_logits.add_(torch.tensor([-2.0, 2.0]))
         for seed in range(200):
-            result = stage.advantages(random_rollout(seed, 2), FixedCosines([0.0, 0.0]))
+            result = stage.advantages(random_targets(seed, 2), FixedCosines([0.0, 0.0]))
         if stage is pulled:
             assert weights_of(result) == pytest.approx([0.75, 0.25], abs=0.02)
         else:
@@ -215,7 +214,7 @@ def test_equal_cosines_keep_the_shares_of_unequal_weights() -> None:
     with torch.no_grad():
         stage.base_logits.add_(torch.tensor([-1.0, 1.0]))
     for seed in range(300):
-        result = stage.advantages(random_rollout(seed, 2), FixedCosines([0.5, 0.5]))
+        result = stage.advantages(random_targets(seed, 2), FixedCosines([0.5, 0.5]))
     assert weights_of(result) == pytest.approx([0.75, 0.25], abs=0.01)
 
 
@@ -225,7 +224,7 @@ def test_regularization_pulls_the_attention_back_to_none() -> None:
         stage.attention_bias.add_(torch.tensor([2.0, -2.0]))
         stage.attention_matrix.add_(1.0)
     for seed in range(300):
-        stage.advantages(random_rollout(seed, 2), FixedCosines([0.0, 0.0]))
+        stage.advantages(random_targets(seed, 2), FixedCosines([0.0, 0.0]))
     assert stage.attention_bias.abs().max() < 0.05
     assert stage.attention_matrix.abs().max() < 0.05
 
@@ -236,7 +235,7 @@ def test_attention_sees_proportions_unless_told_otherwise() -> None:
     def after_training(size: float, attention_input: str) -> list[float]:
         stage = stage_of([1.0, 1.0, 1.0], attention_input=attention_input)
         for seed in range(20):
-            result = stage.advantages(random_rollout(seed, size=size), FixedCosines([0.5, 0.1, -0.2]))
+            result = stage.advantages(random_targets(seed, size=size), FixedCosines([0.5, 0.1, -0.2]))
         return weights_of(result)
 
     assert after_training(1e3, "relative") == pytest.approx(after_training(1.0, "relative"), abs=1e-4)
@@ -250,7 +249,7 @@ def test_attention_answers_to_the_sizes_of_this_rollout() -> None:
     generous, scarce = torch.ones(4, 2, 2), torch.ones(4, 2, 2)
     generous[..., 0], scarce[..., 0] = 3.0, 1 / 3
     # the first component's share of mean |A|: 3/4 and 1/4
-    results = [stage.advantages(rollout_of(a), FixedCosines([0.0, 0.0])) for a in (generous, scarce)]
+    results = [stage.advantages(targets_of(a), FixedCosines([0.0, 0.0])) for a in (generous, scarce)]
     assert metric(results[0], "attention/a") == pytest.approx(1 / (1 + math.exp(-0.75)))
     assert metric(results[1], "attention/a") == pytest.approx(1 / (1 + math.exp(-0.25)), abs=0.01)
 
@@ -258,7 +257,7 @@ def test_attention_answers_to_the_sizes_of_this_rollout() -> None:
 def test_advantages_of_nothing_but_zeros_do_no_harm() -> None:
     stage = stage_of([1.0, 2.0])
     for cosines in ([math.nan, math.nan], [math.nan, 0.5]):
-        result = stage.advantages(rollout_of(torch.zeros(4, 2, 2)), FixedCosines(cosines))
+        result = stage.advantages(targets_of(torch.zeros(4, 2, 2)), FixedCosines(cosines))
         assert not result.advantages.any()
     assert all(parameter.isfinite().all() for parameter in stage.parameters)
 
@@ -278,7 +277,7 @@ class Bandit:
         self.shape = (steps, envs)
         self.logits = torch.zeros(4, 3, requires_grad=True)
 
-    def rollout(self) -> Rollout:
+    def targets(self) -> Targets:
         self.contexts = torch.randint(4, self.shape, generator=self.generator)
         policy = self.logits.detach().softmax(-1)
         chances = policy[self.contexts].flatten(0, 1)
@@ -289,7 +288,7 @@ class Bandit:
         useful = right - baseline + 0.1 * noise[0]
         misleading = -0.6 * (right - baseline) + 0.1 * noise[2]
         advantages = torch.stack([useful, noise[1], misleading], -1)
-        return rollout_of(advantages, advantages.sum(-1))
+        return targets_of(advantages, advantages.sum(-1))
 
     def policy_gradient(self, advantages: Tensor, envs: slice) -> Tensor:
         """`[12]` of `advantages` `[T, N]`, on some of the environments."""
@@ -315,7 +314,7 @@ def trajectory(iterations: int = 200, **keywords: Any) -> list[list[float]]:
     probe: Probe = bandit
     weights = []
     for _ in range(iterations):
-        result = stage.advantages(bandit.rollout(), probe)
+        result = stage.advantages(bandit.targets(), probe)
         weights.append(weights_of(result))
         bandit.learn(result.advantages)
     return weights
@@ -338,7 +337,7 @@ def test_alignment_keeps_every_component_that_is_part_of_the_task() -> None:
     same way, gives everything to the first."""
     stage = stage_of([1.0, 1.0], weight_regularization=0.0, enable_attention_weighting=False)
     for seed in range(300):
-        result = stage.advantages(random_rollout(seed, 2), FixedCosines([0.6, 0.4]))
+        result = stage.advantages(random_targets(seed, 2), FixedCosines([0.6, 0.4]))
     assert weights_of(result) == pytest.approx([0.6, 0.4], abs=0.01)
 
     logits = torch.zeros(2, requires_grad=True)
@@ -354,7 +353,7 @@ def test_the_surrogate_has_no_signal_at_all() -> None:
     weights = trajectory(50, objective="surrogate")
     for iteration in weights:
         assert iteration == pytest.approx([1 / 3] * 3, abs=1e-9)
-    advantages = random_rollout(0).advantages.double()
+    advantages = random_targets(0).advantages.double()
     for candidate in ([1.0, 0.0, 0.0], [0.2, 0.3, 0.5], [0.0, 0.0, 1.0]):
         loss_weights = torch.tensor(candidate, dtype=torch.float64, requires_grad=True)
         loss = surrogate_loss(advantages, loss_weights)
@@ -366,7 +365,7 @@ def test_the_surrogate_has_no_signal_at_all() -> None:
 def test_the_surrogate_asks_for_no_gradients_and_no_task_advantage() -> None:
     stage = stage_of([1.0, 2.0], objective="surrogate")
     assert not stage.needs_task_advantage
-    result = stage.advantages(random_rollout(0, 2), Forbidden())
+    result = stage.advantages(random_targets(0, 2), Forbidden())
     assert math.isnan(metric(result, "cosine/a"))
     assert metric(result, "gradient_norm") < 1e-9
 
@@ -374,10 +373,9 @@ def test_the_surrogate_asks_for_no_gradients_and_no_task_advantage() -> None:
 def test_alignment_without_the_task_advantage_is_refused() -> None:
     stage = stage_of([1.0, 2.0])
     assert stage.needs_task_advantage
-    rollout = random_rollout(0, 2)
-    rollout.task_advantages = None
+    targets = random_targets(0, 2)._replace(task_advantages=None)
     with pytest.raises(ValueError, match="task_advantages"):
-        stage.advantages(rollout, Forbidden())
+        stage.advantages(targets, Forbidden())
 
 
 # -- state, configuration ------------------------------------------------------------------------
@@ -387,11 +385,11 @@ def test_resume_is_exact() -> None:
     straight, resumed = stage_of([1.0, 2.0, 0.0]), stage_of([1.0, 2.0, 0.0])
     probe = FixedCosines([0.5, 0.1, -0.3])
     for seed in range(5):
-        straight.advantages(random_rollout(seed), probe)
+        straight.advantages(random_targets(seed), probe)
     resumed.load_state_dict(straight.state_dict())
     for seed in range(5, 10):
-        expected = straight.advantages(random_rollout(seed), probe)
-        assert torch.equal(resumed.advantages(random_rollout(seed), probe).advantages, expected.advantages)
+        expected = straight.advantages(random_targets(seed), probe)
+        assert torch.equal(resumed.advantages(random_targets(seed), probe).advantages, expected.advantages)
 
 
 def test_the_state_of_another_number_of_components_is_refused() -> None:

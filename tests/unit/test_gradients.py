@@ -25,6 +25,7 @@ from equipoise.trainer.policy.protocol import Heads
 from equipoise.trainer.spaces import HybridSpace
 from equipoise.trainer.stages.gradient_scaling import GradientScaling
 from equipoise.trainer.stages.protocol import SIDES, WeightResult, reduce_term
+from equipoise.trainer.targets import prepare
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
@@ -255,8 +256,7 @@ def test_the_vector_is_the_module() -> None:
     assert torch.equal(module(inputs), output)
     assert flat.vector.tolist() == torch.cat([p.reshape(-1) for p in before]).tolist()
 
-    assert flat.vector.grad is not None
-    flat.vector.grad.copy_(torch.arange(13.0))
+    flat.vector.grad = torch.arange(13.0)
     torch.optim.SGD([flat.vector], lr=0.5).step()
     moved = torch.cat([p.reshape(-1) for p in before]) - 0.5 * torch.arange(13.0)
     assert torch.equal(torch.cat([p.reshape(-1) for p in module.parameters()]), moved)
@@ -300,7 +300,7 @@ def test_the_update_steps_along_the_weighted_gradient(toy: Callable[..., Config]
     trainer = build(config, tmp_path)
     update, log = trainer.learner, MetricLog()
     rollout, _ = trainer.collector.collect()
-    samples = update.prepare(rollout, MetricLog())
+    _, samples = prepare(rollout, trainer.policy, update.pipeline, config.trainer, MetricLog())
     logits, mean, log_std, values = trainer.policy(samples.inputs)
     distribution = trainer.policy.as_distribution(logits, mean, log_std, samples.action_mask)
     sides = surrogates(samples, distribution, 0.2, "per_decision", "common")
@@ -316,7 +316,7 @@ def test_the_update_steps_along_the_weighted_gradient(toy: Callable[..., Config]
     # 0.7 / n_d : 0.3 / n_c, the typical case at whatever size.
     push = torch.stack([0.7 / discrete.norm(), 0.3 / continuous.norm()])
     weights = push / push.sum()
-    update.run(rollout, 0.0, log)
+    update.learn(samples, 0.0, log)
     metrics = log.read()
     assert metrics["gradient_scaling/discrete_weight_used"] == pytest.approx(weights[0].item(), rel=1e-5)
     assert abs(weights[0].item() - 0.7) > 0.01  # scaling had something to do

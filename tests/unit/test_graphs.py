@@ -413,7 +413,7 @@ def test_a_run_of_graphs_is_the_run_without(kind: Kind, env: str, tmp_path: Path
     assert metrics == expected
     assert torch.equal(graphs.learner.flat.vector, eager.learner.flat.vector)
     mine, theirs = graphs.state_dict(), eager.state_dict()
-    for part in ("collector", "update"):
+    for part in ("collector", "learner"):
         for one, other in zip(tree_leaves(mine[part]), tree_leaves(theirs[part]), strict=True):
             assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
 

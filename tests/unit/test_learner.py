@@ -16,7 +16,7 @@ from equipoise.envs.protocol import Timestep
 from equipoise.trainer.advantage import compute_gae
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.configuration.schema import TrainerConfig as Settings
-from equipoise.trainer.data import Minibatch, Rollout, Term
+from equipoise.trainer.data import Minibatch, Rollout, Targets, Term
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.metric_log import MetricLog
@@ -35,6 +35,7 @@ from equipoise.trainer.stages.protocol import (
     Stage,
     WeightResult,
 )
+from equipoise.trainer.targets import prepare
 from tests.toy_env import ToyEnv
 
 CPU = torch.device("cpu")
@@ -101,24 +102,30 @@ class Learning:
             base_weights,
             torch.Generator().manual_seed(1),
         )
-        rollout = allocate(self.env, self.policy.space, T, 2, 2 + task_head)
+        rollout = allocate(self.env, self.policy.space, T, 2)
         self.collector = Collector(self.env, self.policy, rollout, torch.Generator().manual_seed(2), 0)
         self.log = MetricLog()
 
     def iterate(self) -> Rollout:
         rollout, _ = self.collector.collect()
-        self.learner.run(rollout, 0.25, self.log)
+        self.learn(rollout)
         return rollout
+
+    def learn(self, rollout: Rollout) -> None:
+        _, samples = self.prepare(rollout, self.log)
+        self.learner.learn(samples, 0.25, self.log)
+        self.policy.update_normalizer(rollout.observations)
 
     def step(self) -> Tensor:
         """`[n]`: what one iteration does to the parameters."""
         rollout, _ = self.collector.collect()
         before = self.flat.vector.detach().clone()
-        self.learner.run(rollout, 0.25, self.log)
+        self.learn(rollout)
         return self.flat.vector.detach() - before
 
-    def prepare(self, rollout: Rollout) -> Minibatch:
-        return self.learner.prepare(rollout, MetricLog())
+    def prepare(self, rollout: Rollout, log: MetricLog | None = None) -> tuple[Targets, Minibatch]:
+        learner = self.learner
+        return prepare(rollout, self.policy, learner.pipeline, learner.settings, log or MetricLog())
 
 
 def changes(state: LossState) -> tuple[Tensor, Tensor]:
@@ -160,8 +167,8 @@ def test_the_old_values_are_those_of_the_critic_that_acted_in_reward_units(setti
     policy = learning.policy
     critic = policy.critic(policy.normalize(rollout.observations.flatten(0, 1)))
     expected = policy.value_normalizer.denormalize(critic).detach().view(T, N, 2)
-    batch = learning.prepare(rollout)
-    torch.testing.assert_close(rollout.values, expected, rtol=1e-5, atol=1e-5)
+    targets, batch = learning.prepare(rollout)
+    torch.testing.assert_close(targets.values, expected, rtol=1e-5, atol=1e-5)
     restored = policy.value_normalizer.denormalize(batch.values).view(T, N, 2)
     torch.testing.assert_close(restored, expected, rtol=1e-5, atol=1e-5)
 
@@ -187,8 +194,8 @@ def test_each_sample_is_used_exactly_once_an_epoch_in_a_new_order(settings: Make
 def test_a_sample_stays_in_one_piece_when_shuffled(settings: MakeSettings) -> None:
     learning = Learning(settings(num_minibatches=4))
     rollout, _ = learning.collector.collect()
-    whole = learning.prepare(rollout)
-    learning.learner.run(rollout, 0.0, learning.log)
+    _, whole = learning.prepare(rollout)
+    learning.learn(rollout)
     row = {float(key): index for index, key in enumerate(whole.actions.continuous[:, 0])}
     for state in learning.recorder.states:
         where = torch.tensor([row[float(key)] for key in state.batch.actions.continuous[:, 0]])
@@ -333,16 +340,16 @@ def test_absent_stages_mean_raw_rewards_and_the_environments_weights(settings: M
     learning = Learning(settings(normalize_values=True))
     mute_critic(learning)
     rollout, _ = learning.collector.collect()
-    batch = learning.prepare(rollout)
+    targets, batch = learning.prepare(rollout)
     by_component = plain_gae(learning, rollout, rollout.rewards)
-    torch.testing.assert_close(rollout.advantages, by_component)
+    torch.testing.assert_close(targets.advantages, by_component)
     combined = (0.5 * by_component[..., 0] + 2.0 * by_component[..., 1]).flatten()
     expected = (combined - combined.mean()) / combined.std(unbiased=False)
     torch.testing.assert_close(batch.advantages, expected, rtol=1e-4, atol=1e-4)
     assert float(batch.advantages.mean()) == pytest.approx(0.0, abs=1e-6)
     assert float(batch.advantages.std(unbiased=False)) == pytest.approx(1.0, rel=1e-5)
-    targets = learning.policy.value_normalizer.denormalize(batch.returns).view(T, N, 2)
-    torch.testing.assert_close(targets, by_component, rtol=1e-4, atol=1e-4)
+    learned = learning.policy.value_normalizer.denormalize(batch.returns).view(T, N, 2)
+    torch.testing.assert_close(learned, by_component, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("preserve_task", [True, False])
@@ -358,11 +365,11 @@ def test_a_constant_factor_on_rewards_is_divided_out_of_the_advantages(
     learning = Learning(settings(normalize_values=True), {"scaled": Scaled()})
     mute_critic(learning)
     rollout, _ = learning.collector.collect()
-    batch = learning.prepare(rollout)
+    targets, batch = learning.prepare(rollout)
     raw = plain_gae(learning, rollout, rollout.rewards)
-    torch.testing.assert_close(rollout.advantages, raw if preserve_task else raw * factor)
-    targets = learning.policy.value_normalizer.denormalize(batch.returns).view(T, N, 2)
-    torch.testing.assert_close(targets, raw * factor, rtol=1e-4, atol=1e-4)  # the critic sees them scaled
+    torch.testing.assert_close(targets.advantages, raw if preserve_task else raw * factor)
+    learned = learning.policy.value_normalizer.denormalize(batch.returns).view(T, N, 2)
+    torch.testing.assert_close(learned, raw * factor, rtol=1e-4, atol=1e-4)  # the critic sees them scaled
 
 
 @pytest.mark.parametrize("applied", [[4.0, 0.25], None])
@@ -377,11 +384,11 @@ def test_values_are_logged_in_the_critics_units_and_raw_where_a_factor_undoes_it
     class Weighting:
         needs_task_advantage = True
 
-        def advantages(self, rollout: Rollout, probe: Probe) -> AdvantageResult:
-            return AdvantageResult(rollout.advantages[..., 1])
+        def advantages(self, targets: Targets, probe: Probe) -> AdvantageResult:
+            return AdvantageResult(targets.advantages[..., 1])
 
     learning = Learning(settings(), {"scaled": Scaled(), "weighting": Weighting()}, task_head=True)
-    learning.learner.reward_names = ("near", "far")
+    learning.collector.rollout.reward_names = ("near", "far")
     mute_critic(learning)
     with torch.no_grad():
         learning.policy.value_head.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
@@ -409,16 +416,16 @@ def test_an_advantage_stage_decides_and_gets_the_advantage_of_the_task(settings:
     class SecondOnly:
         needs_task_advantage = True
 
-        def advantages(self, rollout: Rollout, probe: Probe) -> AdvantageResult:
-            assert rollout.task_advantages is not None
-            seen.append(rollout.task_advantages.clone())
-            assert probe.cosines(rollout.task_advantages, rollout.advantages).shape == (2,)
-            return AdvantageResult(rollout.advantages[..., 1])
+        def advantages(self, targets: Targets, probe: Probe) -> AdvantageResult:
+            assert targets.task_advantages is not None
+            seen.append(targets.task_advantages.clone())
+            assert probe.cosines(targets.task_advantages, targets.advantages).shape == (2,)
+            return AdvantageResult(targets.advantages[..., 1])
 
     learning = Learning(settings(), {"scaled": Scaled(), "second": SecondOnly()}, task_head=True)
     mute_critic(learning)
     rollout, _ = learning.collector.collect()
-    batch = learning.prepare(rollout)
+    _, batch = learning.prepare(rollout)
     raw = plain_gae(learning, rollout, rollout.rewards)
     torch.testing.assert_close(seen[0], raw @ torch.tensor([0.5, 2.0]), rtol=1e-4, atol=1e-5)
     second = raw[..., 1].flatten()
@@ -432,34 +439,32 @@ def test_a_truncated_episode_bootstraps_from_its_final_observation_and_no_other(
 ) -> None:
     learning = Learning(settings())
     rollout, _ = learning.collector.collect()
-    learning.prepare(rollout)
-    before = rollout.advantages.clone()
+    before = learning.prepare(rollout)[0].advantages
     unused = ~rollout.truncated
     rollout.final_observations[unused] = 1e6
-    learning.prepare(rollout)
-    assert torch.equal(rollout.advantages, before)
+    assert torch.equal(learning.prepare(rollout)[0].advantages, before)
     step, env = rollout.truncated.nonzero()[0].tolist()
     policy, old = learning.policy, rollout.final_observations[step, env].clone()
     rollout.final_observations[step, env] = -old
-    learning.prepare(rollout)
+    after = learning.prepare(rollout)[0].advantages
     values = policy.critic(policy.normalize(torch.stack([old, -old]))).detach()
-    moved = rollout.advantages[step, env] - before[step, env]
+    moved = after[step, env] - before[step, env]
     torch.testing.assert_close(moved, 0.99 * (values[1] - values[0]), rtol=1e-4, atol=1e-5)
     others = torch.ones(N, dtype=torch.bool)
     others[env] = False
-    assert torch.equal(rollout.advantages[:, others], before[:, others])
+    assert torch.equal(after[:, others], before[:, others])
 
 
 def test_equal_advantages_teach_nothing_and_stay_finite(settings: MakeSettings) -> None:
     class Same:
         needs_task_advantage = False
 
-        def advantages(self, rollout: Rollout, probe: Probe) -> AdvantageResult:
+        def advantages(self, targets: Targets, probe: Probe) -> AdvantageResult:
             return AdvantageResult(torch.full((T, N), 3.0))
 
     learning = Learning(settings(), {"same": Same()})
     rollout, _ = learning.collector.collect()
-    assert not learning.prepare(rollout).advantages.any()
+    assert not learning.prepare(rollout)[1].advantages.any()
 
 
 # --- spaces with one side -------------------------------------------------------------------------------

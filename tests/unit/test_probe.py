@@ -24,7 +24,7 @@ def collected(num_envs: int) -> tuple[ActorCritic, Rollout]:
     torch.manual_seed(0)
     env = ToyEnv(num_envs, CPU)
     policy = ActorCritic(HybridSpace(env.action_space), (2,), 2, encoder=partial(MLP, hidden_sizes=(8,)))
-    rollout = allocate(env, policy.space, STEPS, 2, 2)
+    rollout = allocate(env, policy.space, STEPS, 2)
     return policy, Collector(env, policy, rollout, torch.Generator().manual_seed(0), 0).collect()[0]
 
 

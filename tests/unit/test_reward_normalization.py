@@ -78,8 +78,6 @@ def rollout_of(rewards: Tensor, done: Tensor) -> Rollout:
         final_observations=empty,
         last_observation=empty[0],
         reward_weights=torch.ones(components),
-        values=empty,
-        advantages=empty,
     )
 
 

@@ -39,8 +39,8 @@ def weights(rank: int) -> list[float]:
     stage = weighting.stage_of([1.0, 1.0, 1.0])
     probe = weighting.FixedCosines([0.8, 0.0, 0.0] if rank == 0 else [0.2, 0.2, -0.4])
     for seed in range(10):
-        half = weighting.random_rollout(seed).advantages[:, 2 * rank : 2 * rank + 2]
-        result = stage.advantages(weighting.rollout_of(half), probe)
+        half = weighting.random_targets(seed).advantages[:, 2 * rank : 2 * rank + 2]
+        result = stage.advantages(weighting.targets_of(half), probe)
     return weighting.weights_of(result)
 
 
@@ -96,7 +96,7 @@ def test_advantage_weights_stay_the_same_everywhere(both: list[Any]) -> None:
     stage = weighting.stage_of([1.0, 1.0, 1.0])
     probe = weighting.FixedCosines([0.5, 0.1, -0.2])
     for seed in range(10):
-        alone = weighting.weights_of(stage.advantages(weighting.random_rollout(seed), probe))
+        alone = weighting.weights_of(stage.advantages(weighting.random_targets(seed), probe))
     assert both[0][1] == both[1][1]
     assert both[0][1] == pytest.approx(alone, abs=1e-6)
     assert max(alone) > 0.35

@@ -146,6 +146,11 @@ class Policy(nn.Module, ABC):
         """Observations as the network wants them, same shape."""
         return observations if self.normalizer is None else self.normalizer(observations)
 
+    def update_normalizer(self, observations: Tensor) -> None:
+        """Take the observations `[..., O]` of a rollout into the statistics of `normalize`."""
+        if self.normalizer is not None:
+            self.normalizer.update(observations)
+
     def distribution(self, inputs: Tensor, action_mask: Tensor | None) -> HybridDistribution:
         """The distribution of actions for normalised observations `[B, O]`; `action_mask` `[B, H, C]`."""
         return self.as_distribution(*self.actor(inputs), action_mask=action_mask)

@@ -11,7 +11,7 @@ from annotated_types import MinLen
 from torch import Tensor
 
 from equipoise.envs.arguments import Factor, PositiveFactor, checked
-from equipoise.trainer.data import Metric, Metrics, Rollout
+from equipoise.trainer.data import Metric, Metrics, Targets
 from equipoise.trainer.stages.protocol import AdvantageResult, Probe
 from equipoise.trainer.system import distributed
 
@@ -89,16 +89,16 @@ class AdvantageWeighting:
             return [self.base_logits]
         return [self.base_logits, self.attention_matrix, self.attention_bias]
 
-    def advantages(self, rollout: Rollout, probe: Probe) -> AdvantageResult:
+    def advantages(self, targets: Targets, probe: Probe) -> AdvantageResult:
         """`[T, N]` Σ w_k·A_k, and one step of learning; Σ c_k·A_k where the weights are not learned."""
         if not self.enable_learnable_weights:
-            return AdvantageResult(rollout.advantages @ self.reward_weights)
-        advantages = rollout.advantages
+            return AdvantageResult(targets.advantages @ self.reward_weights)
+        advantages = targets.advantages
         with torch.enable_grad():
             attention_logits = self._attention_logits(advantages)
             log_weights = (self.base_logits + attention_logits).log_softmax(-1)
             if self.objective == "alignment":
-                cosines = self._cosines(rollout, probe)
+                cosines = self._cosines(targets, probe)
                 loss = -(self._start_logits.exp() * cosines * log_weights).sum()
             else:
                 cosines = torch.full_like(log_weights, torch.nan)
@@ -128,11 +128,11 @@ class AdvantageWeighting:
             magnitude = magnitude / magnitude.sum().clamp(min=torch.finfo(magnitude.dtype).tiny)
         return self.attention_matrix @ magnitude + self.attention_bias
 
-    def _cosines(self, rollout: Rollout, probe: Probe) -> Tensor:
+    def _cosines(self, targets: Targets, probe: Probe) -> Tensor:
         """`[K]`; a component whose gradient is zero has no direction and counts as noise, 0."""
-        if rollout.task_advantages is None:
-            raise ValueError("advantage weighting with objective=alignment needs rollout.task_advantages")
-        cosines = probe.cosines(rollout.task_advantages, rollout.advantages).detach().double()
+        if targets.task_advantages is None:
+            raise ValueError("advantage weighting with objective=alignment needs targets.task_advantages")
+        cosines = probe.cosines(targets.task_advantages, targets.advantages).detach().double()
         return torch.where(cosines.isfinite(), cosines, 0.0)
 
     def _learn(self, loss: Tensor) -> Tensor:

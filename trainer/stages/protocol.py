@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkab
 import torch
 from torch import Tensor
 
-from equipoise.trainer.data import Metric, Metrics, Minibatch, Rollout, Term
+from equipoise.trainer.data import Metric, Metrics, Minibatch, Rollout, Targets, Term
 from equipoise.trainer.system import distributed
 
 if TYPE_CHECKING:
@@ -119,10 +119,10 @@ class RewardStage(Protocol):
 @runtime_checkable
 class AdvantageStage(Protocol):
     needs_task_advantage: bool
-    """True: the critic gets one more head, and `rollout.task_advantages` is there."""
+    """True: the critic gets one more head, and `targets.task_advantages` is there."""
 
-    def advantages(self, rollout: Rollout, probe: Probe) -> AdvantageResult:
-        """Make one advantage of the K in `rollout.advantages`."""
+    def advantages(self, targets: Targets, probe: Probe) -> AdvantageResult:
+        """Make one advantage of the K in `targets.advantages`."""
         ...
 
 

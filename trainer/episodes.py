@@ -1,0 +1,65 @@
+"""Returns and lengths of the episodes in a rollout, whichever rollout they began in."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equipoise.trainer.data import Metric, Metrics
+from equipoise.trainer.system import distributed
+
+
+class Unfinished(NamedTuple):
+    """What the episodes that go on have gathered so far, `[N]` each."""
+
+    returns: Tensor
+    """float32."""
+    lengths: Tensor
+    """float32, in steps."""
+
+
+class Episodes(NamedTuple):
+    """Of the episodes that ended in a rollout, `[T, N]` each, at their last step; NaN elsewhere."""
+
+    returns: Tensor
+    lengths: Tensor
+
+
+def count_episodes(rewards: Tensor, done: Tensor, before: Unfinished) -> tuple[Episodes, Unfinished]:
+    """Returns and lengths of episodes, without a loop over the steps.
+
+    The return of an episode is what its environment has been paid up to its last step, less what it had
+    been paid when the episode before it ended. The first episode of a rollout has no other before it, but
+    has `before` to its account.
+
+    Args:
+        rewards: `[T, N]` task rewards.
+        done: `[T, N]` bool: an episode ended in this step.
+        before: of the episodes that went on when the rollout began.
+
+    Returns:
+        The episodes that ended, and those that go on after the last step.
+    """
+    step = torch.arange(len(done), device=done.device).unsqueeze(-1)
+    # [T, N]: the last step before this one in which an episode ended; -1: none has in this rollout.
+    latest_end = torch.where(done, step, -1).cummax(0).values
+    previous_end = torch.cat([torch.full_like(latest_end[:1], -1), latest_end[:-1]])
+    first = previous_end < 0
+    paid = rewards.double().cumsum(0)
+    paid_before = torch.where(first, -before.returns.double(), paid.gather(0, previous_end.clamp(min=0)))
+    returns = (paid - paid_before).float()
+    lengths = step - previous_end + torch.where(first, before.lengths, 0.0)
+    ended = Episodes(returns.where(done, torch.nan), lengths.where(done, torch.nan))
+    last = done[-1]
+    return ended, Unfinished(returns[-1].masked_fill(last, 0.0), lengths[-1].masked_fill(last, 0.0))
+
+
+def episode_means(steps: list[Metrics]) -> Metrics:
+    """The mean over all steps and processes of what is not NaN; a step need not have every metric."""
+    sums = {}
+    for tag in dict.fromkeys(tag for step in steps for tag in step):
+        metrics = torch.stack([step[tag].value for step in steps if tag in step])
+        sums[tag] = torch.stack([metrics.nansum(), (~metrics.isnan()).sum()])
+    return {tag: Metric(whole / count) for tag, (whole, count) in distributed.all_reduce_sums(sums).items()}
