@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from statistics import median
 from types import FrameType
@@ -17,7 +18,7 @@ from typing import Any
 from equipoise.scripts.speed.floor import Floor
 from equipoise.scripts.speed.timing import Loop
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 EVERY = 0.001
 """Seconds; the kernel rounds it up to its own tick."""
 PLACES = (
@@ -88,11 +89,17 @@ def place_of(frame: FrameType | None) -> str:
     """The label of `PLACES` for a stack, given by its innermost frame."""
     stack = [where] if (where := _generated(frame)) else []
     while frame is not None:
-        file = Path(frame.f_code.co_filename)
-        if file.is_relative_to(ROOT):
-            stack.append(f"{file.relative_to(ROOT).as_posix()}:{frame.f_code.co_name}")
+        if file := _own(frame.f_code.co_filename):
+            stack.append(f"{file}:{frame.f_code.co_name}")
         frame = frame.f_back
     return next(label for part, label in PLACES if not part or any(key.startswith(part) for key in stack))
+
+
+@cache
+def _own(name: str) -> str | None:
+    """The path of one of our files within the clone; `equipoise/` holds links to the folders."""
+    file = Path(name).resolve()
+    return file.relative_to(ROOT).as_posix() if file.is_relative_to(ROOT) else None
 
 
 def _generated(frame: FrameType | None) -> str | None:
