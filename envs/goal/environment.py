@@ -27,6 +27,7 @@ from equipoise.envs.goal.physics import (
     GoalState,
     can_kick,
     caught,
+    derived_features,
     goal_distance,
     in_field,
     in_net,
@@ -40,12 +41,21 @@ GOAL_REWARD = 50.0
 STOPPED = 0.1
 """Speed below which a kicked ball counts as stopped."""
 
-MEASURED = (-7.87, 28.42)
+MEASURED = (-8.02, 28.78)
+MEASURED_HARD = (-7.43, 28.78)
 """Mean returns of random actions and of the expert by `envs.references.reference_returns` over 1,000 episodes
 (`faithful`, 100 steps): the expert thinks for a minute, which is too long for every run to wait."""
 
+HARD_RANGES = ((-1.0, -0.6), (-0.6, -0.2), (0.2, 0.2), (0.2, 0.6), (0.6, 1.0))
+"""Hard Goal's parts of the goal, in units of half its width. The middle one is a single point, by a slip in
+HyAR's scripts (`pad_action` of main_hard_goal_*.py, github.com/TJU-DRL-LAB/self-supervised-rl), which
+published results include."""
+
 _SHIFT = (0.0, 15.0, 1.0, 1.0, math.pi, 0.0, 15.0, 1.0, 1.0, math.pi, 0.0, 15.0, 3.0, 3.0)
 _SCALE = (20.0, 30.0, 2.0, 2.0, 2 * math.pi, 20.0, 30.0, 2.0, 2.0, 2 * math.pi, 20.0, 30.0, 6.0, 6.0)
+
+
+_DERIVED_SHIFT, _DERIVED_SCALE = (1.0, 1.0, GOAL_WIDTH / 2), (2.0, 2.0, 1.5 * GOAL_WIDTH)
 
 
 class Goal(EpisodicEnv[GoalState]):
@@ -58,8 +68,12 @@ class Goal(EpisodicEnv[GoalState]):
     `max_steps` ends the episode without moving anything.
 
     Observation `[14]`, scaled so that most values lie in [0, 1]: position, velocity and orientation of the
-    player, the same of the keeper, position and velocity of the ball. (Results of MP-DQN and HyAR add
-    three features worked out from these by a wrapper.)
+    player, the same of the keeper, position and velocity of the ball. `published_features` adds the three
+    that results of MP-DQN and HyAR include (`physics.derived_features`), scaled to [0, 1]: `[17]`.
+
+    `hard` is Hard Goal (HyAR, ICLR 2022): each `shoot` is cut into five choices, each with a fifth of the
+    goal's width as its range. With `faithful` the middle range is the point 0.2 of half the width, as in
+    HyAR's scripts.
 
     `faithful` keeps the original's slips, which published results include: `kick_to` ignores its y and
     makes for (x, x); a ball that passes below the goal is scored as farther away than it is; running out
@@ -71,7 +85,6 @@ class Goal(EpisodicEnv[GoalState]):
 
     reward_names = ("goal", "distance")
     reward_weights = (GOAL_REWARD, 1.0)
-    relevance = (((0, 1), (2,), (3,)),)
 
     @checked
     def __init__(
@@ -81,22 +94,30 @@ class Goal(EpisodicEnv[GoalState]):
         faithful: bool = True,
         max_steps: Count = 100,
         max_substeps: Count = 300,
+        hard: bool = False,
+        published_features: bool = False,
     ) -> None:
         super().__init__(num_envs, device)
         self.faithful, self.max_steps, self.max_substeps = faithful, max_steps, max_substeps
-        self.reference_returns = MEASURED if faithful and max_steps == 100 else None
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (14,), np.float32)
-        low, high = (
-            np.array([0, -PITCH_WIDTH / 2], np.float32),
-            np.array([PITCH_LENGTH, PITCH_WIDTH / 2], np.float32),
+        self.hard, self.published_features = hard, published_features
+        measured = MEASURED_HARD if hard else MEASURED
+        self.reference_returns = measured if faithful and max_steps == 100 else None
+        width = 17 if published_features else 14
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
+        kick = gymnasium.spaces.Box(
+            np.array([0, -PITCH_WIDTH / 2], np.float32), np.array([PITCH_LENGTH, PITCH_WIDTH / 2], np.float32)
         )
-        shot = (-GOAL_WIDTH / 2, GOAL_WIDTH / 2, (1,), np.float32)
-        boxes = (gymnasium.spaces.Box(low, high), gymnasium.spaces.Box(*shot), gymnasium.spaces.Box(*shot))
+        self._shots = self._shot_ranges().to(self.device)
+        bounds = self._shot_boxes().tolist()
+        shots = [gymnasium.spaces.Box(low, high, (1,), np.float32) for low, high in bounds]
+        boxes = (kick, *shots)
+        self.relevance = (((0, 1), *((i + 2,) for i in range(len(shots)))),)
         self.action_space = gymnasium.spaces.Tuple(
-            (gymnasium.spaces.Discrete(3), gymnasium.spaces.Tuple(boxes))
+            (gymnasium.spaces.Discrete(len(boxes)), gymnasium.spaces.Tuple(boxes))
         )
-        self._shift = torch.tensor(_SHIFT, device=self.device)
-        self._scale = torch.tensor(_SCALE, device=self.device)
+        more = published_features
+        self._shift = torch.tensor(_SHIFT + _DERIVED_SHIFT * more, device=self.device)
+        self._scale = torch.tensor(_SCALE + _DERIVED_SCALE * more, device=self.device)
 
     def start(self) -> GoalState:
         return kick_off(self.random.uniform())
@@ -127,22 +148,37 @@ class Goal(EpisodicEnv[GoalState]):
         """The choice `[N]` and the point that it makes for `[N, 2]`."""
         if isinstance(action, tuple) and len(action) == 2:
             choice, boxes = action
-            if isinstance(choice, Tensor) and isinstance(boxes, tuple) and len(boxes) == 3:
-                kick, left, right = boxes
-                if isinstance(kick, Tensor) and isinstance(left, Tensor) and isinstance(right, Tensor):
-                    return choice, self._target(choice, kick, left, right)
-        raise TypeError(f"action: (choice, (kick_to, shoot, shoot)) is expected, got {type(action)}")
+            if isinstance(choice, Tensor) and isinstance(boxes, tuple) and len(boxes) == len(self._shots) + 1:
+                kick, *shots = boxes
+                if isinstance(kick, Tensor) and all(isinstance(shot, Tensor) for shot in shots):
+                    return choice, self._target(choice, kick, torch.cat(shots, dim=1))  # type: ignore[arg-type]
+        kinds = "kick_to, " + ", ".join(["shoot"] * len(self._shots))
+        raise TypeError(f"action: (choice, ({kinds})) is expected, got {type(action)}")
 
-    def _target(self, choice: Tensor, kick: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    def _target(self, choice: Tensor, kick: Tensor, shots: Tensor) -> Tensor:
         x = kick[:, 0].clamp(0, PITCH_LENGTH)
         y = x if self.faithful else kick[:, 1].clamp(-PITCH_WIDTH / 2, PITCH_WIDTH / 2)
-        height = torch.where(choice == SHOOT_LEFT, left[:, 0], right[:, 0])
-        height = height.clamp(-GOAL_WIDTH / 2, GOAL_WIDTH / 2)
+        which = (choice - 1).clamp(min=0)[:, None]
+        low, high = self._shots.unbind(dim=1)
+        height = shots.clamp(low, high).gather(1, which)[:, 0]
         shot = torch.stack((torch.full_like(height, SHOT_TARGET_X), height), dim=1)
         return torch.where((choice == KICK_TO)[:, None], torch.stack((x, y), dim=1), shot)
 
+    def _shot_boxes(self) -> Tensor:
+        """`[S, 2]`: the bounds of each `shoot` in the action space, in metres."""
+        ranges = [(low, high) if low < high else (-0.2, 0.2) for low, high in HARD_RANGES] * 2
+        return torch.tensor(ranges if self.hard else [(-1.0, 1.0)] * 2) * GOAL_WIDTH / 2
+
+    def _shot_ranges(self) -> Tensor:
+        """`[S, 2]`: the heights that each `shoot` can make for, in metres."""
+        return (
+            torch.tensor(HARD_RANGES * 2) * GOAL_WIDTH / 2
+            if self.hard and self.faithful
+            else self._shot_boxes()
+        )
+
     def observe(self, state: GoalState) -> Tensor:
-        columns = (
+        columns: tuple[Tensor, ...] = (
             state.player,
             state.player_velocity,
             state.player_angle[:, None],
@@ -152,13 +188,19 @@ class Goal(EpisodicEnv[GoalState]):
             state.ball,
             state.ball_velocity,
         )
+        if self.published_features:
+            columns = (*columns, derived_features(state))
         return (torch.cat(columns, dim=1) + self._shift) / self._scale
 
     def expert_action(self) -> NativeAction:
         """See `envs.goal.expert`; it knows the faithful kick, and without `faithful` aims it the same way."""
         shoot, height, x = plan(self.state, self.max_substeps)
-        kick = x[:, None].expand(-1, 2)
-        return torch.where(shoot, SHOOT_LEFT, KICK_TO), (kick, height[:, None], height[:, None])
+        kick, shots = x[:, None].expand(-1, 2), [height[:, None]] * len(self._shots)
+        outside = (self._shots[:, 0] - height[:, None]).clamp(min=0) + (
+            height[:, None] - self._shots[:, 1]
+        ).clamp(min=0)
+        nearest = outside.argmin(dim=1) + 1
+        return torch.where(shoot, nearest, KICK_TO), (kick, *shots)
 
     def render(self, index: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
         state = self.state

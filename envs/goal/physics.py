@@ -18,6 +18,9 @@ GOAL_WIDTH, GOAL_DEPTH = 14.02, 2.44
 GOAL_AREA_LENGTH, GOAL_AREA_WIDTH = 5.5, 18.32
 PLAYER_SIZE, BALL_SIZE = 0.9, 0.4
 KICKABLE = PLAYER_SIZE + 0.7
+REACH = KICKABLE + 1e-5
+"""What counts as within reach of a kick. The ball of a kick-off lies at KICKABLE exactly, and float32 rounds
+positions of up to 20 m by 1e-6: without the margin it is out of reach in a fifth of the starts."""
 CATCHABLE = 2.0
 PLAYER_POWER_RATE, BALL_POWER_RATE = 0.006, 0.027
 PLAYER_TOP, BALL_TOP = 1.0, 2.7
@@ -90,7 +93,7 @@ def substep(state: GoalState, target: Tensor, u: Tensor) -> GoalState:
 
 
 def can_kick(state: GoalState) -> Tensor:
-    return _length(state.player - state.ball) <= KICKABLE
+    return _length(state.player - state.ball) <= REACH
 
 
 def caught(state: GoalState) -> Tensor:
@@ -105,6 +108,20 @@ def in_net(ball: Tensor) -> Tensor:
 def in_field(ball: Tensor) -> Tensor:
     x, y = ball.unbind(dim=1)
     return (x >= 0) & (x <= GOAL_LINE) & (y.abs() <= PITCH_WIDTH / 2)
+
+
+def derived_features(state: GoalState) -> Tensor:
+    """The three features `[N, 3]` that published results add to the state (`GoalObservationWrapper` in
+    github.com/cycraig/MP-DQN): the unit vector from the keeper to the ball, and the height at which the line
+    through both crosses the goal line. That height is bounded by half the goal's width below and, as in the
+    original, by the whole width above."""
+    offset = state.ball - state.goalie
+    distance = _length(offset).clamp(min=1e-6)
+    slope = offset[:, 1] / torch.where(offset[:, 0] == 0, torch.nan, offset[:, 0])
+    height = state.ball[:, 1] + slope * (GOAL_LINE - state.ball[:, 0])
+    level = torch.where(offset[:, 1] > 0, -GOAL_WIDTH / 2, GOAL_WIDTH / 2)
+    height = torch.where(height.isnan(), level, height.clamp(-GOAL_WIDTH / 2, GOAL_WIDTH))
+    return torch.cat((offset / distance[:, None], height[:, None]), dim=1)
 
 
 def goal_distance(ball: Tensor, faithful: bool) -> Tensor:

@@ -50,14 +50,22 @@ def _hard_move(n: int, ppo: float, best: Published) -> tuple[Task, Task]:
     )
 
 
-def _plain(name: str, measure: Measure, ppo: Published, best: Published | None = None) -> Task:
+def _plain(name: str, measure: Measure, ppo: Published | None, best: Published | None = None) -> Task:
     return Task(name, name, (f"experiment={name}",), measure, ppo, best)
 
 
 TASKS = (
     Task("cartpole", "gymnasium", ("experiment=cartpole",), "return_mean"),
     Task("pendulum", "gymnasium", ("experiment=pendulum",), "return_mean"),
-    _plain("catch_point", "success_rate", Published(0.69, HPPO), Published(0.938, CHDP)),
+    Task("catch_point", "catch_point", ("experiment=catch_point",), "success_rate"),
+    Task(
+        "catch_point_25",  # the length of the published runs
+        "catch_point",
+        ("experiment=catch_point", "env.max_steps=25"),
+        "success_rate",
+        Published(0.69, HPPO),
+        Published(0.938, CHDP),
+    ),
     *_hard_move(4, 0.09, Published(0.942, CHDP)),
     _plain("moving", "return_mean", Published(1.85, H_PPO)),
     _plain("sliding", "return_mean", Published(1.50, H_PPO)),
@@ -65,6 +73,7 @@ TASKS = (
     _plain("platform", "return_mean", Published(0.80, HPPO), Published(0.997, CHDP)),
     *_hard_move(8, 0.04, Published(0.906, CHDP)),
     _plain("goal", "success_rate", Published(0.0, HPPO), Published(0.809, CHDP)),
+    _plain("hard_goal", "success_rate", None),
     *_hard_move(10, 0.05, Published(0.82, HYAR)),
 )
 """The cheapest first."""

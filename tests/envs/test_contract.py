@@ -50,6 +50,7 @@ FACTORIES: dict[str, Callable[[int], BatchedEnv]] = {
     "catch_point": lambda n: CatchPoint(n),
     "platform": lambda n: Platform(n),
     "goal": lambda n: Goal(n, max_substeps=50),
+    "hard goal": lambda n: Goal(n, max_substeps=50, hard=True, published_features=True),
     "synthetic": lambda n: Synthetic(n),
 }
 make_env = pytest.mark.parametrize("make", FACTORIES.values(), ids=FACTORIES.keys())

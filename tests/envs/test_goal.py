@@ -1,13 +1,28 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from equipoise.envs.goal.environment import KICK_TO, MEASURED, SHOOT_LEFT, SHOOT_RIGHT, Goal
-from equipoise.envs.goal.physics import UNIFORMS, GoalState, goal_distance, in_net, kick_off, substep
+from equipoise.envs.goal.physics import (
+    PITCH_WIDTH,
+    SHOT_TARGET_X,
+    UNIFORMS,
+    GoalState,
+    can_kick,
+    caught,
+    derived_features,
+    goal_distance,
+    in_field,
+    in_net,
+    kick_off,
+    substep,
+)
 from tests.envs.rollout import first_episodes, random_policy
 
 CALM = torch.full((1, UNIFORMS), 0.5)
@@ -205,3 +220,107 @@ def test_references_are_stated_for_the_published_rules_only() -> None:
     assert Goal(1).reference_returns == MEASURED
     assert Goal(1, faithful=False).reference_returns is None
     assert Goal(1, max_steps=50).reference_returns is None
+
+
+ORIGINAL = np.load(Path(__file__).parents[1] / "golden" / "goal_original.npz")
+"""What the original (github.com/cycraig/gym-goal, run with NumPy in float64) does. `substeps` `[600, 39]`: the
+state before (14 columns as observed, unscaled), the kind of action (0 kick to, 1 shoot) and its parameter, six
+uniform numbers, the state after (14), the reward, whether the episode ends, whether the player's three numbers
+are drawn. `starts` `[200, 15]`: states after `reset`, and whether the ball is within reach (always)."""
+
+
+def original_state(columns: Tensor) -> GoalState:
+    parts = columns.split([2, 2, 1, 2, 2, 1, 2, 2], dim=1)
+    fields = [part.squeeze(1) if part.shape[1] == 1 else part for part in parts]
+    return GoalState(*fields, torch.zeros(len(columns), dtype=torch.long))
+
+
+def columns_of(state: GoalState) -> Tensor:
+    fields = [field[:, None] if field.dim() == 1 else field for field in state[:-1]]
+    return torch.cat(fields, dim=1)
+
+
+@pytest.fixture(scope="module")
+def substeps() -> Tensor:
+    return torch.from_numpy(ORIGINAL["substeps"])
+
+
+def test_every_substep_is_the_originals(substeps: Tensor) -> None:
+    kind, parameter = substeps[:, 14:16].unbind(1)
+    kick = torch.stack((parameter, parameter), 1)  # the original's slip: y is x
+    shot = torch.stack((torch.full_like(parameter, SHOT_TARGET_X), parameter), 1)
+    target = torch.where((kind == 0)[:, None], kick, shot)
+    after = substep(original_state(substeps[:, :14]), target, substeps[:, 16:22])
+    torch.testing.assert_close(columns_of(after), substeps[:, 22:36], rtol=0, atol=1e-7)
+
+
+def test_episodes_end_as_in_the_original_and_pay_the_same(substeps: Tensor) -> None:
+    after = original_state(substeps[:, 22:36])
+    scored, over = in_net(after.ball), caught(after) | ~in_field(after.ball)
+    assert torch.equal(scored | over, substeps[:, 37] == 1)
+    reward = torch.where(scored, 50.0, torch.where(over, -goal_distance(after.ball, faithful=True), 0.0))
+    ended = substeps[:, 37] == 1
+    torch.testing.assert_close(reward[ended], substeps[ended, 36], rtol=0, atol=1e-9)
+    assert bool((scored & ended).any())
+    assert bool((over & ended).any())
+
+
+def test_the_ball_is_within_reach_of_every_kick_off() -> None:
+    assert can_kick(kick_off(torch.rand(20_000, generator=torch.Generator().manual_seed(1)))).all()
+    starts = torch.from_numpy(ORIGINAL["starts"])
+    assert (starts[:, 14] == 1).all()
+    ours = kick_off(starts[:, 1] / PITCH_WIDTH + 0.5)
+    torch.testing.assert_close(columns_of(ours), starts[:, :14], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("goalie", "ball", "features"),
+    [
+        ((14.0, 3.0), (11.0, -1.0), (-0.6, -0.8, 11.0)),  # slope 4/3: 3 + 6·4/3; bounded by 14.02 above
+        ((14.0, 0.0), (11.0, 4.0), (-0.6, 0.8, -7.01)),  # −8, bounded by half the width below
+        ((14.0, 0.0), (14.0, 2.0), (0.0, 1.0, -7.01)),
+        ((14.0, 0.0), (14.0, -2.0), (0.0, -1.0, 7.01)),
+    ],
+)
+def test_the_published_features(
+    goalie: tuple[float, float], ball: tuple[float, float], features: tuple[float, float, float]
+) -> None:
+    state = scene(goalie=goalie, ball=ball)
+    assert derived_features(state)[0].tolist() == pytest.approx(features, abs=1e-5)
+    env = Goal(1, published_features=True)
+    observed = env.observe(state)[0]
+    assert observed.shape == env.observation_space.shape == (17,)
+    assert torch.equal(observed[:14], Goal(1).observe(state)[0])
+    x, y, height = features
+    assert observed[14:].tolist() == pytest.approx(
+        [(x + 1) / 2, (y + 1) / 2, (height + 7.01) / 21.03], abs=1e-5
+    )
+
+
+def hard(choice: int, heights: float) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return torch.tensor([choice]), (torch.zeros(1, 2), *[torch.tensor([[heights]])] * 10)
+
+
+@pytest.mark.parametrize("first", [1, 6])
+@pytest.mark.parametrize("faithful", [True, False])
+def test_hard_goal_cuts_a_shot_into_five_ranges(first: int, faithful: bool) -> None:
+    env = Goal(1, hard=True, faithful=faithful)
+    middle = (0.2 * 7.01, 0.2 * 7.01) if faithful else (-0.2 * 7.01, 0.2 * 7.01)
+    ranges = [
+        (-7.01, -0.6 * 7.01),
+        (-0.6 * 7.01, -0.2 * 7.01),
+        middle,
+        (0.2 * 7.01, 0.6 * 7.01),
+        (0.6 * 7.01, 7.01),
+    ]
+    for i, (low, high) in enumerate(ranges):
+        lowest, highest = (env._parse(hard(first + i, height))[1][0, 1].item() for height in (-9.0, 9.0))
+        assert (lowest, highest) == pytest.approx((low, high), abs=1e-5)
+    assert env.action_space[0].n == 11
+    assert env.relevance == (((0, 1), *((i,) for i in range(2, 12))),)
+
+
+def test_the_controller_plays_hard_goal_too() -> None:
+    env = Goal(64, hard=True)
+    result = first_episodes(env, env.expert_action, 30)
+    assert result.successes.mean().item() > 0.4
