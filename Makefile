@@ -5,10 +5,10 @@ STAMP := .venv/.equipoise-installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check bench dashboard clean
+.PHONY: help setup train test test-fast check bench dashboard clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make .venv and install the pinned dependencies
 
@@ -22,15 +22,18 @@ $(STAMP): pyproject.toml constraints.txt
 train: setup ## train the default; more arguments: make train ARGS="preset=debug seed=2"
 	$(BIN)/python -m trainer.run $(ARGS)
 
-test: setup ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: setup ## run all tests, on all cores
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+test-fast: setup ## run what matters most, within a minute
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not browser" tests/unit $(ARGS)
 
 check: setup ## ruff, mypy, import contracts and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 bench: setup ## measure speed against the floor of the mathematics
 	$(BIN)/python -m scripts.benchmark $(ARGS)
