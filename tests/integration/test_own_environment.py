@@ -30,8 +30,10 @@ def test_the_example_trains_as_written(tmp_path: Path) -> None:
         assert f"`{name}`" in PAGE
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(BLOCKS[language])
-    python, *command = BLOCKS["bash"].split()
-    assert python == "python"
+    (typed,) = (text for language, text in _FENCED if language == "bash" and "env=tank" in text)
+    equipoise, train, *command = typed.split()
+    assert (equipoise, train) == ("equipoise", "train")
+    command = ["-m", "trainer.run", *command]
     # Its YAML file stays out of this clone's conf/, which is searched besides.
     command += [f"hydra.searchpath=[file://{tmp_path / 'conf'}]", *SMALL]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

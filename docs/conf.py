@@ -1,0 +1,110 @@
+"""Sphinx builds docs/ into a site: `make docs`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+project = "Equipoise"
+author = "the Equipoise authors"
+project_copyright = "the Equipoise authors, MIT licence"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["conf.py"]
+html_theme = "furo"
+html_title = "Equipoise"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+templates_path: list[str] = []
+
+# The pages must also read well on a plain Git host: ordinary links, headings as anchors.
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
+# Links to files of the clone outside docs/ work on a Git host; the site leaves them as they are.
+myst_url_schemes = ["http", "https", "mailto"]
+
+default_role = "code"
+autodoc_inherit_docstrings = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "show-inheritance": False}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+NAVIGATION = {
+    "index": {
+        "Start": ("first-hour", "own-environment", "own-network", "own-stage"),
+        "Use": ("configuration", "dashboard", "sweeps", "distributed", "troubleshooting", "security"),
+        "Understand": ("how-it-works", "systems", "comparison", "results/README"),
+        "Change": ("architecture", "files", "api/index"),
+    },
+    "api/index": {"": ("environments", "data", "stages", "policies", "algorithm", "running")},
+    "results/README": {
+        "": (
+            *("scaling", "scaling_full", "regret", "default", "ablation", "alignment"),
+            *("benchmarks", "benchmarks-notes", "speed", "speed_peers", "reliability"),
+        )
+    },
+}
+"""The side bar. It is added while building, so that the pages stay plain Markdown."""
+
+OUTSIDE = re.compile(r"\]\(((?:\.\./)+)([^)#]+)\)")
+
+
+def add_navigation(app: Any, docname: str, source: list[str]) -> None:
+    for caption, pages in NAVIGATION.get(docname, {}).items():
+        options = [":hidden:", *([f":caption: {caption}"] if caption else [])]
+        source[0] += "\n".join(["\n```{toctree}", *options, "", *pages, "```", ""])
+
+
+def keep_outside_links_as_text(app: Any, docname: str, source: list[str]) -> None:
+    """Links to code outside docs/ become plain text: the site has no copy of it."""
+    depth = docname.count("/")
+
+    def replace(found: re.Match[str]) -> str:
+        return found[0] if found[1].count("../") <= depth else "]()"
+
+    text = OUTSIDE.sub(replace, source[0])
+    source[0] = re.sub(r"\[([^\]]*)\]\(\)", r"\1", text)
+
+
+def markdown_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are Markdown: code in single backticks, lists, indented blocks."""
+    if lines and lines[0].startswith(
+        "Alias for field number"
+    ):  # what a NamedTuple says of a field without words
+        lines.clear()
+    pieces = re.split(r"(`+[^`]+`+)", "\n".join(lines))
+    for index in range(0, len(pieces), 2):
+        pieces[index] = re.sub(r"([*|\\]|(?<=\w)_(?=\W|$))", r"\\\1", pieces[index])
+    spaced: list[str] = []
+    sections = False  # from `Args:` on the indentation is Napoleon's business
+    for line in "".join(pieces).split("\n"):
+        sections |= line in ("Args:", "Raises:", "Returns:", "Yields:", "Attributes:")
+        previous = spaced[-1] if spaced else ""
+        if line.strip() and previous.strip() and not sections:
+            deeper = indent(line) - indent(previous)
+            starts_list = is_item(line) and not is_item(previous) and deeper >= 0
+            if deeper < 0 or starts_list or (deeper > 0 and not is_item(previous)):
+                spaced.append("")
+        spaced.append(line)
+    # An attribute's "`[B, K]`: what it is" is no type and its description, which Napoleon would make of it.
+    lines[:] = ["", *spaced] if what in ("attribute", "property") else spaced
+
+
+def indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def is_item(line: str) -> bool:
+    return line.lstrip().startswith("- ")
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", add_navigation)
+    app.connect("source-read", keep_outside_links_as_text)
+    app.connect("autodoc-process-docstring", markdown_docstring, priority=100)

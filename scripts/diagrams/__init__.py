@@ -1,0 +1,1 @@
+"""Parts of `scripts.draw_diagrams`: import graphs, a layered layout, and SVG."""
