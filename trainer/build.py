@@ -33,29 +33,32 @@ from equipoise.trainer.stages.pipeline import Pipeline, check_order
 from equipoise.trainer.stages.protocol import Stage
 from equipoise.trainer.system import distributed
 from equipoise.trainer.system.host_memory import keep_freed_memory
+from equipoise.trainer.system.run_folder import RunFolder
 
 MakeEnv = Callable[[int], BatchedEnv]
 """Number of environments -> environment."""
 
 
 def build(
-    config: Config, run_dir: str | Path | None = None, state: Mapping[str, Any] | None = None
+    config: Config,
+    run_dir: str | Path | RunFolder | None = None,
+    state: Mapping[str, Any] | None = None,
 ) -> Trainer:
     """Everything that `config` names, ready to train in `run_dir`; from `state`, a checkpoint's, if given.
 
-    `run_dir`: made if it is not there; None: `runs/<env>-<preset>/<date_time>-s<seed>`, as the command does.
-    Of several processes (`trainer.system.distributed.processes`) each calls it and gets its part of the
-    environments; the files are the first one's.
+    `run_dir`: made if it is not there; None: `runs/<env>-<preset>/<date_time>-s<seed>`, as the command does,
+    and a folder that no other run has. Without `state` it must not hold a run. Of several processes
+    (`trainer.system.distributed.processes`) each calls it and gets its part of the environments; the files
+    are the first one's.
 
     Raises:
         ValueError: for what only the environment, or the number of processes, can tell is wrong: an action
             space that is not supported, a policy that does not fit it, a norm over parameters that are not
-            there, environments that cannot be shared out.
+            there, environments that cannot be shared out. And for a folder that holds something else.
     """
-    run_dir = _new_run_dir(config) if run_dir is None else Path(run_dir)
     if state is not None:
         state = own_part(state)  # checked first: a different number of processes is the error to report
-    recorder = RunRecorder(config, run_dir) if distributed.rank() == 0 else Recorder()
+    recorder = RunRecorder(config, _folder(config, run_dir, state)) if distributed.rank() == 0 else Recorder()
     with distributed.failing_together():
         trainer = make_trainer(config, recorder)
     distributed.broadcast(trainer.learner.flat.vector.detach())
@@ -83,7 +86,7 @@ def make_trainer(config: Config, recorder: Recorder) -> Trainer:
     policy = make_policy(config.policy, env, pipeline.num_values(len(env.reward_names)))
     return Trainer(
         config,
-        make_schedule(config.optimizer, settings.total_env_steps, batch.rollout_steps * config.env.num_envs),
+        make_schedule(config.optimizer, settings, config.env.num_envs),
         policy,
         make_collector(env, policy, settings, config.seed, process),
         make_learner(policy, pipeline, config.optimizer, settings, env.reward_names, config.seed, process),
@@ -185,9 +188,12 @@ def make_optimizer(section: schema.OptimizerConfig, flat: FlatParameters) -> Pol
     return PolicyOptimizer(find_class(section.target), flat, section.learning_rate, section.keywords)
 
 
-def make_schedule(optimizer: schema.OptimizerConfig, total_env_steps: int, samples: int) -> Schedule:
-    """`samples`: environment steps of an iteration, over all processes."""
-    return Schedule.of_length(total_env_steps, samples, optimizer.learning_rate, optimizer.anneal)
+def make_schedule(
+    optimizer: schema.OptimizerConfig, settings: schema.TrainerConfig, num_envs: int
+) -> Schedule:
+    """`num_envs`: of all processes."""
+    samples, total = settings.batch.rollout_steps * num_envs, settings.total_env_steps
+    return Schedule(total, samples, optimizer.learning_rate, optimizer.anneal, settings.schedule_steps)
 
 
 def make_evaluator(
@@ -245,6 +251,23 @@ def _share(num_envs: int, batch: schema.BatchConfig) -> int:
     return share
 
 
-def _new_run_dir(config: Config) -> Path:
+def default_run_dir(config: Config) -> Path:
+    """`runs/<env>-<preset>/<date_time>-s<seed>`; two runs of the same second get the same."""
     now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     return Path("runs", f"{config.env.label}-{config.preset}", f"{now}-s{config.seed}")
+
+
+def _folder(
+    config: Config, run_dir: str | Path | RunFolder | None, state: Mapping[str, Any] | None
+) -> RunFolder:
+    if isinstance(run_dir, RunFolder):
+        return run_dir
+    if run_dir is None:
+        return RunFolder.fresh(default_run_dir(config))
+    folder = RunFolder(run_dir)
+    if folder.content == "other files of our names" or (folder.content == "run" and state is None):
+        raise ValueError(
+            f"{folder.path} already holds a run, or files of the same names; choose another folder, or give "
+            "the state of the run's checkpoint"
+        )
+    return folder

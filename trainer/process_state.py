@@ -10,6 +10,7 @@ from torch import Tensor
 
 from equipoise.commands import module, typed
 from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.trainer.configuration.resuming import episodes_begin_anew
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.rollout import Collector
@@ -66,6 +67,9 @@ def load_run_state(run: Trainer, state: Mapping[str, Any]) -> None:
     try:
         for name in _COUNTERS:
             setattr(run, name, state[name])
+        run.schedule = run.schedule.starting_at(run.env_steps)
+        if episodes_begin_anew(state["config"], run.config.plain()):
+            state = {**state, "collector": {**state["collector"], "env": None}}
         for name in _PARTS:
             getattr(run, name).load_state_dict(state[name])
         torch.set_rng_state(state["torch_generator"])

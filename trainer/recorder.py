@@ -16,6 +16,7 @@ from equipoise.trainer.monitor.run_log import RunLog
 from equipoise.trainer.monitor.summary import Summary, git_revision, versions
 from equipoise.trainer.system.checkpoint import CheckpointError, Checkpoints
 from equipoise.trainer.system.files import replace_file
+from equipoise.trainer.system.run_folder import CHECKPOINTS, CONFIG, FolderRemovedError, RunFolder
 
 if TYPE_CHECKING:
     from equipoise.trainer.loop import Trainer
@@ -54,10 +55,10 @@ class Recorder:
 class RunRecorder(Recorder):
     """Writes into a run's folder. `trainer.on_save_error` says what happens where that fails."""
 
-    def __init__(self, config: Config, run_dir: Path) -> None:
-        self.config, self.run_dir = config, run_dir
+    def __init__(self, config: Config, folder: RunFolder) -> None:
+        self.config, self.folder, self.run_dir = config, folder, folder.path
         settings = config.trainer
-        self._checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep_every, settings.keep_max)
+        self._checkpoints = Checkpoints(self.run_dir / CHECKPOINTS, settings.keep_every, settings.keep_max)
         self._log: RunLog
 
     @property
@@ -68,28 +69,45 @@ class RunRecorder(Recorder):
         settings = yaml.safe_dump(self.config.plain(), sort_keys=False, allow_unicode=True)
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            replace_file(self.run_dir / "config.yaml", settings.encode())
+            replace_file(self.run_dir / CONFIG, settings.encode())
         except OSError as error:
             raise OSError(f"cannot write to {self.run_dir}: {error.strerror or error}") from error
 
     @contextmanager
     def session(self, trainer: Trainer) -> Iterator[None]:
-        clear_outcome(self.run_dir)
-        schedule = trainer.schedule
-        try:
+        with self.folder.lock(), self._outcome(trainer):
+            kept = self._set_aside(trainer.iteration)
+            clear_outcome(self.run_dir)
+            schedule = trainer.schedule
             with RunLog(
                 self.config,
                 self.run_dir,
                 trainer.iteration,
                 trainer.env_steps,
                 schedule.env_steps,
-                schedule.iterations,
+                trainer.iteration + schedule.remaining,
             ) as self._log:
                 self._introduce(trainer)
+                if kept is not None:
+                    self.message(
+                        f"resume: later checkpoints and metrics, as they were, are kept in {kept}, "
+                        "a run folder of its own"
+                    )
                 yield
+
+    @contextmanager
+    def _outcome(self, trainer: Trainer) -> Iterator[None]:
+        """Have an error of the run, whatever it is, explained in the folder."""
+        try:
+            yield
         except BaseException as error:
             write_failure(self.run_dir, error, summarize(trainer))
             raise
+
+    def _set_aside(self, iteration: int) -> Path | None:
+        """Keep the history of a run that goes on from an older checkpoint than its last one."""
+        reached, later = self._checkpoints.later_than(iteration)
+        return self.folder.set_aside(f"until-{reached:08d}", later) if later else None
 
     def _introduce(self, trainer: Trainer) -> None:
         if trainer.iteration and trainer.collector.notice is not None:
@@ -141,10 +159,20 @@ class RunRecorder(Recorder):
                 self._log.film(result.frames, trainer.env_steps)
         return summary
 
+    def _check_folder(self) -> None:
+        """Notice that the folder has been removed, or has another writer."""
+        try:
+            self.folder.check()
+        except FolderRemovedError as error:
+            if self.config.trainer.on_save_error == "stop":
+                raise CheckpointError(f"{error} (trainer.on_save_error = warn would go on)") from error
+            self.message(f"WARNING: {error}; the run goes on (trainer.on_save_error = warn)")
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Around all that goes to the disk."""
         try:
+            self._check_folder()
             yield
         except (CheckpointError, OSError) as error:
             what = str(error)

@@ -201,10 +201,12 @@ class Collector:
         return self.env.take_remarks() if isinstance(self.env, RemarkingEnv) else []
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`; where its `env` is None, with new episodes."""
         device, now = self.env.device, self._now
         self.generator.set_state(state["generator"].cpu())
-        self.env.load_state_dict(state["env"])
-        if self.notice is not None:
+        if state["env"] is not None:
+            self.env.load_state_dict(state["env"])
+        if state["env"] is None or self.notice is not None:
             now.observation, now.action_mask = self._checked.reset()
             now.unfinished = Unfinished(*map(torch.zeros_like, now.unfinished))
             return

@@ -8,34 +8,37 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from equipoise.trainer.configuration.compose import (
     CONFIG_DIR,
     admit,
     from_hydra,
     readable_errors,
-    resumed,
+    resolved_in,
     search_path,
+    values,
 )
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.continuation import AUTO, Plan, begun, gone_on
 from equipoise.trainer.monitor.sweep import Sweep
+from equipoise.trainer.system.lock import LockedError
+from equipoise.trainer.system.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from equipoise.trainer.loop import Trainer
 
 # torch takes seconds to import: only once there is something to build.
 
-_CHECKPOINTS = "checkpoints"
-"""A run makes this folder first, which claims the folder around it."""
+_RUN_DIR = "hydra.run.dir"
 AFTER_THE_FIRST = 20.0
 """Seconds that other processes keep a configuration error to themselves. `torchrun` ends all processes with
 the first that ends: that must be the one that has said it."""
@@ -76,7 +79,12 @@ def _main(arguments: Sequence[str]) -> int:
         print_help(spelled(help_text()))
         return 0
     resume = [argument for argument in arguments if argument.lstrip("+").startswith("resume=")]
-    return _resume(arguments, resume) if resume else _compose_and_train(arguments)
+    locations = [argument.partition("=")[2] for argument in resume]
+    if not set(locations) - {"null", AUTO}:
+        if AUTO in locations and not _typed_run_dir(arguments):
+            raise ConfigError("resume = auto: needs a folder that stays the same: hydra.run.dir=<folder>")
+        return _compose_and_train(arguments)
+    return _resume(arguments, resume)
 
 
 def _compose_and_train(arguments: Sequence[str]) -> int:
@@ -87,12 +95,13 @@ def _compose_and_train(arguments: Sequence[str]) -> int:
     def job(composed: DictConfig) -> str | None:
         """Why it failed. An exception would end a sweep, and have Hydra say more than there is to say."""
         run_dir = Path(HydraConfig.get().runtime.output_dir)
+        if not first and chosen is not None:
+            run_dir = Path(resolved_in(composed, chosen))
         try:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 return _job_of_sweep(composed, run_dir)
             _train_new(composed, run_dir)
         except (ConfigError, RunError) as error:
-            _remove_if_empty(run_dir)
             errors.append(error)
         return None
 
@@ -100,8 +109,9 @@ def _compose_and_train(arguments: Sequence[str]) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and {"-m", "--multirun"} & set(arguments):
         raise ConfigError("-m: a sweep is of runs in one process each; start one torchrun for each run")
     admitted = admit([*search_path(arguments), *arguments])
-    if os.environ.get("RANK", "0") != "0":  # the run folder belongs to the first process
-        admitted = [a for a in admitted if not a.startswith("hydra.run.dir=")] + ["hydra.run.dir=."]
+    first, chosen = os.environ.get("RANK", "0") == "0", _typed_run_dir(arguments)
+    if not first:  # it is the first process that makes the run folder
+        admitted = [a for a in admitted if not a.startswith(f"{_RUN_DIR}=")] + [f"{_RUN_DIR}=."]
     sys.argv[1:] = admitted
     status = 0
     try:
@@ -134,53 +144,62 @@ def _job_of_sweep(composed: DictConfig, run_dir: Path) -> str | None:
     except Exception as error:
         expected = isinstance(error, ConfigError | RunError)
         print(error if expected else traceback.format_exc(), file=sys.stderr)
-        _remove_if_empty(run_dir)
         return str(error) if expected else f"{type(error).__name__}: {error}"
     return None
 
 
 def _resume(arguments: Sequence[str], resume: Sequence[str]) -> int:
-    """Continue a run in its own folder, with the configuration that its checkpoint holds."""
-    from equipoise.trainer.system.checkpoint import CheckpointError, newest
-
+    """Continue a run with the configuration that its checkpoint holds."""
     others = [argument for argument in arguments if argument not in resume]
     if len(resume) > 1 or any(argument.startswith("-") for argument in others):
         raise ConfigError("resume=<run folder or checkpoint> continues one run: no flags, no second resume=")
-    try:
-        found = newest(Path(resume[0].partition("=")[2]))
-        before = found.config
-    except CheckpointError as error:
-        raise ConfigError(f"resume: {error}") from None
-    if found.notice:
-        print(f"resume: {found.notice}", file=sys.stderr)
-    config = resumed(before, others, str(found.path))
-    folder = found.path.resolve().parent
-    _train(config, folder.parent if folder.name == _CHECKPOINTS else folder, found.state)
+    overrides = values(others)
+    elsewhere = overrides.pop(_RUN_DIR, None)
+    location = values(resume)["resume"]
+    with gone_on(Path(location), overrides, RunFolder(elsewhere) if elsewhere else None) as plan:
+        _train(plan)
     return 0
 
 
 def _train_new(composed: DictConfig, run_dir: Path) -> None:
-    config = _not_resumed(from_hydra(composed))
-    _claim(run_dir)
+    hydra_config = HydraConfig.get()
+    pattern = hydra_config.sweep if hydra_config.mode is RunMode.MULTIRUN else hydra_config.run
+    # Runs of the same second get folders of their own; a folder that the user has chosen stays the one.
+    numbered = "${now:" in OmegaConf.to_yaml(pattern, resolve=False)
+    folder = RunFolder(run_dir)
     try:
-        _train(config, run_dir)
-    finally:
-        with suppress(OSError):  # it holds checkpoints, as it should
-            (run_dir / _CHECKPOINTS).rmdir()
+        config = from_hydra(composed)
+    except ConfigError:
+        folder.discard()  # Hydra made it before the configuration was checked
+        raise
+    with begun(config, folder, numbered) as plan:
+        Sweep.job_folder = plan.folder.path
+        _train(plan)
 
 
-def _train(config: Config, run_dir: Path, state: Mapping[str, Any] | None = None) -> None:
+def _typed_run_dir(arguments: Sequence[str]) -> str | None:
+    """As Hydra reads it, interpolations included."""
+    given = [argument for argument in arguments if argument.startswith(f"{_RUN_DIR}=")]
+    return str(values(given)[_RUN_DIR]) if given else None
+
+
+def _train(plan: Plan) -> None:
     from equipoise.trainer.build import find_device
     from equipoise.trainer.system import distributed
 
+    for notice in plan.notices if os.environ.get("RANK", "0") == "0" else ():
+        print(notice, file=sys.stderr)
+    if plan.finished:
+        return
+    config = plan.config
     try:
         with distributed.processes(cuda=find_device(config.device) == "cuda"):
-            _train_here(config, run_dir, state)
+            _train_here(config, plan.folder, plan.state)
     except distributed.ProcessLostError as error:
         raise RunError(f"The run ended with an error. {error}") from error
 
 
-def _train_here(config: Config, run_dir: Path, state: Mapping[str, Any] | None) -> None:
+def _train_here(config: Config, folder: RunFolder, state: Mapping[str, Any] | None) -> None:
     from equipoise.envs.gymnasium_adapter.guard import EnvError
     from equipoise.trainer.diagnosis import DivergenceError, NonFiniteError
     from equipoise.trainer.monitor.progress import closing_table
@@ -189,26 +208,25 @@ def _train_here(config: Config, run_dir: Path, state: Mapping[str, Any] | None) 
     from equipoise.trainer.system.checkpoint import CheckpointError
     from equipoise.trainer.system.interruption import Interrupted
 
-    known = EnvError, NonFiniteError, DivergenceError, OutOfStepError, CheckpointError, OSError
+    known = EnvError, NonFiniteError, DivergenceError, OutOfStepError, CheckpointError, LockedError, OSError
     try:
-        with closing(_build(config, run_dir, state)) as trainer:
+        with closing(_build(config, folder, state)) as trainer:
             summary = trainer.train()
     except (*known, distributed.ElsewhereError) as error:
-        _remove_if_empty(run_dir)
         if distributed.rank() > 0:
             raise RunError from error  # the first process tells: it knows what the others met
         raise RunError(f"The run ended with an error. {error}") from error
     if distributed.rank() == 0:
-        closing_table(summary, run_dir)
+        closing_table(summary, folder.path)
     if trainer.interrupted_by:
         raise Interrupted(trainer.interrupted_by)  # through Hydra too: a sweep must not start its next job
 
 
-def _build(config: Config, run_dir: Path, state: Mapping[str, Any] | None) -> Trainer:
+def _build(config: Config, folder: RunFolder, state: Mapping[str, Any] | None) -> Trainer:
     from equipoise.trainer.build import build
 
     try:
-        return build(config, run_dir, state)
+        return build(config, folder, state)
     except ValueError as error:  # what only the environment, once there, can tell is wrong
         raise ConfigError(str(error)) from error
     except RuntimeError as error:  # PyTorch has no class of its own for a full memory of the CPU
@@ -216,32 +234,6 @@ def _build(config: Config, run_dir: Path, state: Mapping[str, Any] | None) -> Tr
             raise
         sizes = "env.num_envs, trainer.batch.rollout_steps or policy.hidden_sizes"
         raise ConfigError(f"there is not enough memory for this run: lower {sizes}") from error
-
-
-def _not_resumed(config: Config) -> Config:
-    if config.resume is not None:
-        raise ConfigError("resume: give it on the command line, resume=<run folder or checkpoint>")
-    return config
-
-
-def _claim(run_dir: Path) -> None:
-    """Make `run_dir` this run's: another that began in the same second is refused."""
-    if os.environ.get("RANK", "0") != "0":
-        return
-    if any(run_dir.iterdir()):
-        known = (run_dir / "config.yaml").exists()
-        advice = f"already holds a run; continue it with resume={run_dir}" if known else "is not empty"
-        raise ConfigError(f"hydra.run.dir: {run_dir} {advice}")
-    try:
-        (run_dir / _CHECKPOINTS).mkdir()
-    except FileExistsError:
-        raise ConfigError(f"hydra.run.dir: another run has just begun in {run_dir}; start again") from None
-
-
-def _remove_if_empty(run_dir: Path) -> None:
-    """Hydra makes the folder before the configuration is checked."""
-    if run_dir.exists() and run_dir != Path.cwd() and not any(run_dir.iterdir()):
-        os.removedirs(os.path.relpath(run_dir))  # its parents too, where nothing else is in them
 
 
 if __name__ == "__main__":

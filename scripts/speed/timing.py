@@ -65,7 +65,7 @@ class Loop:
         schedule = self.trainer.schedule
         self.samples = schedule.samples
         with redirect_stdout(StringIO()):  # no live view: the terminal belongs to the benchmark
-            self.log = RunLog(config, run_dir, 0, 0, schedule.env_steps, schedule.iterations)
+            self.log = RunLog(config, run_dir, 0, 0, schedule.env_steps, schedule.remaining)
 
     def __call__(self) -> None:
         """One iteration."""

@@ -21,9 +21,9 @@ import yaml
 from equipoise.trainer.configuration.compose import compose, options
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Config
-from equipoise.trainer.monitor.failure import SUMMARY
 from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.system.files import unwritable, unwritable_folder
+from equipoise.trainer.system.run_folder import SUMMARY
 
 P = ParamSpec("P")
 

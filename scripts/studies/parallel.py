@@ -25,8 +25,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from equipoise.commands import child
 from equipoise.scripts.studies.experiments import Failure, Job, State, state_of
 from equipoise.trainer.configuration.compose import quoted
-from equipoise.trainer.monitor.failure import SUMMARY
 from equipoise.trainer.monitor.summary import Summary
+from equipoise.trainer.system.run_folder import SUMMARY
 
 _POLL_SECONDS = 0.2
 _LOG_LINES = 6

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from equipoise.scripts.studies.intervals import Floats, area_under_curve, interquartile_mean, steps_to
-from equipoise.trainer.monitor.failure import SUMMARY
 from equipoise.trainer.monitor.summary import Summary
+from equipoise.trainer.system.run_folder import SUMMARY
 
 THRESHOLD = 0.8
 CSV_COLUMNS = (

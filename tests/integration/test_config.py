@@ -13,10 +13,14 @@ import pytest
 import torch
 import yaml
 
-from equipoise.trainer.configuration.compose import CONFIG_DIR, admit, compose, resumed
+from equipoise.trainer.configuration.compose import CONFIG_DIR, admit, compose, values
 from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.resuming import resumed
 from equipoise.trainer.configuration.schema import Config, check
-from equipoise.trainer.run import _build, _claim, main
+from equipoise.trainer.continuation import begun
+from equipoise.trainer.run import _build, main
+from equipoise.trainer.system.lock import FolderLock
+from equipoise.trainer.system.run_folder import RunFolder
 
 OPTIONS = sorted(path.relative_to(CONFIG_DIR).with_suffix("") for path in CONFIG_DIR.glob("*/*.yaml"))
 ROOT = Path(__file__).parents[2]
@@ -344,7 +348,7 @@ def test_what_the_trainer_supplies_is_no_key(own_stage: str) -> None:
 def test_a_resumed_run_keeps_its_configuration_but_for_what_may_change() -> None:
     before = compose(["seed=3", "preset=debug"])
     after = resumed(
-        before.plain(), ["trainer.total_env_steps=5e6", "device=cpu"], "runs/a/checkpoints/last.pt"
+        before.plain(), values(["trainer.total_env_steps=5e6", "device=cpu"]), "runs/a/checkpoints/last.pt"
     )
     changed = before.plain() | {"resume": "runs/a/checkpoints/last.pt", "device": "cpu"}
     changed["trainer"]["total_env_steps"] = 5_000_000
@@ -355,9 +359,9 @@ def test_a_resumed_run_keeps_its_configuration_but_for_what_may_change() -> None
 def test_what_cannot_change_is_refused_by_name() -> None:
     plain = compose().plain()
     with pytest.raises(ConfigError, match=r"seed, trainer\.gamma cannot be changed"):
-        resumed(plain, ["seed=2", "trainer.gamma=0.5", "device=cpu"], "x.pt")
+        resumed(plain, {"seed": 2, "trainer.gamma": 0.5, "device": "cpu"}, "x.pt")
     with pytest.raises(ConfigError, match=r"trainer\.eval_every = -1"):
-        resumed(plain, ["trainer.eval_every=-1"], "x.pt")
+        resumed(plain, {"trainer.eval_every": -1}, "x.pt")
 
 
 # --- the command itself ------------------------------------------------------------------------------
@@ -425,37 +429,40 @@ def test_flags_may_stand_anywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "expected"),
-    [("config.yaml", "already holds a run; continue it with resume="), ("letter.txt", "is not empty")],
+    ("files", "expected"),
+    [
+        (["checkpoints/last.pt"], "already holds a run; continue it with resume="),
+        ([], "holds a run that ended before its first checkpoint; start it again with resume=auto"),
+        (["letter.txt"], "is not empty"),
+    ],
 )
-def test_a_run_folder_that_is_in_use(tmp_path: Path, file: str, expected: str) -> None:
-    (tmp_path / file).touch()
-    with pytest.raises(ConfigError, match=f"hydra.run.dir: .* {expected}"):
-        _claim(tmp_path)
-
-
-def test_of_two_runs_that_begin_in_one_folder_at_once_one_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Path, "iterdir", lambda self: iter(()))  # both looked before either wrote
-    _claim(tmp_path)
-    with pytest.raises(ConfigError, match="another run has just begun in"):
-        _claim(tmp_path)
+def test_a_run_folder_that_is_in_use(tmp_path: Path, files: list[str], expected: str) -> None:
+    if "letter.txt" not in files:
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(compose().plain()))
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    with (
+        pytest.raises(ConfigError, match=f"hydra.run.dir: .* {expected}"),
+        begun(compose(), RunFolder(tmp_path)),
+    ):
+        pass
 
 
 def test_a_run_that_is_refused_leaves_the_claim_of_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "checkpoints").mkdir()
+    lock = FolderLock(tmp_path)
     monkeypatch.setattr("sys.argv", ["run", f"hydra.run.dir={tmp_path}"])
     assert main() == 2
-    assert (tmp_path / "checkpoints").is_dir()
+    assert lock.is_held()
+    lock.release()
 
 
 def test_a_run_that_does_not_fit_into_the_memory(tmp_path: Path) -> None:
     config = compose(["trainer.batch.rollout_steps=1000000000", "device=cpu"])  # some 150 TB
     with pytest.raises(ConfigError, match=r"not enough memory.*trainer\.batch\.rollout_steps"):
-        _build(config, tmp_path, None)
+        _build(config, RunFolder(tmp_path), None)
 
 
 def test_the_witness_tells_when_an_environment_is_built(tmp_path: Path) -> None:

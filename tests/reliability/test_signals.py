@@ -144,7 +144,7 @@ def test_before_the_first_checkpoint_there_is_nothing_to_resume_and_that_is_said
     assert resumed.code == 2
     assert resumed.output.splitlines() == [
         f"Configuration error: resume: {run_dir} has no checkpoint: the run ended before its first one, "
-        "so start it again"
+        f"so start it again (resume=auto hydra.run.dir={run_dir}, with its settings)"
     ]
 
 

@@ -33,23 +33,6 @@ from equipoise.trainer.configuration.schema import Config, check, env_label
 CONFIG_DIR = Path(__file__).parents[2] / "conf"
 GROUPS = tuple(sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir()))
 
-RESUMABLE = (
-    "device",
-    "threads",
-    "trainer.total_env_steps",
-    "trainer.eval_every",
-    "trainer.eval_episodes",
-    "trainer.final_eval_episodes",
-    "trainer.checkpoint_every",
-    "trainer.keep_every",
-    "trainer.keep_max",
-    "trainer.on_save_error",
-    "trainer.max_bad_updates",
-    "trainer.compile",
-)
-"""What may differ when a run goes on: how long, how it is watched, where and by what code, not what it learns
-from."""
-
 
 def _run_name(*, _root_: DictConfig) -> str:
     env = _root_.get("env", {})
@@ -139,20 +122,18 @@ def admit(arguments: Sequence[str]) -> list[str]:
     return [admitted(argument) for argument in flags_first]
 
 
-def resumed(plain: Mapping[str, Any], overrides: Sequence[str], checkpoint: str) -> Config:
-    """The configuration of a checkpoint, with what may be changed changed. Raises `ConfigError`."""
-    raw = {**plain, "resume": checkpoint, "trainer": dict(plain["trainer"])}
+def resolved_in(composed: DictConfig, text: str) -> str:
+    """`text` with its interpolations resolved as if it stood in a composed configuration."""
+    with readable_errors():
+        everything = OmegaConf.create({**OmegaConf.to_container(composed), "_text": text})  # type: ignore[dict-item]
+        return str(OmegaConf.select(everything, "_text"))
+
+
+def values(overrides: Sequence[str]) -> dict[str, Any]:
+    """`key=value` arguments as Hydra reads them, without a configuration. Raises `ConfigError`."""
     with readable_errors():
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-    refused = [p.key_or_group for p in parsed if p.key_or_group not in RESUMABLE]
-    if refused:
-        raise ConfigError(
-            f"{', '.join(refused)} cannot be changed when a run goes on; these can: {', '.join(RESUMABLE)}"
-        )
-    for override in parsed:
-        section, _, name = override.key_or_group.rpartition(".")
-        (raw[section] if section else raw)[name] = override.value()
-    return check(raw)
+    return {override.key_or_group: override.value() for override in parsed}
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from typing import Any, get_args
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
-from equipoise.trainer.configuration.compose import GROUPS, RESUMABLE, compose_unchecked, options
+from equipoise.trainer.configuration.compose import GROUPS, compose_unchecked, options
 from equipoise.trainer.configuration.errors import allowed, shown
+from equipoise.trainer.configuration.resuming import RESUMABLE
 from equipoise.trainer.configuration.schema import Config
 
 _USAGE = """\
@@ -21,6 +22,7 @@ Train a policy. Arguments are key=value, in any order; the last one wins.
   python -m trainer.run env=mine                         with conf/env/mine.yaml of the current folder
   python -m trainer.run -m preset=balanced,debug seed=1,2,3        a sweep over all combinations
   python -m trainer.run resume=runs/<run>                continue a run in its own folder
+  python -m trainer.run resume=auto hydra.run.dir=<dir>  continue the run in <dir>, or start it there
   python -m trainer.run --cfg job                        print the configuration and stop
   python -m trainer.run --config-dir FOLDER              look for configuration files in FOLDER too
   python -m trainer.run --hydra-help                     the flags of Hydra, which reads the arguments
@@ -31,7 +33,7 @@ Precedence: command line > experiment > preset > what the environment chooses > 
 def help_text() -> str:
     defaults: Any = OmegaConf.to_container(compose_unchecked(), resolve=True)
     groups = [f"  {group}={'|'.join(options(group))}" for group in GROUPS if options(group)]
-    resumable = f"Beside resume= these may be given: {', '.join(RESUMABLE)}."
+    resumable = f"Beside resume= these may be given: {RESUMABLE}."
     keys = [*_keys(Config, defaults), *_section_keys(defaults["trainer"])]
     return "\n\n".join([_USAGE, "\n".join(["Groups:", *groups]), "\n".join(["Keys:", *keys]), resumable])
 

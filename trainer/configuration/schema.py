@@ -97,6 +97,9 @@ class BatchConfig(Section):
 
 class TrainerConfig(Section):
     total_env_steps: Count = Field(description="length of the run, over all environments and processes")
+    schedule_steps: Count | None = Field(
+        description="steps over which learning rate and coefficients change; null: the whole run"
+    )
     gamma: Fraction = Field(description="discount")
     gae_lambda: Fraction
     clip_epsilon: Positive = Field(description="PPO's clip range")
@@ -113,6 +116,9 @@ class TrainerConfig(Section):
     eval_every: CountOrZero = Field(description="iterations between evaluations; 0: only at the end")
     eval_episodes: Count = Field(description="episodes of such an evaluation")
     final_eval_episodes: Count = Field(description="episodes of the evaluation at the end")
+    eval_max_steps: Count = Field(
+        description="steps of each environment in an evaluation; what has not ended then counts as it is"
+    )
     checkpoint_every: Count = Field(description="iterations between writing last.pt")
     keep_every: CountOrZero = Field(description="iterations between numbered checkpoints; 0: none")
     keep_max: Count = Field(description="how many numbered checkpoints stay")
@@ -139,7 +145,11 @@ class Config(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(description="of the CPU, for each process")
     preset: str = Field(description="set by the group preset")
     experiment: str | None = Field(None, description="set by the group experiment")
-    resume: str | None = Field(None, description="run folder or checkpoint to continue; needs nothing else")
+    resume: str | None = Field(
+        None,
+        description="run folder or checkpoint to continue, needs nothing else; auto: the run in "
+        "hydra.run.dir, or a new one there",
+    )
     env: EnvConfig
     policy: ComponentConfig
     optimizer: OptimizerConfig

@@ -9,9 +9,7 @@ from pathlib import Path
 
 from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.system.files import replace_file
-
-SUMMARY = "summary.json"
-REPORT = "failure.txt"
+from equipoise.trainer.system.run_folder import REPORT, SUMMARY
 
 
 def clear_outcome(run_dir: Path) -> None:

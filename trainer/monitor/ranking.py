@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from equipoise.commands import typed
-from equipoise.trainer.monitor.failure import SUMMARY
 from equipoise.trainer.monitor.summary import Summary
+from equipoise.trainer.system.run_folder import SUMMARY
 
 
 class Run(NamedTuple):

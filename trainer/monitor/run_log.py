@@ -12,11 +12,11 @@ import numpy as np
 
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.monitor import layout
-from equipoise.trainer.monitor.failure import SUMMARY
 from equipoise.trainer.monitor.gif import encode_gif, shrink
 from equipoise.trainer.monitor.progress import Progress
 from equipoise.trainer.monitor.summary import MetricsFile, Summary, git_revision
 from equipoise.trainer.monitor.tensorboard import TensorBoardLog
+from equipoise.trainer.system.run_folder import SUMMARY
 
 PLAIN_LINES = 50
 """How many lines a run prints where there is no terminal to redraw."""

@@ -22,6 +22,10 @@ from omegaconf import DictConfig
 from equipoise.commands import typed
 from equipoise.trainer.monitor.ranking import Run, ranking
 from equipoise.trainer.system.files import replace_file
+from equipoise.trainer.system.run_folder import adopt, expect
+
+_MARK = "began"
+"""A file as old as the sweep."""
 
 
 class Sweep(Callback):
@@ -32,13 +36,20 @@ class Sweep(Callback):
 
     started: ClassVar[Sweep | None] = None
     """The sweep of this process. None in a job's own process."""
+    job_folder: ClassVar[Path]
+    """Of the job at hand."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder).resolve()
         self._planned: list[list[str]] = []
 
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        expect(Path(config.hydra.run.dir))
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         Sweep.started = self
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / _MARK).touch()
         if config.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):  # others decide as they go
             given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
             if all(each.is_discrete_sweep() or not each.is_sweep_override() for each in given):
@@ -48,6 +59,9 @@ class Sweep(Callback):
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.mode is not RunMode.MULTIRUN:
             return
+        Sweep.job_folder = folder = Path(config.hydra.runtime.output_dir)
+        if folder.stat().st_mtime_ns >= (self.folder / _MARK).stat().st_mtime_ns:
+            adopt(folder)
         self._note(config, "stopped before it could say why")
         self._tell(config, "started")
         self._output = ExitStack()
@@ -84,13 +98,13 @@ class Sweep(Callback):
         return int(any(note["error"] for note in notes))
 
     def _note(self, config: DictConfig, error: str | None) -> None:
-        note = {"overrides": _overrides(config), "folder": config.hydra.runtime.output_dir, "error": error}
+        note = {"overrides": _overrides(config), "folder": str(Sweep.job_folder), "error": error}
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_file(self.folder / f"{config.hydra.job.num}.json", json.dumps(note, indent=1).encode())
 
     def _tell(self, config: DictConfig, what: str) -> None:
         if Sweep.started is None:
-            print(f"#{config.hydra.job.num} {what}: {config.hydra.runtime.output_dir}", flush=True)
+            print(f"#{config.hydra.job.num} {what}: {Sweep.job_folder}", flush=True)
 
 
 def _overrides(config: DictConfig) -> list[str]:

@@ -174,16 +174,17 @@ class RewardNormalization:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state["discounted"].shape != self._discounted.shape:
+        if state["discounted"].shape[1:] != self._discounted.shape[1:]:
             raise ValueError(
-                f"reward normalization for {tuple(self._discounted.shape)} environments and components "
-                f"cannot take the state of {tuple(state['discounted'].shape)}"
+                f"reward normalization for {self._discounted.shape[1]} components cannot take the state of "
+                f"{state['discounted'].shape[1]}"
             )
         self._rollouts = state["rollouts"]
         self._episodes.copy_(state["episodes"])
         self._reward_moments.load_state_dict(state["rewards"])
         self._return_moments.load_state_dict(state["returns"])
-        self._discounted = state["discounted"].to(self._discounted.device, copy=True)
+        if len(state["discounted"]) == len(self._discounted):  # else all environments are new
+            self._discounted = state["discounted"].to(self._discounted.device, copy=True)
 
 
 class Stretch(NamedTuple):

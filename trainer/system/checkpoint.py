@@ -130,6 +130,14 @@ class Checkpoints:
         """Write `best.pt`."""
         save(self.best_path, state)
 
+    def later_than(self, iteration: int) -> tuple[int, list[Path]]:
+        """Where `last.pt` is, and the checkpoints after `iteration`; none if `last.pt` is not after it."""
+        reached = _iteration(self.last_path)
+        if reached <= iteration:
+            return reached, []
+        later = [path for path in (self.best_path, *self._numbered()) if _iteration(path) > iteration]
+        return reached, [*later, self.last_path]
+
     def _numbered(self) -> list[Path]:
         """The numbered checkpoints, the one written longest ago first."""
         return sorted(
@@ -142,6 +150,14 @@ class Checkpoints:
             int(match[1]) for path in self._numbered() if (match := re.search(r"_(\d+)\.pt$", path.name))
         ]
         return max((number for number in numbers if number < iteration), default=0)
+
+
+def _iteration(path: Path) -> int:
+    """After how many iterations a checkpoint was written; 0 for one that is not there or not whole."""
+    try:
+        return int(load(path).get("iteration", 0))
+    except CheckpointError:
+        return 0
 
 
 class Found(NamedTuple):
@@ -176,7 +192,8 @@ def newest(location: str | Path, device: str | torch.device = "cpu") -> Found:
     )
     if not paths:
         raise CheckpointError(
-            f"{location} has no checkpoint: the run ended before its first one, so start it again"
+            f"{location} has no checkpoint: the run ended before its first one, so start it again "
+            f"(resume=auto hydra.run.dir={location}, with its settings)"
         )
     problems: list[str] = []
     for path in paths:
