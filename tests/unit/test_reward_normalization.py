@@ -420,9 +420,23 @@ def test_resume_is_exact(method: Any) -> None:
         assert torch.equal(result.factor, expected.factor)
 
 
-def test_the_state_of_another_number_of_environments_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(4, 3\).*\(6, 3\)"):
-        stage_of(3, 4).load_state_dict(stage_of(3, 6).state_dict())
+def test_the_state_of_another_number_of_components_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"for 2 components cannot take the state of 3"):
+        stage_of(2, 6).load_state_dict(stage_of(3, 6).state_dict())
+
+
+def test_the_statistics_go_on_with_another_number_of_environments_whose_episodes_are_new() -> None:
+    before = stage_of(3, 6)
+    for seed in range(3):
+        before.rewards(random_rollout(seed))
+    after = stage_of(3, 4)
+    after.load_state_dict(before.state_dict())
+    old, new = before.state_dict(), after.state_dict()
+    assert new["episodes"] == old["episodes"]
+    assert torch.equal(new["returns"]["mean"], old["returns"]["mean"])
+    assert new["discounted"].shape == (4, 3)
+    assert not new["discounted"].any()
+    after.rewards(random_rollout(3, envs=4))
 
 
 @pytest.mark.parametrize(
