@@ -48,7 +48,8 @@ def main() -> int:
         return 2
     require()
     if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # the user's own modules, as with `python -m`
+        # The user's own modules; last, so that a file that happens to lie there is not taken for a package.
+        sys.path.append(os.getcwd())
     os.environ.setdefault(_STARTED_AS, "equipoise")
     sys.argv = [f"equipoise {name}", *arguments]
     status: int = importlib.import_module(f"equipoise.{COMMANDS[name].module}").main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -70,7 +70,10 @@ def begun(config: Config, folder: RunFolder, numbered: bool = False) -> Iterator
 
 @contextmanager
 def gone_on(
-    location: Path, overrides: Mapping[str, Any], elsewhere: RunFolder | None = None
+    location: Path,
+    overrides: Mapping[str, Any],
+    elsewhere: RunFolder | None = None,
+    allow: Collection[str] = (),
 ) -> Iterator[Plan]:
     """The run of a checkpoint, with some settings changed. Raises as `begun` does.
 
@@ -79,11 +82,12 @@ def gone_on(
             folder, a copy, goes on in a run folder of its own.
         overrides: `key -> value`.
         elsewhere: another folder for the run.
+        allow: modules of the user's that the checkpoint may name.
     """
     own = _run_folder(location)
     with _sole_writer(own) if own is not None and elsewhere is None else nullcontext():
         found = _newest(location)
-        config = resumed(found.config, overrides, str(found.path))
+        config = resumed(found.config, overrides, str(found.path), allow)
         plan = Plan(config, own or RunFolder("."), found.state, _notices(found, config))
         if own is not None and elsewhere is None:
             plan.notices.extend(_edited(own, found.config))

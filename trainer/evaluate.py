@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,18 +10,17 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from equipoise.trainer.configuration.arguments import Arguments
+from equipoise.trainer.configuration.arguments import CheckpointArguments
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Count, Seed
 
 
-class EvaluateArguments(Arguments):
+class EvaluateArguments(CheckpointArguments):
     """Run the deterministic policy of a checkpoint, which needs nothing beside it, on fresh episodes.
 
     python -m trainer.evaluate checkpoint=runs/<run>/checkpoints/best.pt episodes=100 render=gif
     """
 
-    checkpoint: Path = Field(description="a checkpoint, or a run folder, whose newest one is taken")
     episodes: Count = 100
     seed: Seed = Field(0, description="of the episodes; training never uses them")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -54,7 +52,7 @@ def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
     from equipoise.trainer.restore import restore
     from equipoise.trainer.seeding import fresh_seed
 
-    restored = restore(arguments.checkpoint, arguments.device)
+    restored = restore(arguments.checkpoint, arguments.device, arguments.allow)
     env = restored.make_env(min(arguments.episodes, restored.config.env.num_envs))
     render = arguments.render == "gif"
     seed = fresh_seed(arguments.seed)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from equipoise.prerequisites import extra
-from equipoise.trainer.configuration.arguments import Arguments, check_output
+from equipoise.trainer.configuration.arguments import CheckpointArguments, check_output
 from equipoise.trainer.configuration.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SUFFIX = {"torch": ".pt2", "onnx": ".onnx"}
 
 
-class ExportArguments(Arguments):
+class ExportArguments(CheckpointArguments):
     """Write a checkpoint's deterministic policy, normalisers inside, and a JSON on its inputs and outputs.
 
     python -m trainer.export checkpoint=runs/<run>/checkpoints/best.pt format=onnx
@@ -32,7 +32,6 @@ class ExportArguments(Arguments):
     Policies with masks take `action_mask` too.
     """
 
-    checkpoint: Path = Field(description="a checkpoint, or a run folder, whose newest one is taken")
     format: Literal["torch", "onnx"] = Field("torch", description="onnx needs the extra 'export'")
     output: Path | None = Field(None, description="ends in .pt2 or .onnx; null: beside the checkpoint")
 
@@ -60,7 +59,7 @@ def _export(arguments: ExportArguments) -> None:
     from equipoise.trainer.policy.standalone import StandalonePolicy
     from equipoise.trainer.restore import restore
 
-    restored = restore(arguments.checkpoint, "cpu")
+    restored = restore(arguments.checkpoint, "cpu", arguments.allow)
     env = restored.make_env(1)
     policy = StandalonePolicy(restored.policy, masked=env.reset(0)[1] is not None).eval()
     env.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from equipoise.trainer.configuration.arguments import Arguments, check_output
+from equipoise.trainer.configuration.arguments import CheckpointArguments, check_output
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Count, Seed
 
@@ -23,13 +23,12 @@ _HOLD_SECONDS = 2.5
 """How long the end of an episode stays."""
 
 
-class PlayArguments(Arguments):
+class PlayArguments(CheckpointArguments):
     """Film a policy: each state, the action taken in it, and the distribution that this came from.
 
     python -m trainer.play checkpoint=runs/<run>/checkpoints/best.pt compare=untrained
     """
 
-    checkpoint: Path = Field(description="a checkpoint, or a run folder, whose newest one is taken")
     episodes: Count = Field(1, description="one after the other in one film")
     seed: Seed = Field(0, description="of the first episode, as trainer.evaluate's")
     output: Path | None = Field(None, description="the GIF; null: beside the checkpoint")
@@ -62,7 +61,7 @@ def _play(arguments: PlayArguments) -> None:
     from equipoise.trainer.monitor.gif import encode_gif
     from equipoise.trainer.restore import restore
 
-    restored = restore(arguments.checkpoint, arguments.device)
+    restored = restore(arguments.checkpoint, arguments.device, arguments.allow)
     env = _visible(restored)
     frames = _film(arguments, restored, env, restored.policy, "trained", arguments.deterministic)
     if arguments.compare == "untrained":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,18 +28,25 @@ class Restored:
     """Of the checkpoint."""
 
 
-def restore(location: Path, device: str = "auto") -> Restored:
+def restore(location: Path, device: str = "auto", allow: Collection[str] = ()) -> Restored:
     """The policy of a checkpoint, or of the newest one of a run folder, and the environment it is for.
 
-    Where an older checkpoint stands in for a damaged one, stderr says so.
+    The checkpoint is data: of the code that it names only this package's and Gymnasium's own environments
+    are imported and called, and what `allow` names. Where an older checkpoint stands in for a damaged one,
+    stderr says so.
+
+    Args:
+        location: a checkpoint, or a run folder.
+        device: to act on; `auto`: a GPU, if there is one.
+        allow: modules of the user's that the checkpoint may name, with all that is in them.
 
     Raises:
-        ConfigError: there is no whole checkpoint of this trainer, or the configuration in it, or its
-            environment, does not fit this version of the trainer.
+        ConfigError: there is no whole checkpoint of this trainer; the configuration in it names other code;
+            it, or its environment, does not fit this version of the trainer.
     """
     try:
         found = newest(location)
-        config = check({**found.config, "device": device})
+        config = check({**found.config, "device": device}, allow, acting=True)
         where = torch.device(find_device(config.device))
         make_env = environment_maker(config.env, where)
         env = make_env(1)

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from equipoise.trainer.configuration.arguments import take_allowed
 from equipoise.trainer.configuration.compose import (
     CONFIG_DIR,
     admit,
@@ -78,13 +79,14 @@ def _main(arguments: Sequence[str]) -> int:
 
         print_help(spelled(help_text()))
         return 0
+    arguments, allow = take_allowed(arguments)
     resume = [argument for argument in arguments if argument.lstrip("+").startswith("resume=")]
     locations = [argument.partition("=")[2] for argument in resume]
     if not set(locations) - {"null", AUTO}:
         if AUTO in locations and not _typed_run_dir(arguments):
             raise ConfigError("resume = auto: needs a folder that stays the same: hydra.run.dir=<folder>")
         return _compose_and_train(arguments)
-    return _resume(arguments, resume)
+    return _resume(arguments, resume, allow)
 
 
 def _compose_and_train(arguments: Sequence[str]) -> int:
@@ -148,7 +150,7 @@ def _job_of_sweep(composed: DictConfig, run_dir: Path) -> str | None:
     return None
 
 
-def _resume(arguments: Sequence[str], resume: Sequence[str]) -> int:
+def _resume(arguments: Sequence[str], resume: Sequence[str], allow: Sequence[str]) -> int:
     """Continue a run with the configuration that its checkpoint holds."""
     others = [argument for argument in arguments if argument not in resume]
     if len(resume) > 1 or any(argument.startswith("-") for argument in others):
@@ -156,7 +158,7 @@ def _resume(arguments: Sequence[str], resume: Sequence[str]) -> int:
     overrides = values(others)
     elsewhere = overrides.pop(_RUN_DIR, None)
     location = values(resume)["resume"]
-    with gone_on(Path(location), overrides, RunFolder(elsewhere) if elsewhere else None) as plan:
+    with gone_on(Path(location), overrides, RunFolder(elsewhere) if elsewhere else None, allow) as plan:
         _train(plan)
     return 0
 

@@ -20,6 +20,7 @@ from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError, Guard
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
 from equipoise.envs.gymnasium_adapter.snapshot import own_spaces
+from equipoise.envs.gymnasium_adapter.sources import modules_of
 from equipoise.envs.gymnasium_adapter.workers import Workers
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
 from equipoise.envs.references import References
@@ -120,6 +121,15 @@ class GymnasiumEnv:
             if vectorization == "sync"
             else Workers(id, guarded, timeout)
         )
+
+    @staticmethod
+    def imports(section: Mapping[str, Any]) -> list[str]:
+        """The modules whose code runs when an environment is made with the keywords in `section`.
+
+        A checkpoint's configuration is held against this: whatever keyword names code must be in it.
+        """
+        id = section.get("id")
+        return modules_of(id) if isinstance(id, str) else []
 
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
         self._seed = self._seed if seed is None else seed

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from equipoise.commands import child
 from equipoise.scripts.studies.experiments import Failure, Job, State, state_of
 from equipoise.trainer.configuration.compose import quoted
+from equipoise.trainer.configuration.imports import allowance
 from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.system.run_folder import SUMMARY
 
@@ -147,7 +148,7 @@ class _Crew:
 def _arguments(job: Job) -> list[str]:
     """Of a new run, or a resumed one. What a run left that ended before its first checkpoint is removed."""
     if any((job.folder / "checkpoints").glob("*.pt")):
-        return [f"resume={job.folder}"]
+        return [f"resume={job.folder}", *allowance(job.config)]
     if job.folder.exists():
         shutil.rmtree(job.folder)
     return [*job.overrides, f"hydra.run.dir={quoted(job.folder)}"]

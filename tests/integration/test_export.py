@@ -102,13 +102,13 @@ def assert_acts_alike(policy: Policy, inputs: dict[str, Tensor], outputs: list[T
 def test_torch_alone_acts_like_the_trainer(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = restore(trained, "cpu").policy
+    policy = restore(trained, "cpu", allow=["tests"]).policy
     if isinstance(policy.discrete_trunk, MLP):
         assert policy.normalizer is not None
         assert (policy.normalizer.mean.abs() > 0.01).any()
         assert (policy.normalizer.std - 1.0).abs().max() > 0.1
     output = tmp_path / "policy.pt2"
-    assert exported(monkeypatch, f"checkpoint={trained}", f"output={output}") == 0
+    assert exported(monkeypatch, f"checkpoint={trained}", f"output={output}", "allow=[tests]") == 0
     inputs, results = inputs_for(policy), tmp_path / "results.pt"
     torch.save(inputs, tmp_path / "inputs.pt")
     command = [sys.executable, "-c", TORCH_ALONE, str(output), str(tmp_path / "inputs.pt"), str(results)]
@@ -129,8 +129,8 @@ def test_torch_alone_acts_like_the_trainer(
 def test_onnx_acts_like_the_trainer(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    assert exported(monkeypatch, f"checkpoint={trained}", "format=onnx") == 0
-    policy = restore(trained, "cpu").policy
+    assert exported(monkeypatch, f"checkpoint={trained}", "format=onnx", "allow=[tests]") == 0
+    policy = restore(trained, "cpu", allow=["tests"]).policy
     inputs = inputs_for(policy)
     session = onnxruntime.InferenceSession(trained.with_name("policy-policy.onnx"))
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}

@@ -55,7 +55,7 @@ def train(config: Config, folder: Path) -> Path:
 
 
 def main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["play", *arguments, "device=cpu"])
+    monkeypatch.setattr(sys, "argv", ["play", *arguments, "device=cpu", f"allow=[tests,{__name__}]"])
     return play.main()
 
 

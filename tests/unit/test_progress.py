@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from equipoise.trainer.monitor.progress import Progress, balance_bar, closing_table
@@ -255,4 +256,19 @@ def test_the_next_commands_name_the_best_checkpoint_and_are_never_wrapped(tmp_pa
     (run_dir / "checkpoints" / "best.pt").touch()
     commands = table(SUMMARY, run_dir).splitlines()
     assert f"  equipoise evaluate checkpoint={run_dir}/checkpoints/best.pt episodes=100" in commands
+
+
+def test_the_next_commands_allow_the_users_own_code(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.pt").touch()
+    target = "equipoise.envs.gymnasium_adapter.GymnasiumEnv"
+    config = {
+        "env": {"_target_": target, "id": "tank.envs:Tank-v0"},
+        "policy": {"encoder": {"_target_": "net.Net"}},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    summary = SUMMARY | {"status": "interrupted"}
+    commands = [line for line in table(summary, tmp_path).splitlines() if "equipoise " in line]
+    assert [line.split()[0] for line in commands] == ["resume", "equipoise", "equipoise", "equipoise"]
+    assert all("'allow=[tank,net]'" in line for line in commands[:3])
     assert "  equipoise dashboard" in commands

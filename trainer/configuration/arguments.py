@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from equipoise.commands import spelled
 from equipoise.trainer.configuration.errors import ConfigError, allowed, problems_of, shown
@@ -28,6 +28,18 @@ def check_output(path: Path | None) -> None:
     """Raise `ConfigError` for a file that could not be written in the end."""
     if path is not None and (why := unwritable(path)):
         raise ConfigError(f"output = {path}: {why}")
+
+
+def module_names(text: str) -> tuple[str, ...]:
+    """The names in `[my_package,other]`."""
+    return tuple(name for part in text.strip("[] ").split(",") if (name := part.strip(" '\"")))
+
+
+def take_allowed(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The arguments without `allow=[…]`, and the modules named there."""
+    others = [argument for argument in arguments if not argument.startswith("allow=")]
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("allow=")]
+    return others, tuple(name for text in given for name in module_names(text))
 
 
 class Arguments(BaseModel):
@@ -60,3 +72,12 @@ class Arguments(BaseModel):
             meaning = f": {field.description}" if field.description else ""
             lines.append(f"  {name}={allowed(field.annotation, field.metadata)}{meaning} ({default})")
         return spelled("\n".join([inspect.cleandoc(cls.__doc__ or ""), "", *lines]))
+
+
+class CheckpointArguments(Arguments):
+    """Arguments of a command that reads a checkpoint."""
+
+    checkpoint: Path = Field(description="a checkpoint, or a run folder, whose newest one is taken")
+    allow: Annotated[tuple[str, ...], BeforeValidator(module_names)] = Field(
+        (), description="modules of yours that the checkpoint may name, [my_package]; it is data otherwise"
+    )

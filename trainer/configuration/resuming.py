@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from equipoise.trainer.configuration.errors import ConfigError, shown
+from equipoise.trainer.configuration.imports import foreign
 from equipoise.trainer.configuration.schema import Config, check
 
 EXACT = (
@@ -79,8 +80,14 @@ def refuse_fixed(keys: Sequence[str]) -> None:
         )
 
 
-def resumed(plain: _Settings, overrides: Mapping[str, Any], checkpoint: str) -> Config:
-    """The configuration of a checkpoint, with what may be changed changed. Raises `ConfigError`."""
+def resumed(
+    plain: _Settings, overrides: Mapping[str, Any], checkpoint: str, allow: Collection[str] = ()
+) -> Config:
+    """The configuration of a checkpoint, with what may be changed changed.
+
+    Raises `ConfigError`, also for code that `plain` names and that is neither this package's nor allowed by
+    `allow`, which lists modules; what `overrides` name is the user's own.
+    """
     refuse_fixed(list(overrides))
     raw = {**_copied(plain), "resume": checkpoint}
     for key, value in overrides.items():
@@ -89,7 +96,8 @@ def resumed(plain: _Settings, overrides: Mapping[str, Any], checkpoint: str) -> 
         for part in path:
             section = section.setdefault(part, {})
         section[name] = value
-    return check(raw)
+    typed = set(foreign(raw)) - set(foreign(plain))
+    return check(raw, [*allow, *typed])
 
 
 def episodes_begin_anew(before: _Settings, after: _Settings) -> bool:

@@ -18,7 +18,7 @@ class Role(NamedTuple):
     """What a section stands for, and so which classes it may name."""
 
     methods: tuple[str, ...]
-    """The class must have one of them: a configuration can name nothing else."""
+    """The class must have one of them."""
     supplied: frozenset[str]
     """Constructor parameters that `trainer.build` fills in; they are no configuration keys."""
     own_keys: tuple[str, ...] = ()

@@ -23,6 +23,7 @@ from equipoise.trainer.configuration.errors import (
     problems_of,
     unknown,
 )
+from equipoise.trainer.configuration.imports import refuse_foreign, used_parts
 from equipoise.trainer.configuration.roles import ENV, OPTIMIZER, POLICY, STAGE, Role
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -173,8 +174,21 @@ class Config(Section):
         }
 
 
-def check(raw: Mapping[str, Any]) -> Config:
-    """The composed configuration `raw` as a `Config`. Raises `ConfigError`; builds nothing."""
+def check(raw: Mapping[str, Any], allow: Collection[str] | None = None, *, acting: bool = False) -> Config:
+    """The composed configuration `raw` as a `Config`; builds nothing.
+
+    Args:
+        raw: composed from files and arguments, or taken from a checkpoint.
+        allow: None: `raw` is the user's own and may name any code. Else it comes from a checkpoint: it may
+            name only this package's code and these modules, and what it does not use is not looked at.
+        acting: the policy is to act, not to learn: stages and the optimizer are not used.
+
+    Raises:
+        ConfigError: for all that is wrong with it.
+    """
+    used = used_parts(raw, acting)
+    if allow is not None:
+        refuse_foreign(used, allow)
     nested, problems = dict(raw), []
     for key, role, model in (
         ("env", ENV, EnvConfig),
@@ -182,14 +196,18 @@ def check(raw: Mapping[str, Any]) -> Config:
         ("optimizer", OPTIMIZER, OptimizerConfig),
     ):
         if isinstance(section := nested.get(key), Mapping):
-            nested[key], wrong = _nest(key, {**_DEFAULTS.get(key, {}), **section}, role, model)
+            checked = role if allow is None or key in used else None
+            nested[key], wrong = _nest(key, {**_DEFAULTS.get(key, {}), **section}, checked, model)
             problems += wrong
-    problems += _nest_sections(nested)
+    problems += _nest_sections(nested, used if allow is not None else None)
     try:
         config = Config.model_validate(nested)
     except ValidationError as error:
         raise ConfigError(*_without_echoes([*problems_of(error, Config, nested), *problems])) from None
-    if problems := [*problems, *_contradictions(config, {problem.key for problem in problems})]:
+    problems += _device(config)
+    if not acting:
+        problems += _contradictions(config, {problem.key for problem in problems})
+    if problems:
         raise ConfigError(*problems)
     return config
 
@@ -201,20 +219,23 @@ def env_label(env: Mapping[str, Any]) -> str:
 
 
 def _nest(
-    key: str, section: Mapping[str, Any], role: Role, model: type[ComponentConfig]
+    key: str, section: Mapping[str, Any], role: Role | None, model: type[ComponentConfig]
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """A section with its constructor's keywords moved together, and what is wrong with those."""
+    """A section with its constructor's keywords moved together, and what is wrong with those.
+
+    Without a role its class is not looked at.
+    """
     keywords = {name: value for name, value in section.items() if value != MISSING}
     own = {name: keywords.pop(name) for name in key_names(model) if name in keywords}
     problems: list[Problem] = []
-    if is_section(own):
+    if role is not None and is_section(own):
         keywords, problems = check_section(key, {TARGET: own[TARGET], **keywords}, role)
         del keywords[TARGET]
     return {**own, "keywords": keywords}, problems
 
 
-def _nest_sections(raw: dict[str, Any]) -> list[Problem]:
-    """The same for every section of `raw["trainer"]` that has a `_target_`."""
+def _nest_sections(raw: dict[str, Any], used: Collection[str] | None) -> list[Problem]:
+    """The same for every section of `raw["trainer"]` that has a `_target_`; `used`: looked at, None: all."""
     if not isinstance(raw.get("trainer"), Mapping):
         return []
     trainer = dict(raw["trainer"])
@@ -223,7 +244,8 @@ def _nest_sections(raw: dict[str, Any]) -> list[Problem]:
     sections, problems = {}, []
     for name, section in extra.items():
         if is_section(section):
-            sections[name], wrong = _nest(f"trainer.{name}", section, STAGE, ComponentConfig)
+            role = STAGE if used is None or f"trainer.{name}" in used else None
+            sections[name], wrong = _nest(f"trainer.{name}", section, role, ComponentConfig)
             problems += wrong
         elif name in (trainer.get("stages") or ()):
             problems.append(bad_value(f"trainer.{name}", section, "a section with a _target_"))
@@ -267,6 +289,9 @@ def _contradictions(config: Config, bad: Collection[str]) -> Iterator[Problem]:
             if section.keywords.get("norm_parameters") == "shared" and unshared:
                 why = "all: policy.shared_trunk = false leaves no parameters that both sides share"
                 yield bad_value(f"trainer.{name}.norm_parameters", "shared", why)
+
+
+def _device(config: Config) -> Iterator[Problem]:
     if config.device == "cuda":
         import torch  # not needed, and slow to load, for any other check
 

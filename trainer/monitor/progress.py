@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from equipoise.commands import typed
-from equipoise.trainer.monitor.summary import Summary
+from equipoise.trainer.configuration.imports import allowance
+from equipoise.trainer.monitor.summary import Summary, read_config
 
 _REFRESH_SECONDS = 0.1
 _CLAMPED_TOO_OFTEN = 0.1
@@ -202,12 +203,12 @@ def closing_table(summary: Summary, run_dir: str | Path, console: Console | None
     checkpoint = next(
         (path for name in ("best.pt", "last.pt") if (path := run_dir / "checkpoints" / name).exists()), None
     )
-    lines = [f"results: {run_dir}"]
+    lines, allow = [f"results: {run_dir}"], allowance(read_config(run_dir))
     if summary.status == "interrupted":
-        lines.append(f"resume with: {typed('train', f'resume={run_dir}')}")
+        lines.append(f"resume with: {typed('train', f'resume={run_dir}', *allow)}")
     if checkpoint is not None:
-        argument = f"checkpoint={checkpoint}"
-        commands = [("evaluate", argument, "episodes=100"), ("play", argument), ("dashboard",)]
+        arguments = (f"checkpoint={checkpoint}", *allow)
+        commands = [("evaluate", *arguments, "episodes=100"), ("play", *arguments), ("dashboard",)]
         lines += ["next:", *(f"  {typed(*command)}" for command in commands)]
     for line in lines:  # never wrapped: they are there to be copied
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from equipoise.commands import typed
-from equipoise.trainer.monitor.summary import Summary
+from equipoise.trainer.configuration.imports import allowance
+from equipoise.trainer.monitor.summary import Summary, read_config
 from equipoise.trainer.system.run_folder import SUMMARY
 
 
@@ -79,7 +79,7 @@ def _complaint(run: Run, summary: Summary) -> list[str]:
     if summary.status == "interrupted" or killed:
         saved = any((run.folder / "checkpoints").glob("*.pt"))
         again = (
-            f"resume with: {typed('train', f'resume={run.folder}')}"
+            f"resume with: {typed('train', f'resume={run.folder}', *allowance(read_config(run.folder)))}"
             if saved
             else f"start again with: {typed('train', *run.overrides)}"
         )
@@ -101,9 +101,7 @@ def _summary(folder: Path) -> Summary:
     """The run's; of one that was killed, or never began, as much as there is to say."""
     if (folder / SUMMARY).exists():
         return Summary.read(folder / SUMMARY)
-    path = folder / "config.yaml"
-    config = yaml.safe_load(path.read_text()) if path.exists() else {}
-    return Summary("failed", env=config.get("env", {}).get("name"))
+    return Summary("failed", env=read_config(folder).get("env", {}).get("name"))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""What a run leaves for programs to read: `metrics.jsonl` and `summary.json`."""
+"""What a run leaves for programs to read: `metrics.jsonl`, `summary.json` and `config.yaml`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+import yaml
 
 from equipoise.trainer.system.files import AppendFile, replace_file
 
@@ -95,6 +97,15 @@ class Summary:
         """Write the file in one step. Raises `OSError`."""
         own = {name: getattr(self, name) for name in _FIELDS}
         replace_file(Path(path), _json({**self.metrics, **own}, indent=2).encode() + b"\n")
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """The configuration of a run as YAML has it; empty where there is none that can be read."""
+    try:
+        found = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 _FIELDS = tuple(each.name for each in fields(Summary) if each.name != "metrics")

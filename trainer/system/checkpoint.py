@@ -58,7 +58,8 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
 def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """The state that `save` was given, its tensors on `device`. Raises `CheckpointError`.
 
-    Nothing in the file is executed: it is unpickled with `weights_only=True`.
+    Reading it runs no code that is in it: it is unpickled with `weights_only=True`. What the configuration
+    among its values may name is for `trainer.configuration.imports` to judge.
     """
     path = Path(path)
     content = _read(path)
