@@ -478,6 +478,11 @@ def test_help_names_groups_and_keys(tmp_path: Path) -> None:
         "preset=aggressive|balanced",
         "trainer.gamma = 0.99",
         f"{SCALING}.scaling_momentum = 0.9",
+        "env.max_nodes = 10",
+        "policy.encoder.activation = 'relu'",
+        "a number ≥ -20 and ≤ 20: upper bound of log σ",
+        "optimizer.betas = [0.9, 0.999]",
+        "> 0 and ≤ 1e+30: bounds of a side's scale",
     ):
         assert expected in result.stdout
 

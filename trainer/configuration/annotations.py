@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import inspect
 import json
+import re
 import typing
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -19,6 +20,21 @@ def hints_of(cls: type[Any]) -> dict[str, Any]:
         return typing.get_type_hints(inspect.unwrap(cls.__init__), include_extras=True)
     except NameError:  # names imported for the type checker only: keys can be checked, values can not
         return {}
+
+
+def meanings_of(cls: type[Any]) -> dict[str, str]:
+    """What each parameter of a constructor means, by the section `Args:` of the class's docstring."""
+    _, _, arguments = (inspect.getdoc(cls) or "").partition("Args:\n")
+    meanings: dict[str, str] = {}
+    names: list[str] = []
+    for line in arguments.splitlines():
+        if line and not line.startswith(" "):  # the next section
+            break
+        entry = re.match(r" {4}(\w+(?:, \w+)*)(?: \([^)]*\))?: (.*)", line)
+        names = entry[1].split(", ") if entry else names
+        text = entry[2] if entry else f" {line.strip()}"
+        meanings |= {name: meanings.get(name, "") + text for name in names}
+    return {name: text.strip().removesuffix(".") for name, text in meanings.items()}
 
 
 def as_whole(value: Any, annotation: Any) -> Any:

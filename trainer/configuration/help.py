@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
 
-from omegaconf import OmegaConf
 from pydantic import BaseModel
 
-from equipoise.trainer.configuration.compose import GROUPS, compose_unchecked, options
-from equipoise.trainer.configuration.errors import allowed, shown
+from equipoise.trainer.configuration.annotations import meanings_of
+from equipoise.trainer.configuration.compose import GROUPS, compose_unchecked, from_hydra, options
+from equipoise.trainer.configuration.constructors import (
+    MISSING,
+    TARGET,
+    constructor_of,
+    find_class,
+    is_section,
+)
+from equipoise.trainer.configuration.errors import allowed, key_names, shown
 from equipoise.trainer.configuration.resuming import RESUMABLE
+from equipoise.trainer.configuration.roles import ENCODER, ENV, OPTIMIZER, POLICY, STAGE, Role
 from equipoise.trainer.configuration.schema import Config
 
 _USAGE = """\
@@ -31,10 +39,16 @@ Precedence: command line > experiment > preset > what the environment chooses > 
 
 
 def help_text() -> str:
-    defaults: Any = OmegaConf.to_container(compose_unchecked(), resolve=True)
+    plain = from_hydra(compose_unchecked()).plain()
     groups = [f"  {group}={'|'.join(options(group))}" for group in GROUPS if options(group)]
-    resumable = f"Beside resume= these may be given: {RESUMABLE}."
-    keys = [*_keys(Config, defaults), *_section_keys(defaults["trainer"])]
+    resumable = (
+        f"Beside resume= these may be given: {RESUMABLE}. So may allow=[my_package]: modules of yours "
+        "that the checkpoint may name."
+    )
+    keys = [*_keys(Config, plain)]
+    stages = ((f"trainer.{name}", part) for name, part in plain["trainer"].items() if is_section(part))
+    for key, section in stages:
+        keys += _section(key, section, STAGE)
     return "\n\n".join([_USAGE, "\n".join(["Groups:", *groups]), "\n".join(["Keys:", *keys]), resumable])
 
 
@@ -42,29 +56,40 @@ def _keys(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -
     """A line for each key of `model`: its default, what is allowed, what it means."""
     for name, field in model.model_fields.items():
         key, value = field.alias or name, values.get(field.alias or name)
-        models = [m for m in (field.annotation, *get_args(field.annotation)) if _is_model(m)]
-        if models and isinstance(value, Mapping):
-            chosen = next((m for m in models if value.get("kind") in get_args(_kind(m))), models[0])
-            yield from _keys(chosen, value, f"{prefix}{key}.")
+        if _is_model(field.annotation) and isinstance(value, Mapping):
+            yield from _keys(field.annotation, value, f"{prefix}{key}.")
+            if key in _ROLES:
+                yield from _section(key, value, _ROLES[key], [*key_names(field.annotation), TARGET])
         elif key not in ("sections", "keywords"):
             meaning = f": {field.description}" if field.description else ""
             yield _line(prefix + key, value, allowed(field.annotation, field.metadata) + meaning)
 
 
-def _section_keys(trainer: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each key of the stages; the class that `_target_` names says what is allowed."""
-    for name, section in trainer.items():
-        if isinstance(section, Mapping) and "_target_" in section:
-            yield from (_line(f"trainer.{name}.{key}", value, "") for key, value in section.items())
+_ROLES = {"env": ENV, "policy": POLICY, "optimizer": OPTIMIZER}
+
+
+def _section(key: str, section: Mapping[str, Any], role: Role, told: Sequence[str] = ()) -> Iterator[str]:
+    """A line for each argument of the constructor that a section names, set or not; but for those `told`."""
+    cls = find_class(section[TARGET])
+    constructor, meanings = constructor_of(cls), meanings_of(cls)
+    if TARGET not in told:
+        yield _line(f"{key}.{TARGET}", section[TARGET], "")
+    for name, parameter in constructor.parameters.items():
+        if name in role.supplied or name in told:
+            continue
+        value = section.get(name, parameter.default)
+        if is_section(value):
+            yield from _section(f"{key}.{name}", value, ENCODER)
+            continue
+        hint = constructor.hints.get(name)
+        parts = [allowed(hint) if hint is not None else "", meanings.get(name, "")]
+        unset = value is parameter.empty
+        yield _line(f"{key}.{name}", MISSING if unset else value, ": ".join(filter(None, parts)))
 
 
 def _line(key: str, value: object, text: str) -> str:
     return f"  {key} = {shown(value)}".ljust(52) + (f"  {text}" if text else "")
 
 
-def _is_model(annotation: object) -> bool:
+def _is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _kind(model: type[BaseModel]) -> object:
-    return field.annotation if (field := model.model_fields.get("kind")) else None
