@@ -31,6 +31,8 @@ from equipoise.trainer.configuration.compose import compose
 from tests import pages
 from tests.conftest import TINY, TINY_TOPOLOGY
 
+TANK = pages.ROOT / "docs" / "own-environment.md"
+"""Its files are there for every page: others speak of them."""
 SMALL = tuple(setting for setting in TINY if not setting.startswith("policy."))
 SMALLER = (
     (r"episodes([= ])\d+", r"episodes\g<1>2"),
@@ -105,7 +107,7 @@ def newcomer(
     """The folder in which a page is read, as the current one; studies train in this process."""
     page: Path = request.node.callspec.params["page"]
     shutil.copytree(example, tmp_path / "runs" / "example")
-    for name, text in pages.files(page).items():
+    for name, text in (pages.files(TANK) | pages.files(page)).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
@@ -114,7 +116,7 @@ def newcomer(
     monkeypatch.setattr(parallel, "run", train_here)
     known = dict(gymnasium.registry)
     yield tmp_path
-    for name in pages.files(page):
+    for name in (*pages.files(TANK), *pages.files(page)):
         sys.modules.pop(Path(name).stem, None)
     gymnasium.registry.clear()
     gymnasium.registry.update(known)
