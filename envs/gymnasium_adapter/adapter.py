@@ -20,7 +20,7 @@ from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError, Guard
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
 from equipoise.envs.gymnasium_adapter.snapshot import own_spaces
-from equipoise.envs.gymnasium_adapter.sources import modules_of
+from equipoise.envs.gymnasium_adapter.sources import sources
 from equipoise.envs.gymnasium_adapter.workers import Workers
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
 from equipoise.envs.references import References
@@ -124,12 +124,11 @@ class GymnasiumEnv:
 
     @staticmethod
     def imports(section: Mapping[str, Any]) -> list[str]:
-        """The modules whose code runs when an environment is made with the keywords in `section`.
+        """The code that runs when an environment is made with the keywords in `section`, see `sources`.
 
-        A checkpoint's configuration is held against this: whatever keyword names code must be in it.
+        The configuration in a checkpoint is held against this: it must list whatever a keyword names.
         """
-        id = section.get("id")
-        return modules_of(id) if isinstance(id, str) else []
+        return list(sources(section))
 
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
         self._seed = self._seed if seed is None else seed

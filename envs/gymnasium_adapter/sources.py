@@ -1,32 +1,46 @@
-"""Whose code runs when a Gymnasium environment is made from its id."""
+"""Whose code runs when a Gymnasium environment is made. Nothing here imports any of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import parse_env_id
 
 
-def modules_of(id: str) -> list[str]:
-    """The modules that `gymnasium.make(id)` imports or calls; none for an id that is not registered.
+def sources(section: Mapping[str, Any]) -> Iterator[str]:
+    """The code that the keywords of a `GymnasiumEnv` name: modules, and callables as `module:name`."""
+    if isinstance(id := section.get("id"), str):
+        yield from modules_of(id)
+    if isinstance(make := section.get("make"), str):
+        yield make if ":" in make else f"{make}:"
+    wrappers = section.get("wrappers")
+    for wrapper in wrappers if isinstance(wrappers, list | tuple) else ():
+        name = wrapper.get("_target_") if isinstance(wrapper, Mapping) else wrapper
+        # Without a dot it is one of Gymnasium's own.
+        if isinstance(name, str) and "." in name and not name.startswith("gymnasium.wrappers."):
+            yield ":".join(name.rsplit(".", 1))
 
-    Imports nothing: `module:Name-v0` names its module, a registered id the module of its entry point. An id
-    without a version may stand for any registered one.
+
+def modules_of(id: str) -> list[str]:
+    """The modules that `gymnasium.make(id)` imports or calls.
+
+    Those are the module in `module:Name-v0`, and that of the entry point of what is registered by this name.
+    A name without a version may stand for any registered one; one that is not registered has none.
     """
     module, separator, name = id.rpartition(":")
-    if separator:
-        return [module.partition(":")[0]]
     if name in gymnasium.registry:
         specs = [gymnasium.registry[name]]
     else:
         try:
             wanted = parse_env_id(name)[:2]
         except gymnasium.error.Error:  # no id at all
-            return []
+            wanted = (None, "")
         specs = [spec for spec in gymnasium.registry.values() if (spec.namespace, spec.name) == wanted]
     points = [point for spec in specs for point in (spec.entry_point, spec.vector_entry_point) if point]
-    return sorted({_module(point) for point in points})
+    before = [module.partition(":")[0]] if separator else []
+    return sorted({*before, *(_module(point) for point in points)})
 
 
 def _module(entry_point: Callable[..., object] | str) -> str:

@@ -103,14 +103,16 @@ def command(name: str, path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) 
     return COMMANDS[name]()
 
 
+GYMNASIUM = {"_target_": "equipoise.envs.gymnasium_adapter.GymnasiumEnv", "num_envs": 4}
 ACTING = {
     "env": ("env._target_", TARGET["_target_"]),
-    "env.id": ("env", {"_target_": "equipoise.envs.gymnasium_adapter.GymnasiumEnv", "num_envs": 4,
-                       "id": f"{MARK}:Thing-v0"}),
-    "plugin": ("env", {"_target_": "equipoise.envs.gymnasium_adapter.GymnasiumEnv", "num_envs": 4,
-                       "id": "Marked/Thing-v0"}),
-    "latest": ("env", {"_target_": "equipoise.envs.gymnasium_adapter.GymnasiumEnv", "num_envs": 4,
-                       "id": "Marked/Thing"}),
+    "env.id": ("env", {**GYMNASIUM, "id": f"{MARK}:Thing-v0"}),
+    "plugin": ("env", {**GYMNASIUM, "id": "Marked/Thing-v0"}),
+    "latest": ("env", {**GYMNASIUM, "id": "Marked/Thing"}),
+    "plugin by another's name": ("env", {**GYMNASIUM, "id": "gymnasium.envs:Marked/Thing-v0"}),
+    "callable": ("env", {**GYMNASIUM, "make": f"{MARK}:Thing"}),
+    "wrapper": ("env", {**GYMNASIUM, "id": "CartPole-v1", "wrappers": [f"{MARK}.Thing"]}),
+    "wrapper with keywords": ("env", {**GYMNASIUM, "id": "CartPole-v1", "wrappers": [TARGET]}),
     "policy": ("policy._target_", TARGET["_target_"]),
     "encoder": ("policy.encoder", TARGET),
     "critic_encoder": ("policy.critic_encoder", TARGET),
@@ -204,6 +206,22 @@ def test_what_this_package_imports_for_itself_is_not_its_own(
         borrowed = {"_target_": target}
         with pytest.raises(ConfigError, match="names code that is not Equipoise's"):
             restore(changed(honest, "policy.encoder", borrowed), "cpu")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        "equipoise.trainer.configuration.constructors:find_class",
+        "gymnasium.envs.registration:load_env_creator",
+    ],
+)
+def test_a_function_that_imports_by_name_is_not_lent(
+    make: str, honest: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kwargs = {"target": f"{MARK}.Thing", "name": f"{MARK}:Thing"}
+    with pytest.raises(ConfigError, match="names code that is not Equipoise's"):
+        restore(changed(honest, "env", {**GYMNASIUM, "make": make, "kwargs": kwargs}), "cpu")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ allows by name. Everything that a configuration names is found here before anyth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -18,7 +19,11 @@ OWN = ("equipoise.envs", "equipoise.trainer")
 
 def may_import(name: str, allow: Collection[str] = ()) -> bool:
     """Whether the module or class `name` (dotted) belongs to this package or to one of `allow`."""
-    return any(name == owner or name.startswith(f"{owner}.") for owner in (*OWN, *allow))
+    return _within(name, (*OWN, *allow))
+
+
+def _within(name: str, owners: Collection[str]) -> bool:
+    return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
 
 
 def used_parts(raw: Mapping[str, Any], acting: bool = False) -> dict[str, Any]:
@@ -68,7 +73,8 @@ def foreign(config: Mapping[str, Any]) -> list[str]:
 
 
 def _allowing(names: Iterable[str]) -> str:
-    return f"allow=[{','.join(dict.fromkeys(name.partition('.')[0] for name in names))}]"
+    packages = dict.fromkeys(re.split(r"[.:]", name)[0] for name in names)
+    return f"allow=[{','.join(packages)}]"
 
 
 def _foreign(key: str, section: Any, allow: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -79,7 +85,9 @@ def _foreign(key: str, section: Any, allow: Collection[str]) -> Iterator[tuple[s
     if not bad and is_section(section):
         imports = getattr(_found(section[TARGET]), "imports", None)
         for name in imports(section) if imports is not None else ():
-            if not may_import(name, (*allow, "gymnasium")):
+            module, called, _ = name.partition(":")
+            # A callable gets arguments of the checkpoint's choice: even one of ours could import anything.
+            if not (_within(module, allow) if called else may_import(module, (*allow, "gymnasium"))):
                 yield key, name
 
 
@@ -87,6 +95,8 @@ def _targets(key: str, value: Any) -> Iterator[tuple[str, str]]:
     """Every `_target_` in a section, and in what is inside it."""
     if isinstance(value, Mapping):
         for name, part in value.items():
+            if (key, name) == ("env", "wrappers"):  # which `imports` lists
+                continue
             if name == TARGET and isinstance(part, str):
                 yield f"{key}.{name}", part
             yield from _targets(f"{key}.{name}", part)
