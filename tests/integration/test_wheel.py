@@ -153,7 +153,7 @@ def trained(equipoise: Path, here: Path) -> Path:
     """A run folder of `equipoise train env=mine`."""
     output = run(equipoise, "train", "env=mine", *SHORT, "hydra.run.dir=runs/first", cwd=here)
     best = f"checkpoint={here}/runs/first/checkpoints/best.pt"
-    commands = (f"evaluate {best} episodes=100", f"play {best}", "dashboard")
+    commands = (f"evaluate {best} 'allow=[envs]' episodes=100", f"play {best} 'allow=[envs]'", "dashboard")
     assert all(f"\n  equipoise {command}\n" in output for command in commands), output
     return here / "runs/first"
 
@@ -184,10 +184,10 @@ def test_each_command_works_from_a_folder_that_has_all_our_names(
         ("compare", *study),
         ("train", *by_id, *SHORT),
         ("train", "-m", "env=mine", "preset=balanced,debug", *SHORT),
-        ("train", "resume=runs/first", "trainer.total_env_steps=192"),
-        ("evaluate", "checkpoint=runs/first", "episodes=2"),
-        ("play", "checkpoint=runs/first/checkpoints/best.pt", "output=film.gif"),
-        ("export", "checkpoint=runs/first/checkpoints/best.pt", "output=policy.pt2"),
+        ("train", "resume=runs/first", "trainer.total_env_steps=192", "allow=[envs]"),
+        ("evaluate", "checkpoint=runs/first", "episodes=2", "allow=[envs]"),
+        ("play", "checkpoint=runs/first/checkpoints/best.pt", "output=film.gif", "allow=[envs]"),
+        ("export", "checkpoint=runs/first/checkpoints/best.pt", "output=policy.pt2", "allow=[envs]"),
     ]
     with ThreadPoolExecutor(3) as pool:
         printed = list(pool.map(lambda command: run(equipoise, *command, cwd=here), commands))
