@@ -247,6 +247,25 @@ def test_a_side_without_any_gradient_is_zero() -> None:
     )
 
 
+def test_frozen_parameters_are_not_in_the_vector() -> None:
+    line = Line()
+    line.both.requires_grad_(False)
+    flat = FlatParameters(line)
+    loss = (2 * line.discrete + 3 * line.both + 4 * line.continuous).sum()
+    assert flat.gradient(loss, retain_graph=False).tolist() == [2.0, 4.0]
+    assert flat.mask([line.both, line.continuous]).tolist() == [0.0, 1.0]
+
+
+def test_parameters_of_two_dtypes_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"parameter 1\.weight is torch\.float64, others are torch\.float32"):
+        FlatParameters(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1).double()))
+
+
+def test_a_module_without_anything_to_train_is_refused() -> None:
+    with pytest.raises(ValueError, match="Linear has no parameters to train"):
+        FlatParameters(nn.Linear(1, 1).requires_grad_(False))
+
+
 def test_the_vector_is_the_module() -> None:
     module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     before = [parameter.detach().clone() for parameter in module.parameters()]
