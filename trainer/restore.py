@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,9 +51,7 @@ def restore(location: Path, device: str = "auto", allow: Collection[str] = ()) -
         where = torch.device(find_device(config.device))
         make_env = environment_maker(config.env, where)
         env = make_env(1)
-        weights = found.state["policy"]
-        policy = make_policy(config.policy, env, num_values=len(weights["value_head.bias"]))
-        policy.load_state_dict(weights)
+        policy = _trained(config, env, found.state.get("policy"))
         references = find_references(env, make_env)
         env.close()
     except ConfigError:
@@ -62,3 +61,14 @@ def restore(location: Path, device: str = "auto", allow: Collection[str] = ()) -
     if found.notice:
         print(found.notice, file=sys.stderr)
     return Restored(config, policy, make_env, references, found.path)
+
+
+def _trained(config: Config, env: BatchedEnv, weights: Any) -> Policy:
+    """The policy with the weights of a checkpoint. Raises ValueError where they are no weights of it."""
+    try:
+        policy = make_policy(config.policy, env, num_values=len(weights["value_head.bias"]))
+        policy.load_state_dict(weights)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).replace("\n\t", " ") if isinstance(error, RuntimeError) else "no policy is in it"
+        raise ValueError(f"the weights in the checkpoint do not fit its configuration: {reason}") from error
+    return policy

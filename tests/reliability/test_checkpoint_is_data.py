@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import pytest
+import torch
 
 from equipoise.commands import child
 from equipoise.trainer import evaluate, export, play, run
@@ -206,6 +207,24 @@ def test_what_this_package_imports_for_itself_is_not_its_own(
         borrowed = {"_target_": target}
         with pytest.raises(ConfigError, match="names code that is not Equipoise's"):
             restore(changed(honest, "policy.encoder", borrowed), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        (None, "no policy is in it"),
+        ({}, "no policy is in it"),
+        ({"value_head.bias": 3}, "no policy is in it"),
+        ({"value_head.bias": torch.zeros(1)}, "Missing key"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_in_a_sentence(
+    weights: Any, reason: str, honest: Mapping[str, Any], tmp_path: Path
+) -> None:
+    checkpoint.save(tmp_path / "last.pt", {**honest, "policy": weights})
+    with pytest.raises(ConfigError, match=f"do not fit its configuration: .*{reason}") as error:
+        restore(tmp_path / "last.pt", "cpu")
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
