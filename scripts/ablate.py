@@ -30,8 +30,8 @@ from equipoise.scripts.studies.experiments import (
     without_repetition,
 )
 from equipoise.scripts.studies.parallel import run
-from equipoise.scripts.studies.report import LEGEND, failed, markdown_table, provenance, spans
-from equipoise.scripts.studies.results import THRESHOLD, Result, load, ranked, write_csv
+from equipoise.scripts.studies.report import LEGEND, failed, markdown_tables, provenance, spans, write_report
+from equipoise.scripts.studies.results import THRESHOLD, Result, load, ranked, read_csv, write_csv
 
 BASELINE = "default"
 CONFIRMED = 3
@@ -124,9 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts.ablate", *(arguments or sys.argv[1:])])
     failures: list[Failure] = []
-    if not options.report_only:
-        failures = _train(options)
-    results = _results(options, [*options.seeds, *options.confirm_seeds])
+    if options.from_csv:
+        results = read_csv(options.report.with_suffix(".csv"))
+    else:
+        failures = [] if options.report_only else _train(options)
+        results = _results(options, [*options.seeds, *options.confirm_seeds])
     if not results:
         print(f"{options.out}: no finished runs to report", file=sys.stderr)
         return 1
@@ -167,36 +169,37 @@ def _results(options: argparse.Namespace, seeds: Sequence[int]) -> list[Result]:
         for arm in options.arms
         for seed in seeds
     ]
-    return [result for folder in folders if (result := load(*folder)) is not None]
+    return [result for folder in folders if (result := load(*folder, options.threshold)) is not None]
 
 
 def report(
     options: argparse.Namespace, results: Sequence[Result], failures: Sequence[Failure], command: str
 ) -> None:
-    """Markdown at `options.report`, the raw numbers and the pictures beside it."""
+    """Write Markdown to `options.report`, the raw numbers and the pictures beside it."""
     path: Path = options.report
     changes = {arm.name: arm.change for arm in options.arms}
-    text = f"# Ablation\n\n{provenance(command, results)}\n{LEGEND}"
-    rounds = (("", options.seeds), ("confirming ", options.confirm_seeds))
+    parts: dict[str, list[Result]] = {}
+    pictures: dict[str, str] = {}
     for env in options.env:
-        for kind, seeds in rounds:
-            part = [r for r in results if r.env == env and r.seed in seeds]
+        for kind, seeds in (("", options.seeds), ("confirming ", options.confirm_seeds)):
+            part = [run for run in results if run.env == env and run.seed in seeds]
             if not part:
                 continue
-            text += f"\n## {env}, {kind}seeds {spans(seeds)}\n\n"
-            text += markdown_table(part, BASELINE, changes, options.threshold)
+            title = f"{env}, {kind}seeds {spans(seeds)}"
             stem = f"{path.stem}_{env}" + ("_confirm" if kind else "")
-            pictures = {
-                "intervals": plots.intervals(part, [env], BASELINE),
-                "curves": plots.against_baseline(part, env, BASELINE),
-            }
-            for name, figure in pictures.items():
-                plots.save(figure, path.with_name(f"{stem}_{name}"))
-                text += f"\n![{env}, {kind}{name}]({stem}_{name}.png)\n"
-    write_csv(path.with_suffix(".csv"), results, options.threshold)
-    text += f"\nEvery run: [{path.stem}.csv]({path.stem}.csv)\n{failed(failures)}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+            plots.save(plots.intervals(part, [env], BASELINE), path.with_name(f"{stem}_intervals"))
+            if not options.from_csv:  # which has no curves
+                plots.save(plots.against_baseline(part, env, BASELINE), path.with_name(f"{stem}_curves"))
+            parts[title] = part
+            pictures[title] = "".join(
+                f"\n![{env}, {kind}{name}]({stem}_{name}.png)\n" for name in ("intervals", "curves")
+            )
+    tables = markdown_tables(parts, BASELINE, changes, options.threshold)
+    body = LEGEND + "".join(f"\n## {title}\n\n{tables[title]}{pictures[title]}" for title in parts)
+    body += f"\nEvery run: [{path.stem}.csv]({path.stem}.csv)\n{failed(failures)}"
+    write_report(path, "Ablation", None if options.from_csv else provenance(command, results), body)
+    if not options.from_csv:
+        write_csv(path.with_suffix(".csv"), results)
 
 
 def _parser() -> argparse.ArgumentParser:

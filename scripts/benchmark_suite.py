@@ -20,10 +20,19 @@ from pathlib import Path
 import numpy as np
 
 from equipoise.scripts.studies.experiments import Failure, Job, add_arguments, add_places, chosen, study
-from equipoise.scripts.studies.intervals import Floats, bootstrap, interquartile_mean
+from equipoise.scripts.studies.intervals import Floats, Strata, interquartile_mean, iqm_interval
 from equipoise.scripts.studies.parallel import trained
-from equipoise.scripts.studies.report import failed, provenance, shown, spans, table
-from equipoise.scripts.studies.results import Result, load, write_csv
+from equipoise.scripts.studies.report import (
+    INTERVALS,
+    compare,
+    failed,
+    provenance,
+    shown,
+    spans,
+    table,
+    write_report,
+)
+from equipoise.scripts.studies.results import Result, load, read_csv, write_csv
 from equipoise.scripts.studies.tasks import TASKS, Published, Task, add_share, jobs_of, tasks_named
 
 ARMS = {"adaptive": "preset=balanced", "fixed": "preset=debug"}
@@ -45,37 +54,43 @@ published number is of that form.
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts.benchmark_suite", *(arguments or sys.argv[1:])])
-    arms = {name: [ARMS[name]] for name in options.arms}
-    jobs = jobs_of(options.tasks, arms, options.seeds, options.out, options.share)
-    ours, failures = trained(jobs, options.jobs, options.report_only)
-    found = [(job, load(job.folder, job.arm.name, job.env)) for job in ours]
-    results = [result for _, result in found if result is not None]
+    path: Path = options.report
+    failures: list[Failure] = []
+    missing: list[Job] = []
+    if options.from_csv:
+        results = read_csv(path.with_suffix(".csv"))
+    else:
+        arms = {name: [ARMS[name]] for name in options.arms}
+        jobs = jobs_of(options.tasks, arms, options.seeds, options.out, options.share)
+        ours, failures = trained(jobs, options.jobs, options.report_only)
+        found = [(job, load(job.folder, job.arm.name, job.env)) for job in ours]
+        results = [result for _, result in found if result is not None]
+        missing = [job for job, result in found if result is None]
     if not results:
         print(f"{options.out}: no finished runs to report", file=sys.stderr)
         return 1
-    report(options.report, options.tasks, results, [job for job, r in found if r is None], failures, command)
-    print(f"report: {options.report}")
+    origin = None if options.from_csv else provenance(command, results)
+    text = body(options.tasks, results, missing, failures, path.stem)
+    write_report(path, "The field's benchmarks", origin, text)
+    if not options.from_csv:
+        write_csv(path.with_suffix(".csv"), results)
+    print(f"report: {path}")
     return 1 if failures else 0
 
 
-def report(
-    path: Path,
+def body(
     tasks: Sequence[Task],
     results: Sequence[Result],
     missing: Sequence[Job],
     failures: Sequence[Failure],
-    command: str,
-) -> None:
-    """Markdown at `path`, the raw numbers beside it."""
-    text = f"# The field's benchmarks\n\n{provenance(command, results)}\n{LEGEND}\n"
-    text += table(_comparison(tasks, results))
+    stem: str,
+) -> str:
+    """The report in Markdown, below its title and origin."""
+    text = f"{LEGEND}\n{table(_comparison(tasks, results))}"
     text += f"\nWhat was tried on the way, what failed, and why: [{NOTES}]({NOTES}).\n"
-    text += f"\n## Every task and arm\n\n{table(_details(tasks, results))}"
+    text += f"\n## Every task and arm\n\n{INTERVALS}\n{table(_details(tasks, results))}"
     text += _missing(missing)
-    write_csv(path.with_suffix(".csv"), results)
-    text += f"\nEvery run: [{path.stem}.csv]({path.stem}.csv)\n{failed(failures)}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    return text + f"\nEvery run: [{stem}.csv]({stem}.csv)\n{failed(failures)}"
 
 
 def _comparison(tasks: Sequence[Task], results: Sequence[Result]) -> list[list[str]]:
@@ -87,23 +102,25 @@ def _comparison(tasks: Sequence[Task], results: Sequence[Result]) -> list[list[s
         steps = max(run.summary.env_steps or 0 for runs in arms for run in runs)
         measure = "success rate" if task.measure == "success_rate" else "return"
         row = [task.name, f"{steps / 1000:,.0f} k", measure, _published(task.ppo), _published(task.best)]
-        row += [_summary(_figures(runs, task.measure)) for runs in arms]
+        row += [_summary(_numbers(runs, task.measure)) for runs in arms]
         rows.append([*row, " / ".join(str(len(runs)) for runs in arms)])
     return rows
 
 
 def _details(tasks: Sequence[Task], results: Sequence[Result]) -> list[list[str]]:
-    head = ["task", "arm", "seeds", "success rate", "return", "lowest return", "balance before → after"]
-    rows = [[*head, "weights d / c", "seconds"]]
+    head = ["task", "arm", "seeds", "success rate", "return", "P(adaptive > fixed)", "lowest return"]
+    rows = [[*head, "balance before → after", "weights d / c", "seconds"]]
+    compared = compare({task.name: _pair(results, task) for task in tasks})
     for task in tasks:
         for arm in ARMS:
             if not (runs := _runs(results, task, arm)):
                 continue
             row = [task.name, arm, spans([run.seed for run in runs])]
             for measure in ("success_rate", "return_mean"):
-                figures = _figures(runs, measure)
-                row.append(shown(bootstrap([figures])) if len(figures) else "–")
-            row.append(f"{_figures(runs, 'return_mean').min():.3f}")
+                numbers = _numbers(runs, measure)
+                row.append(shown(iqm_interval([numbers])) if len(numbers) else "–")
+            row.append(str(compared.get(task.name, "")) if arm == "adaptive" else "")
+            row.append(f"{_numbers(runs, 'return_mean').min():.3f}")
             row.append(" → ".join(_mean(runs, key) for key in ("balance_ratio_before", "balance_ratio")))
             weights = ("discrete_weight_used", "continuous_weight_used")
             row.append(" / ".join(_mean(runs, key) for key in weights))
@@ -111,11 +128,17 @@ def _details(tasks: Sequence[Task], results: Sequence[Result]) -> list[list[str]
     return rows
 
 
+def _pair(results: Sequence[Result], task: Task) -> tuple[Strata, Strata]:
+    """The task's own measure of adaptive and of fixed runs."""
+    adaptive, fixed = ([_numbers(_runs(results, task, arm), task.measure)] for arm in ARMS)
+    return adaptive, fixed
+
+
 def _runs(results: Sequence[Result], task: Task, arm: str) -> list[Result]:
     return [result for result in results if (result.env, result.arm) == (task.name, arm)]
 
 
-def _figures(runs: Sequence[Result], key: str) -> Floats:
+def _numbers(runs: Sequence[Result], key: str) -> Floats:
     """One for each run that has it."""
     return np.array([x for run in runs if (x := getattr(run.summary, key)) is not None], dtype=float)
 
@@ -125,7 +148,7 @@ def _summary(figures: Floats) -> str:
 
 
 def _mean(runs: Sequence[Result], key: str) -> str:
-    figures = _figures(runs, key)
+    figures = _numbers(runs, key)
     return f"{figures.mean():.2f}" if len(figures) else "–"
 
 

@@ -3,7 +3,7 @@
     python -m scripts.compare presets
     python -m scripts.compare --arm fixed=preset=debug --arm adaptive=preset=balanced --env topology_spawn
 
-`presets` is adaptive weights (balanced) against fixed ones (debug), 5 seeds each, with a smaller budget than
+`presets` is adaptive weights (balanced) against fixed ones (debug), 6 seeds each, with a smaller budget than
 a full run has: about two minutes on two idle cores. The first arm is the one that the others are compared
 with. What is finished is not trained again: the same command goes on where it was stopped, and more seeds
 or arms can be added.
@@ -29,7 +29,7 @@ from equipoise.scripts.studies.experiments import (
     study,
 )
 from equipoise.scripts.studies.parallel import trained
-from equipoise.scripts.studies.report import LEGEND, failed, markdown_table, provenance
+from equipoise.scripts.studies.report import LEGEND, failed, markdown_tables, provenance, write_report
 from equipoise.scripts.studies.results import THRESHOLD, Result, load, write_csv
 from equipoise.trainer.monitor.ranking import Run, ranking
 
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out: Path = options.out or Path("runs") / (options.study or "comparison")
     jobs = plan(arms, options.env, options.seeds, options.steps, out)
     ours, failures = trained(jobs, options.jobs, options.report_only)
-    results = [r for job in ours if (r := load(job.folder, job.arm.name, job.env)) is not None]
+    found = [load(job.folder, job.arm.name, job.env, options.threshold) for job in ours]
+    results = [result for result in found if result is not None]
     if not results:
         print(f"{out}: no finished runs to report", file=sys.stderr)
         return 1
@@ -86,13 +87,11 @@ def report(
     envs = list(dict.fromkeys(result.env for result in results))
     normalised = all(result.summary.normalized_score is not None for result in results)
     score = "normalised score" if normalised else "score"
-    text = f"# {' against '.join(arm.name for arm in arms)}\n\n{provenance(command, results)}\n{LEGEND}"
-    for env in envs:
-        part = [result for result in results if result.env == env]
-        text += f"\n## {env}\n\n{markdown_table(part, baseline, changes, threshold)}"
+    parts = {env: [result for result in results if result.env == env] for env in envs}
     if len(envs) > 1:
-        text += "\n## All environments\n\nEach environment is a stratum of the bootstrap.\n\n"
-        text += markdown_table(results, baseline, changes, threshold)
+        parts["All environments, each counting alike"] = list(results)
+    tables = markdown_tables(parts, baseline, changes, threshold)
+    text = LEGEND + "".join(f"\n## {title}\n\n{tables[title]}" for title in parts)
     pictures = {
         "learning_curves": plots.curves(results, envs, score),
         "sample_efficiency": plots.efficiency(results, envs, score),
@@ -102,9 +101,10 @@ def report(
     for name, figure in pictures.items():
         plots.save(figure, to / name)
         text += f"\n![{name.replace('_', ' ')}]({name}.png)\n"
-    write_csv(to / "runs.csv", results, threshold)
+    write_csv(to / "runs.csv", results)
     text += f"\nEvery run: [runs.csv](runs.csv)\n{failed(failures)}"
-    (to / "report.md").write_text(text)
+    title = " against ".join(arm.name for arm in arms)
+    write_report(to / "report.md", title, provenance(command, results), text)
 
 
 def parse_arm(text: str) -> Arm:
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("study", nargs="?", choices=["presets"], help="arms that are named already")
     parser.add_argument("--arm", type=parse_arm, action="append", default=[], metavar="NAME=OVERRIDE,…")
-    add_arguments(parser, seeds="1-5")
+    add_arguments(parser, seeds="1-6")
     add_environments(parser)
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help=f"of `steps to` ({THRESHOLD:g})")
     parser.add_argument(

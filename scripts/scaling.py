@@ -36,8 +36,9 @@ from equipoise.scripts.studies.experiments import (
     study,
 )
 from equipoise.scripts.studies.parallel import run
-from equipoise.scripts.studies.results import Result, load, write_csv
-from equipoise.scripts.studies.scaling_report import headline, picture, text
+from equipoise.scripts.studies.report import provenance, write_report
+from equipoise.scripts.studies.results import Result, load, read_csv, write_csv
+from equipoise.scripts.studies.scaling_report import body, headline, picture
 from equipoise.trainer.configuration.errors import ConfigError
 
 FACTORS = (0.03, 1.0, 30.0, 1000.0)
@@ -112,19 +113,21 @@ def arm(cell: Cell, weights: str, optimizer: str = "adam", more: Sequence[str] =
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts.scaling", *(arguments or sys.argv[1:])])
+    path: Path = options.report
     failures: list[Failure] = []
-    if not options.report_only:
+    if not (options.report_only or options.from_csv):
         for part in options.parts:
             failures += PARTS[part](options)
-    results = finished(options, "*")
+    results = read_csv(path.with_suffix(".csv")) if options.from_csv else finished(options, "*")
     if not results:
         print(f"{options.out}: no finished runs to report", file=sys.stderr)
         return 1
-    path: Path = options.report
     plots.save(picture(results), path.with_suffix(""))
     plots.save(headline(results), path.with_name(f"{path.stem}_headline"))
-    write_csv(path.with_suffix(".csv"), results)
-    path.write_text(text(command, results, failures, path.stem))
+    origin = None if options.from_csv else provenance(command, results)
+    write_report(path, "What balancing buys", origin, body(results, failures, path.stem))
+    if not options.from_csv:
+        write_csv(path.with_suffix(".csv"), results)
     print(f"report: {path}")
     return 1 if failures else 0
 

@@ -101,6 +101,11 @@ def add_places(parser: argparse.ArgumentParser, out: str, report: str) -> None:
     """The options of a study whose report is one Markdown file."""
     parser.add_argument("--out", type=folder, default=out, help=f"folder of the runs {_DEFAULT}")
     parser.add_argument("--report", type=file, default=report, help=f"Markdown file {_DEFAULT}")
+    parser.add_argument(
+        "--from-csv",
+        action="store_true",
+        help="train nothing, make the report's tables again from its CSV; the text above them is kept",
+    )
 
 
 def study(main: Callable[P, int]) -> Callable[P, int]:

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from equipoise.scripts.studies.intervals import Floats, bootstrap
-from equipoise.scripts.studies.results import Result, by_arm, ranked, strata
+from equipoise.scripts.studies.intervals import Floats, iqm_interval, steps_to
+from equipoise.scripts.studies.results import Measure, Result, by_arm, ranked, strata
 
 COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, which the colour-blind can tell apart."""
@@ -31,7 +31,8 @@ def save(figure: Figure, path: Path) -> list[Path]:
 
 
 def curves(results: Sequence[Result], envs: Sequence[str], score: str = "normalised score") -> Figure:
-    """Learning curves: interquartile mean over the runs, band of its 95 % bootstrap interval."""
+    """Learning curves: interquartile mean over the runs, in a band of its 95 % interval at each step (below
+    six runs: their range)."""
     figure, axes = _panels(envs)
     for env, axis in axes.items():
         for index, (arm, runs) in enumerate(by_arm(results, env).items()):
@@ -65,21 +66,30 @@ def balance(results: Sequence[Result], envs: Sequence[str]) -> Figure:
 def intervals(
     results: Sequence[Result], envs: Sequence[str], baseline: str, score: str = "normalised score"
 ) -> Figure:
-    """Final score and area under the curve of each arm, best area on top: a tick for each run, the
-    interquartile mean with its 95 % interval, and the baseline's interval as a band."""
+    """Final score and area under the curve of each arm, the largest area on top.
+
+    A tick for each run, the interquartile mean with its 95 % interval (below six runs their range, dotted),
+    and the baseline's interval as a band.
+    """
     names = ranked(results)
     figure = Figure(figsize=(10, 1.2 + 0.3 * len(names)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    titles = {"final": f"final {score}", "area": f"mean {score} over the run"}
+    titles: dict[Measure, str] = {"final": f"final {score}", "area": f"mean {score} over the run"}
     for axis, (measure, title) in zip(axes, titles.items(), strict=True):
         for row, name in enumerate(names):
             per_env = [s for s in strata(by_arm(results)[name], measure, envs) if len(s)]
-            found = bootstrap(per_env)
+            found = iqm_interval(per_env)
             if name == baseline:
                 axis.axvspan(found.low, found.high, color="0.85", zorder=0)
             values = np.concatenate(per_env)
             axis.plot(values, np.full(len(values), row + 0.25), "|", color="0.4", markersize=5)
-            axis.plot([found.low, found.high], [row, row], color="black", linewidth=2)
+            axis.plot(
+                [found.low, found.high],
+                [row, row],
+                color="black",
+                linewidth=1 if found.is_range else 2,
+                linestyle=":" if found.is_range else "-",
+            )
             axis.plot(found.value, row, "o" if name != baseline else "D", color="black", markersize=6)
         axis.set(title=title, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
         axis.grid(axis="x", alpha=0.3)
@@ -118,7 +128,9 @@ def efficiency(results: Sequence[Result], envs: Sequence[str], score: str = "nor
         for index, (arm, runs) in enumerate(by_arm(results, env).items()):
             best = max(float(run.scores.max()) for run in runs)
             thresholds = np.linspace(min(float(run.scores.min()) for run in runs), best, 60)
-            steps = [float(np.median([run.time_to(t) for run in runs])) for t in thresholds]
+            steps = [
+                float(np.median([steps_to(t, run.steps, run.scores) for run in runs])) for t in thresholds
+            ]
             axis.plot(
                 thresholds, steps, color=_colour(index), linestyle=_dash(index), label=f"{arm} ({len(runs)})"
             )
@@ -140,7 +152,7 @@ def _band(
 ) -> None:
     steps, values = on_common_steps(measured)
     to, back = _scales(geometric)
-    found = [bootstrap([to(column)]) for column in values.T]
+    found = [iqm_interval([to(column)])[:3] for column in values.T]
     middle, low, high = (back(np.array(column)) for column in zip(*found, strict=True))
     colour = _colour(index)
     axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)

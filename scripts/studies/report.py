@@ -5,75 +5,155 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Sequence
+import re
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from equipoise.scripts.studies.experiments import Failure
-from equipoise.scripts.studies.intervals import Interval, bootstrap, probability_of_improvement
-from equipoise.scripts.studies.results import THRESHOLD, Result, by_arm, ranked, strata
+from equipoise.scripts.studies.intervals import (
+    SIGNIFICANT,
+    Interval,
+    Strata,
+    holm,
+    iqm_interval,
+    probability_of_improvement,
+    rank_sum_test,
+)
+from equipoise.scripts.studies.results import MEASURES, THRESHOLD, Measure, Result, by_arm, ranked, strata
 
-LEGEND = """\
+INTERVALS = """\
+*IQM*: interquartile mean over the runs. In brackets its 95 % interval, from order statistics; with fewer than
+six runs, which cannot give one, their *range*. In parentheses the number of runs.
+*P(… > …)*: probability that a run of the first does better than one of the second, with Newcombe's 95 %
+interval; *p*: of the exact rank-sum test, corrected by Holm for all comparisons of this report. **Bold**: p
+below 0.05. Everything else is no difference that these runs can show.
+"""
+LEGEND = f"""\
 Score: 0 = uniformly random actions, 1 = the scripted expert (may be exceeded); where there is no expert, the
 mean return. *Final score*: the closing evaluation, deterministic episodes on fresh seeds. *Area*: mean height
-of the learning curve. *IQM*: interquartile mean over the runs, with the 95 % interval of a stratified
-bootstrap with 2,000 resamples. *P(… > …)*: probability that a run of the arm does better than one of the
-baseline, with its interval (Agarwal et al., 2021). *Steps to*: of the median run, and how many got there.
-*Balance ratio*: push of the discrete over that of the continuous side, per unit of base weight, measured on
-each minibatch's own gradients, geometric mean over the last quarter. Best area first.
+of the learning curve. {INTERVALS}*Steps to*: of the median run, and how many got there. *Balance ratio*: push
+of the discrete over that of the continuous side, per unit of base weight, measured on each minibatch's own
+gradients, geometric mean over the last quarter. Best area first.
 """
 
+K = TypeVar("K", bound=Hashable)
 
-def markdown_table(
-    results: Sequence[Result],
-    baseline: str,
-    changes: dict[str, str] | None = None,
-    threshold: float = THRESHOLD,
-) -> str:
-    """Arms in the order of the area under their curves, compared with `baseline`.
 
-    Runs of several environments count as strata; an arm that lacks one of them is left out.
-    """
-    envs = sorted({result.env for result in results})
-    arms = {
-        name: runs for name, runs in by_arm(results).items() if {result.env for result in runs} == set(envs)
+class Comparison(NamedTuple):
+    """Of two arms: the probability that a run of the first does better than one of the second."""
+
+    probability: Interval
+    p: float
+    """Of the rank-sum test, corrected for all comparisons that were made with this one."""
+
+    @property
+    def shows_a_difference(self) -> bool:
+        return self.p < SIGNIFICANT
+
+    def __str__(self) -> str:
+        small = "p < 0.001" if self.p < 0.001 else f"p {self.p:.{3 if self.p < 0.01 else 2}f}"
+        text = f"{shown(self.probability, 2)}, {small}"
+        return f"**{text}**" if self.shows_a_difference else text
+
+
+def compare(pairs: Mapping[K, tuple[Strata, Strata]]) -> dict[K, Comparison]:
+    """All comparisons of a study together, as Holm's correction needs them. An arm without runs has none."""
+    there = {key: pair for key, pair in pairs.items() if all(len(x) for strata in pair for x in strata)}
+    corrected = holm([rank_sum_test(*pair) for pair in there.values()])
+    return {
+        key: Comparison(probability_of_improvement(*pair), p)
+        for (key, pair), p in zip(there.items(), corrected, strict=True)
     }
-    head = ["arm", *(["what it changes"] if changes else []), "runs", "final score, IQM", "area, IQM"]
-    head += [f"steps to {threshold:g}", f"P(area > {baseline})", f"P(final > {baseline})", "balance ratio"]
-    rows = []
-    for name in ranked(results):
-        if name not in arms:
-            continue
-        runs = arms[name]
-        row = [f"**{name}**" if name == baseline else name, *([changes.get(name, "")] if changes else [])]
-        row += [str(len(runs)), *(shown(bootstrap(strata(runs, f, envs))) for f in ("final", "area"))]
-        row.append(_time(runs, threshold))
-        for figure in ("area", "final"):
-            if name == baseline or baseline not in arms:
-                row.append("")
-            else:
-                theirs = strata(arms[baseline], figure, envs)
-                row.append(shown(probability_of_improvement(strata(runs, figure, envs), theirs), 2))
-        row.append(_balance(runs))
-        rows.append(row)
-    return table([head, *rows])
+
+
+def markdown_tables(
+    parts: Mapping[str, Sequence[Result]],
+    baseline: str,
+    changes: Mapping[str, str] | None = None,
+    threshold: float = THRESHOLD,
+) -> dict[str, str]:
+    """A table for each part of a study: its arms by the area under their curves, compared with `baseline`.
+
+    Runs of several environments count as strata; an arm that lacks one of them is left out. The correction
+    for many comparisons is over all parts.
+    """
+    tables = {title: _Table(results, baseline) for title, results in parts.items()}
+    pairs = {(title, key): pair for title, part in tables.items() for key, pair in part.pairs().items()}
+    compared = compare(pairs)
+    return {
+        title: part.markdown(
+            {key: found for (where, key), found in compared.items() if where == title},
+            changes or {},
+            threshold,
+        )
+        for title, part in tables.items()
+    }
+
+
+class _Table:
+    """The arms of one part of a study against the baseline."""
+
+    def __init__(self, results: Sequence[Result], baseline: str) -> None:
+        self.baseline = baseline
+        self.envs = sorted({result.env for result in results})
+        arms = by_arm(results)
+        complete = [name for name in ranked(results) if {run.env for run in arms[name]} == set(self.envs)]
+        self.arms = {name: arms[name] for name in complete}
+
+    def pairs(self) -> dict[tuple[str, Measure], tuple[Strata, Strata]]:
+        """(arm, measure) -> its scores and those of the baseline."""
+        if self.baseline not in self.arms:
+            return {}
+        return {
+            (name, measure): (self._scores(name, measure), self._scores(self.baseline, measure))
+            for name in self.arms
+            if name != self.baseline
+            for measure in MEASURES
+        }
+
+    def _scores(self, arm: str, measure: Measure) -> Strata:
+        return strata(self.arms[arm], measure, self.envs)
+
+    def markdown(
+        self,
+        compared: Mapping[tuple[str, Measure], Comparison],
+        changes: Mapping[str, str],
+        threshold: float,
+    ) -> str:
+        head = ["arm", *(["what it changes"] if changes else []), "final score, IQM", "area, IQM"]
+        head += [f"steps to {threshold:g}"]
+        head += [*(f"P({measure} > {self.baseline})" for measure in ("area", "final")), "balance ratio"]
+        rows = [head]
+        for name, runs in self.arms.items():
+            row = [f"{name} (baseline)" if name == self.baseline else name]
+            row += [changes.get(name, "")] if changes else []
+            row += [shown(iqm_interval(self._scores(name, measure))) for measure in ("final", "area")]
+            row.append(_time(runs))
+            row += [str(compared.get((name, measure), "")) for measure in ("area", "final")]
+            rows.append([*row, _balance(runs)])
+        return table(rows)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown; the first row is the head."""
+    """Rows as a Markdown table; the first one is the head."""
     head, *body = rows
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *body))
 
 
 def shown(interval: Interval, digits: int = 3) -> str:
-    value, low, high = (f"{number:.{digits}f}" for number in interval)
-    return f"{value} [{low}, {high}]"
+    """`0.918 [0.911, 0.922] (10)`: the value, its interval, the number of runs."""
+    value, low, high = (f"{number:.{digits}f}" for number in interval[:3])
+    limits = f", range {low} to {high}" if interval.is_range else f" [{low}, {high}]"
+    runs = " + ".join(map(str, interval.runs))
+    return f"{value}{limits if math.isfinite(interval.low) else ''} ({runs})"
 
 
-def _time(runs: Sequence[Result], threshold: float) -> str:
-    """Median over the runs, those that never got there counting as infinite."""
-    times = np.array([run.time_to(threshold) for run in runs])
+def _time(runs: Sequence[Result]) -> str:
+    """Median over the runs; runs that never got there count as infinite."""
+    times = np.array([run.time_to_threshold for run in runs])
     reached, median = int(np.isfinite(times).sum()), float(np.median(times))
     return f"{f'{median / 1e3:.0f} k' if math.isfinite(median) else 'n/a'} ({reached}/{len(runs)})"
 
@@ -82,6 +162,23 @@ def _balance(runs: Sequence[Result]) -> str:
     """Geometric mean over the runs of the ratio in the last quarter."""
     ratios = [run.summary.balance_ratio for run in runs if run.summary.balance_ratio]
     return f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}" if ratios else "n/a"
+
+
+def write_report(path: Path, title: str, origin: str | None, body: str) -> None:
+    """Write `title`, hand-written prose, the `origin` of the numbers and the `body` to `path`.
+
+    Prose is kept from the report that is there: whatever stands between its title and its list of origins.
+    With `origin` None, so is the list: the numbers come from the report's own CSV.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prose = ""
+    if path.exists() and (found := _HEAD.match(path.read_text())):
+        prose, before = found.groups()
+        origin = before if origin is None else origin
+    path.write_text(f"# {title}\n\n{prose}{origin or ''}\n{body}")
+
+
+_HEAD = re.compile(r"# .*\n\n((?:.*\n)*?)(- command: .*\n(?:- .*\n)*)")
 
 
 def provenance(command: str, results: Sequence[Result]) -> str:

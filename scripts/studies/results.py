@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from equipoise.scripts.studies.intervals import Floats, area_under_curve, interq
 from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.system.run_folder import SUMMARY
 
+Measure = Literal["final", "area"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 THRESHOLD = 0.8
 CSV_COLUMNS = (
     "env",
@@ -34,6 +37,19 @@ CSV_COLUMNS = (
     "skipped_updates",
     "seconds",
     "git_revision",
+    "env_steps",
+)
+
+_SUMMARY_NUMBERS = (
+    "return_mean",
+    "success_rate",
+    "decision_accuracy",
+    "spawn_parameter_error",
+    "balance_ratio_before",
+    "balance_ratio",
+    "discrete_weight_used",
+    "continuous_weight_used",
+    "seconds",
 )
 
 
@@ -53,22 +69,19 @@ class Result:
     """Push of the discrete over that of the continuous side, per unit of their base weights."""
     skipped: float
     """Updates whose gradient was not finite."""
+    area: float
+    """Mean height of the learning curve."""
+    time_to_threshold: float
+    """Environment steps until the score first reached the study's threshold; infinite if it never did."""
 
     @property
     def final(self) -> float:
         """Score of the closing evaluation: normalised, or the return where there is no expert."""
         return self.summary.score
 
-    @property
-    def area(self) -> float:
-        return area_under_curve(self.steps, self.scores)
 
-    def time_to(self, threshold: float) -> float:
-        return steps_to(threshold, self.steps, self.scores)
-
-
-def load(folder: Path, arm: str, env: str | None = None) -> Result | None:
-    """The run in `folder`; None where it has not finished."""
+def load(folder: Path, arm: str, env: str | None = None, threshold: float = THRESHOLD) -> Result | None:
+    """The run in `folder`; None if it has not finished."""
     if not (folder / SUMMARY).exists():
         return None
     summary = Summary.read(folder / SUMMARY)
@@ -91,6 +104,8 @@ def load(folder: Path, arm: str, env: str | None = None) -> Result | None:
         balance_steps=balance_steps,
         balance=balance,
         skipped=sum(line.get("optimizer/skipped") or 0.0 for line in lines),
+        area=area_under_curve(steps, scores),
+        time_to_threshold=steps_to(threshold, steps, scores),
     )
 
 
@@ -109,23 +124,25 @@ def by_arm(results: Sequence[Result], env: str | None = None) -> dict[str, list[
     return arms
 
 
-def strata(results: Sequence[Result], figure: str, envs: Sequence[str]) -> list[Floats]:
-    """`final` or `area` of the runs, an array for each environment."""
-    columns = ([getattr(result, figure) for result in results if result.env == env] for env in envs)
+def strata(results: Sequence[Result], measure: Measure, envs: Sequence[str]) -> list[Floats]:
+    """`measure` of the runs, one array for each environment."""
+    columns = ([getattr(result, measure) for result in results if result.env == env] for env in envs)
     return [np.array(column, dtype=float) for column in columns]
 
 
 def ranked(results: Sequence[Result]) -> list[str]:
-    """The arms, the one with the largest interquartile mean of the areas first."""
-    areas = {
-        name: float(interquartile_mean(np.array([run.area for run in runs])))
-        for name, runs in by_arm(results).items()
-    }
+    """The arms, the largest area first: interquartile means, averaged over the environments."""
+
+    def area(runs: Sequence[Result]) -> float:
+        envs = sorted({run.env for run in runs})
+        return float(np.mean([interquartile_mean(scores) for scores in strata(runs, "area", envs)]))
+
+    areas = {name: area(runs) for name, runs in by_arm(results).items()}
     return sorted(areas, key=lambda name: -areas[name])
 
 
-def write_csv(path: Path, results: Sequence[Result], threshold: float = THRESHOLD) -> None:
-    """The raw numbers, one line a run."""
+def write_csv(path: Path, results: Sequence[Result]) -> None:
+    """Write the raw numbers, one line per run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -137,8 +154,40 @@ def write_csv(path: Path, results: Sequence[Result], threshold: float = THRESHOL
                 "seed": run.seed,
                 "final_score": run.final,
                 "area": run.area,
-                "steps_to_threshold": run.time_to(threshold),
+                "steps_to_threshold": run.time_to_threshold,
                 "skipped_updates": run.skipped,
             }
             values = [known[name] if name in known else getattr(run.summary, name) for name in CSV_COLUMNS]
             writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in values])
+
+
+def read_csv(path: Path) -> list[Result]:
+    """What `write_csv` wrote: results without their curves. Raises `OSError` or `ValueError`."""
+    with path.open(newline="") as file:
+        return [_from_csv(row) for row in csv.DictReader(file)]
+
+
+def _from_csv(row: Mapping[str, str]) -> Result:
+    known = {name: float(text) for name, text in row.items() if text and name in _SUMMARY_NUMBERS}
+    final, returned = float(row["final_score"]), known.get("return_mean")
+    # Where there is no expert the final score is the return.
+    normalized = None if returned is not None and math.isclose(final, returned, rel_tol=1e-5) else final
+    known_text = {name: row[name] for name in ("env", "git_revision") if row.get(name)}
+    numbers = {"seed": int(row["seed"]), "normalized_score": normalized, **known, **known_text}
+    if row.get("env_steps"):
+        numbers["env_steps"] = int(row["env_steps"])
+    summary = Summary.of({"status": "finished", **numbers})
+    nothing = np.array([])
+    return Result(
+        env=row["env"],
+        arm=row["arm"],
+        seed=int(row["seed"]),
+        summary=summary,
+        steps=nothing,
+        scores=nothing,
+        balance_steps=nothing,
+        balance=nothing,
+        skipped=float(row["skipped_updates"]),
+        area=float(row["area"]),
+        time_to_threshold=float(row["steps_to_threshold"]),
+    )

@@ -11,22 +11,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from equipoise.scripts.studies.experiments import Failure
-from equipoise.scripts.studies.intervals import Floats, bootstrap, probability_of_improvement
-from equipoise.scripts.studies.report import failed, provenance, shown, table
-from equipoise.scripts.studies.results import Result
+from equipoise.scripts.studies.intervals import Floats, iqm_interval
+from equipoise.scripts.studies.report import INTERVALS, Comparison, compare, failed, shown, table
+from equipoise.scripts.studies.results import MEASURES, Measure, Result
 
 _ARM = re.compile(
     r"(?P<optimizer>adam|sgd)_(?P<kind>[xw])(?P<size>[\d.]+)(?P<bonus>_no_entropy)?(?P<trunks>_own_trunks)?_"
     r"(?P<weights>fixed|adaptive|control)"
 )
-LEGEND = """\
-Score: 0 = uniformly random actions, 1 = the scripted expert. Interquartile means over the runs with the 95 %
-interval of a bootstrap with 2,000 resamples; *area* is the mean height of the learning curve, *final* the
-closing evaluation. *P(adaptive > fixed)*: probability that an adaptive run has the larger area (Agarwal et
-al., 2021). *Correct*: decisions as the expert's, *error*: of the parameters, in half ranges; medians, fixed
-→ adaptive. *Push*: of the discrete over that of the continuous side per unit of base weight, geometric mean
-over the last quarter, fixed → adaptive. *Skipped*: updates whose gradient was not finite,
-in all runs together, likewise.
+LEGEND = f"""\
+Score: 0 = uniformly random actions, 1 = the scripted expert; interquartile means over the runs. *Area*: mean
+height of the learning curve. *Final*: the closing evaluation.
+{INTERVALS}*Correct*: decisions as the expert's, *error*: of the parameters, in half ranges; medians, fixed →
+adaptive. *Push*: of the discrete over that of the continuous side per unit of base weight, geometric mean
+over the last quarter, fixed → adaptive. *Skipped*: updates whose gradient was not finite, in all runs
+together, likewise.
 """
 STYLES = {
     "fixed": ("fixed weights", "o", "--", "#d55e00"),
@@ -75,26 +74,46 @@ def _place(item: tuple[tuple[str, float], object]) -> tuple[bool, float]:
     return kind == "w", size
 
 
-def text(command: str, results: Sequence[Result], failures: Sequence[Failure], stem: str) -> str:
-    """The whole report in Markdown; the picture and the raw numbers are `stem`.png and .csv beside it."""
-    parts = [f"# What balancing buys\n\n{provenance(command, results)}\n{LEGEND}\n![scores]({stem}.png)\n"]
-    for condition, cells in arranged(results).items():
-        parts.append(f"\n## {condition.title}\n\n{_table(cells)}")
+def body(results: Sequence[Result], failures: Sequence[Failure], stem: str) -> str:
+    """The report in Markdown, below its title and origin. The picture and the raw numbers are `stem`.png and
+    .csv beside it."""
+    parts = [f"{LEGEND}\n![scores]({stem}.png)\n"]
+    found = arranged(results)
+    compared = _compared(found)
+    for condition, cells in found.items():
+        parts.append(f"\n## {condition.title}\n\n{_table(condition, cells, compared)}")
     return "".join(parts) + f"\nEvery run: [{stem}.csv]({stem}.csv)\n{failed(failures)}"
 
 
-def _table(cells: Cells) -> str:
+Place = tuple[Condition, tuple[str, float], Measure]
+
+
+def _compared(found: Mapping[Condition, Cells]) -> dict[Place, Comparison]:
+    """Adaptive against fixed weights in every cell, by area and by final score."""
+    pairs = {
+        (condition, cell, measure): (
+            [_values(runs, "adaptive", measure)],
+            [_values(runs, "fixed", measure)],
+        )
+        for condition, cells in found.items()
+        for cell, runs in cells.items()
+        for measure in MEASURES
+    }
+    return compare(pairs)
+
+
+def _table(condition: Condition, cells: Cells, compared: Mapping[Place, Comparison]) -> str:
     with_control = any("control" in runs for runs in cells.values())
-    head = ["what is wrong", "runs", "area, fixed", "area, adaptive", "P(adaptive > fixed)"]
-    head += ["final, fixed", "final, adaptive", *(["final, control"] if with_control else [])]
-    head += ["correct", "error", "push", "skipped"]
+    head = ["what is wrong", "area, fixed", "area, adaptive", "P(adaptive > fixed), area"]
+    head += ["final, fixed", "final, adaptive", "P(adaptive > fixed), final"]
+    head += [*(["final, control"] if with_control else []), "correct", "error", "push", "skipped"]
     rows = [head]
-    for (kind, size), runs in cells.items():
-        row = [_wrong(kind, size), " + ".join(str(len(runs.get(w, ()))) for w in ("fixed", "adaptive"))]
-        row += [_mean(runs, weights, "area") for weights in ("fixed", "adaptive")]
-        row.append(_probability(runs))
-        chosen = ("fixed", "adaptive", *(["control"] if with_control else []))
-        row += [_mean(runs, weights, "final") for weights in chosen]
+    for cell, runs in cells.items():
+        row = [_wrong(*cell)]
+        for measure in MEASURES[::-1]:
+            row += [_mean(runs, weights, measure) for weights in ("fixed", "adaptive")]
+            row.append(str(compared.get((condition, cell, measure), "")))
+        row += [_mean(runs, "control", "final")] if with_control else []
         row += [_change(runs, f, 2, np.median) for f in ("decision_accuracy", "spawn_parameter_error")]
         row.append(_change(runs, "balance_ratio", 2, lambda values: np.exp(np.mean(np.log(values)))))
         skipped = (sum(run.skipped for run in runs.get(w, ())) for w in ("fixed", "adaptive"))
@@ -109,25 +128,20 @@ def _wrong(kind: str, size: float) -> str:
     return f"loss × {size:g}" if size != 1.0 else "nothing (× 1, base weight 0.7)"
 
 
-def _values(runs: Runs, weights: str, figure: str) -> Floats:
-    return np.array([getattr(run, figure) for run in runs.get(weights, ())], dtype=float)
+def _values(runs: Runs, weights: str, measure: Measure) -> Floats:
+    return np.array([getattr(run, measure) for run in runs.get(weights, ())], dtype=float)
 
 
-def _mean(runs: Runs, weights: str, figure: str) -> str:
-    values = _values(runs, weights, figure)
-    return shown(bootstrap([values])) if len(values) else ""
+def _mean(runs: Runs, weights: str, measure: Measure) -> str:
+    values = _values(runs, weights, measure)
+    return shown(iqm_interval([values])) if len(values) else ""
 
 
-def _probability(runs: Runs) -> str:
-    ours, theirs = (_values(runs, weights, "area") for weights in ("adaptive", "fixed"))
-    return shown(probability_of_improvement([ours], [theirs]), 2) if len(ours) and len(theirs) else ""
-
-
-def _change(runs: Runs, figure: str, digits: int, middle: Callable[[Floats], float]) -> str:
-    """Of a figure in the summaries, fixed → adaptive."""
+def _change(runs: Runs, metric: str, digits: int, middle: Callable[[Floats], float]) -> str:
+    """A metric of the summaries, fixed → adaptive."""
     sides = []
     for weights in ("fixed", "adaptive"):
-        known = [x for run in runs.get(weights, ()) if (x := getattr(run.summary, figure))]
+        known = [x for run in runs.get(weights, ()) if (x := getattr(run.summary, metric))]
         sides.append(f"{middle(np.array(known)):.{digits}f}" if known else "n/a")
     return " → ".join(sides)
 
@@ -169,7 +183,7 @@ def headline(results: Sequence[Result]) -> Figure:
 def _panel(axis: Axes, places: Mapping[str, Runs], label: str) -> None:
     for index, (weights, (name, marker, dash, colour)) in enumerate(STYLES.items()):
         found = [
-            (x + 0.08 * (index - 1), bootstrap([values]))
+            (x + 0.08 * (index - 1), iqm_interval([values]))
             for x, runs in enumerate(places.values())
             if len(values := _values(runs, weights, "area"))
         ]
@@ -177,7 +191,8 @@ def _panel(axis: Axes, places: Mapping[str, Runs], label: str) -> None:
             continue
         xs, means = zip(*found, strict=True)
         for x, mean in found:
-            axis.plot([x, x], [mean.low, mean.high], color=colour, linewidth=1.5)
+            style = ":" if mean.is_range else "-"
+            axis.plot([x, x], [mean.low, mean.high], color=colour, linewidth=1.5, linestyle=style)
         axis.plot(xs, [mean.value for mean in means], color=colour, marker=marker, linestyle=dash, label=name)
     axis.set_xticks(range(len(places)), list(places))
     axis.set_xlabel(label)
