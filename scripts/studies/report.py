@@ -54,7 +54,7 @@ class Comparison(NamedTuple):
         return self.p < SIGNIFICANT
 
     def __str__(self) -> str:
-        small = "p < 0.001" if self.p < 0.001 else f"p {self.p:.{3 if self.p < 0.01 else 2}f}"
+        small = "p < 0.001" if self.p < 0.001 else f"p {self.p:.{3 if self.p < 0.1 else 2}f}"
         text = f"{shown(self.probability, 2)}, {small}"
         return f"**{text}**" if self.shows_a_difference else text
 
@@ -167,18 +167,18 @@ def _balance(runs: Sequence[Result]) -> str:
 def write_report(path: Path, title: str, origin: str | None, body: str) -> None:
     """Write `title`, hand-written prose, the `origin` of the numbers and the `body` to `path`.
 
-    Prose is kept from the report that is there: whatever stands between its title and its list of origins.
-    With `origin` None, so is the list: the numbers come from the report's own CSV.
+    Title and prose are kept from the report that is there: whatever stands above its list of origins. With
+    `origin` None, so is the list: the numbers come from the report's own CSV.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    prose = ""
+    head = f"# {title}\n\n"
     if path.exists() and (found := _HEAD.match(path.read_text())):
-        prose, before = found.groups()
+        head, before = found.groups()
         origin = before if origin is None else origin
-    path.write_text(f"# {title}\n\n{prose}{origin or ''}\n{body}")
+    path.write_text(f"{head}{origin or ''}\n{body}")
 
 
-_HEAD = re.compile(r"# .*\n\n((?:.*\n)*?)(- command: .*\n(?:- .*\n)*)")
+_HEAD = re.compile(r"(# .*\n\n(?:.*\n)*?)(- command: .*\n(?:- .*\n)*)")
 
 
 def provenance(command: str, results: Sequence[Result]) -> str:

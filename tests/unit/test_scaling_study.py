@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from equipoise.scripts import scaling
 from equipoise.scripts.studies.loss_factor import DiscreteLossFactor
 from equipoise.scripts.studies.results import Result
-from equipoise.scripts.studies.scaling_report import arranged, headline, picture, text
+from equipoise.scripts.studies.scaling_report import arranged, body, headline, picture
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.data import Term
@@ -41,7 +42,8 @@ def result(arm: str, seed: int, final: float, **metrics: Any) -> Result:
     }
     summary = Summary.of(numbers)
     steps, scores = np.array([0.0, 10.0]), np.array([0.0, final])
-    return Result("e", arm, seed, summary, steps, scores, np.array([]), np.array([]), 0.0)
+    nothing = np.array([])
+    return Result("e", arm, seed, summary, steps, scores, nothing, nothing, 0.0, final / 2.0, np.inf)
 
 
 def test_the_factor_multiplies_the_discrete_loss_alone() -> None:
@@ -99,11 +101,13 @@ def test_the_report_sets_fixed_beside_adaptive() -> None:
         "Adam, with entropy bonus",
         "SGD, without entropy bonus",
     ]
-    lines = text("command", results, [], "r").splitlines()
+    lines = body(results, [], "r").splitlines()
     row = next(line for line in lines if line.startswith("| loss × 30"))
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
-    assert cells[1:5] == ["4 + 4", "0.200 [0.200, 0.200]", "0.400 [0.400, 0.400]", "1.00 [1.00, 1.00]"]
-    assert cells[5:7] == ["0.400 [0.400, 0.400]", "0.800 [0.800, 0.800]"]
+    assert cells[1:3] == ["0.200, range 0.200 to 0.200 (4)", "0.400, range 0.400 to 0.400 (4)"]
+    # Four runs each can show a difference (2 of 70 deals), but not twice: two comparisons are made here.
+    assert re.fullmatch(r"1.00 \[0\.\d\d, 1.00\] \(4 \+ 4\), p 0.057", cells[3])
+    assert cells[4:7] == ["0.400, range 0.400 to 0.400 (4)", "0.800, range 0.800 to 0.800 (4)", cells[3]]
     assert cells[7:] == ["0.50 → 0.75", "0.25 → 0.25", "4.00 → 1.00", "0 → 8"]
     assert lines.index(row) < next(i for i, line in enumerate(lines) if line.startswith("| base weight 0.9"))
     axes = picture(results).axes
