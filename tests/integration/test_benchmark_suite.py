@@ -56,7 +56,13 @@ def test_both_arms_are_trained_and_what_is_missing_is_said(
 
 
 def test_every_task_is_a_configuration_of_the_published_length() -> None:
-    lengths = {"platform": 200_000, "goal": 300_000, "cartpole": 100_000, "pendulum": 100_000}
+    lengths = {
+        "platform": 200_000,
+        "goal": 300_000,
+        "hard_goal": 300_000,
+        "cartpole": 100_000,
+        "pendulum": 100_000,
+    }
     for task in TASKS:
         config = compose([f"env={task.env}", *task.overrides])
         assert config.trainer.total_env_steps == lengths.get(task.name, 1_000_000), task.name

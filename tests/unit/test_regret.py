@@ -102,4 +102,12 @@ def test_the_arms_differ_in_their_weights_alone(tmp_path: Any) -> None:
 
 
 def test_every_published_hybrid_task_takes_part() -> None:
-    assert {t.name for t in HYBRID} == {"platform", "goal", "catch_point", "hard_move_4", "moving", "sliding"}
+    assert {t.name for t in HYBRID} == {
+        "platform",
+        "goal",
+        "hard_goal",
+        "catch_point",
+        "hard_move_4",
+        "moving",
+        "sliding",
+    }
