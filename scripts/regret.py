@@ -50,7 +50,8 @@ ARMS: dict[str, tuple[str, ...]] = {
         for w in WEIGHTS
     },
 }
-HYBRID = [task for task in TASKS if task.env not in ("gymnasium", "hard_move") or task.name == "hard_move_4"]
+HYBRID = tasks_named("catch_point,hard_move_4,moving,sliding,platform,goal", TASKS)
+"""One task for each hybrid environment."""
 TITLES: dict[Measure, str] = {"final": "final score", "area": "area under the curve"}
 LEGEND = f"""\
 Score: 0 = uniformly random actions, 1 = the scripted expert; means over the seeds. *Regret*: score of the
