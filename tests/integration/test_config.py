@@ -13,12 +13,13 @@ import pytest
 import torch
 import yaml
 
-from equipoise.trainer.configuration.compose import CONFIG_DIR, admit, compose, values
+from equipoise.trainer.configuration.compose import CONFIG_DIR, admit, compose, compose_run, values
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.resuming import resumed
 from equipoise.trainer.configuration.schema import Config, check
-from equipoise.trainer.continuation import begun
-from equipoise.trainer.run import _build, main
+from equipoise.trainer.continuation import Plan, begun
+from equipoise.trainer.run import main, parse
+from equipoise.trainer.session import train
 from equipoise.trainer.system.lock import FolderLock
 from equipoise.trainer.system.run_folder import RunFolder
 
@@ -412,10 +413,45 @@ def test_the_command_ends_with_one_message_before_anything_is_built(
     assert not (tmp_path / "runs").exists()
 
 
-def test_two_flags_that_exclude_each_other(tmp_path: Path) -> None:
-    result = command(tmp_path, "-m", "--cfg", "job")
-    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
-    assert "Only one of" in result.stderr
+MISSPELLED = [
+    (["--seed", "3"], "--seed 3: settings have no dashes; write seed=3"),
+    (["--lr=0.1"], "--lr 0.1: settings have no dashes; write optimizer.learning_rate=0.1"),
+    (["--rollout-steps", "64"], "write trainer.batch.rollout_steps=64"),
+    (["--env", "CartPole-v1"], "write env=gymnasium env.id=CartPole-v1"),
+    (["--env=goal"], "write env=goal"),
+    (["--preset", "debug"], "write preset=debug"),
+    (["--mutirun", "seed=1,2"], "there is no such flag; did you mean --multirun?"),
+    (["--no-such-thing"], "settings are key=value without dashes"),
+    (["seed", "3"], "cannot read the argument 'seed' (arguments are key=value)"),
+    (["learning_rate=0.1"], "learning_rate = 0.1: unknown key; did you mean optimizer.learning_rate?"),
+    (["policy.hidden_sizes=64,64"], "a list is written policy.hidden_sizes=[64,64]; several runs"),
+    (["preset=debug,balanced"], "preset=debug,balanced: several runs, one for each value, need the flag -m"),
+    (["seed=range(1,3)"], "seed=range(1,3): several runs, one for each value, need the flag -m"),
+    (["-m", "--cfg", "job"], "--cfg and --multirun: only one of them can be given"),
+    (["--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder"),
+    (["resume=runs/x", "-m"], "no flags, no second resume="),
+    (["resume=runs/x", "resume=runs/y"], "no flags, no second resume="),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), MISSPELLED, ids=[" ".join(row[0]) for row in MISSPELLED])
+def test_a_misspelled_argument_is_answered_with_the_right_spelling(
+    arguments: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["trainer.run", *arguments])
+    assert main() == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert expected in printed.err
+    assert len(printed.err.splitlines()) == 1, printed.err
+
+
+def test_resume_null_resumes_nothing() -> None:
+    for argument in ("resume=null", "resume=", "+resume=null"):
+        assert parse(["seed=3", argument]).resume is None
+    request = parse(["resume=null", "resume='runs/a b'", "device=cpu"])
+    assert (request.resume, request.overrides) == ("runs/a b", ["device=cpu"])
+    assert parse(["resume=auto"]).overrides == ["resume=auto"]
 
 
 def test_flags_may_stand_anywhere() -> None:
@@ -449,6 +485,12 @@ def test_a_run_folder_that_is_in_use(tmp_path: Path, files: list[str], expected:
         pass
 
 
+def test_a_run_that_is_named_by_the_second_may_take_another_name() -> None:
+    assert compose_run().dated
+    assert compose_run(["hydra.run.dir=runs/${now:%H}"]).dated
+    assert not compose_run(["hydra.run.dir=runs/mine"]).dated
+
+
 def test_a_run_that_is_refused_leaves_the_claim_of_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -462,7 +504,7 @@ def test_a_run_that_is_refused_leaves_the_claim_of_the_other(
 def test_a_run_that_does_not_fit_into_the_memory(tmp_path: Path) -> None:
     config = compose(["trainer.batch.rollout_steps=1000000000", "device=cpu"])  # some 150 TB
     with pytest.raises(ConfigError, match=r"not enough memory.*trainer\.batch\.rollout_steps"):
-        _build(config, RunFolder(tmp_path), None)
+        train(Plan(config, RunFolder(tmp_path)))
 
 
 def test_the_witness_tells_when_an_environment_is_built(tmp_path: Path) -> None:

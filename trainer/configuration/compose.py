@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     ConfigCompositionException,
@@ -44,15 +46,73 @@ OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 OmegaConf.register_new_resolver("sweep_process", os.getpid, use_cache=True, replace=True)
 
 
+_LOCK = threading.RLock()
+"""Hydra has one state for the whole process."""
+
+
 def compose(overrides: Sequence[str] = ()) -> Config:
     """The checked configuration for `key=value` arguments as one types them. Raises `ConfigError`."""
-    return from_hydra(compose_unchecked(overrides))
+    return compose_run(overrides).config
 
 
-def compose_unchecked(overrides: Sequence[str] = ()) -> DictConfig:
-    """What Hydra makes of the arguments. Raises `ConfigError` for what Hydra itself refuses."""
-    with readable_errors(), hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return hydra.compose("config", admit([*search_path(overrides), *overrides]))
+class Composed(NamedTuple):
+    """A checked configuration, and where its run goes."""
+
+    config: Config
+    run_dir: Path
+    dated: bool
+    """Whether the time is in the folder's name, so that one with another name will do as well."""
+
+
+def compose_run(overrides: Sequence[str] = (), config_dir: Path | None = None) -> Composed:
+    """The checked configuration, and the folder of the run. Raises `ConfigError`.
+
+    `config_dir`: where the user has more configuration files, beside `conf/` in the current folder.
+    """
+    return resolved(compose_unchecked(overrides, config_dir))
+
+
+def compose_unchecked(overrides: Sequence[str] = (), config_dir: Path | None = None) -> DictConfig:
+    """What Hydra makes of the arguments, with its own section. Raises `ConfigError` for what it refuses."""
+    admitted = admit([*search_path(overrides, config_dir), *overrides])
+    with readable_errors(), _hydra():
+        return hydra.compose("config", admitted, return_hydra_config=True)
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """The settings of a run alone."""
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra's own state while it composes; a program around this one that uses Hydra, too, gets its back."""
+    with _LOCK:
+        others = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+                yield
+        finally:
+            if others is not None:
+                GlobalHydra.instance().initialize(others)
+
+
+def resolved(composed: DictConfig) -> Composed:
+    """What Hydra composed, resolved and checked. Raises `ConfigError`."""
+    with readable_errors():
+        run_dir = str(composed.hydra.run.dir)
+    pattern = OmegaConf.to_container(composed.hydra.run)
+    dated = isinstance(pattern, dict) and "${now:" in str(pattern["dir"])
+    return Composed(from_hydra(without_hydra(composed)), Path(run_dir), dated)
+
+
+def sweeping(overrides: Sequence[str]) -> list[str]:
+    """Those of the overrides that have several values. Raises `ConfigError` for one that cannot be read."""
+    with readable_errors():
+        parsed = OverridesParser.create().parse_overrides(admit(overrides))
+    pairs = zip(overrides, parsed, strict=True)
+    return [override for override, found in pairs if found.is_sweep_override()]
 
 
 def options(group: str) -> list[str]:
@@ -67,20 +127,21 @@ def own_folder() -> Path | None:
     return folder if folder.is_dir() and not folder.samefile(CONFIG_DIR) else None
 
 
-def search_path(overrides: Sequence[str]) -> list[str]:
-    """The override that has Hydra look into the user's folder too, after this package's.
+def search_path(overrides: Sequence[str], config_dir: Path | None = None) -> list[str]:
+    """The override that has Hydra look into the user's folders too, after this package's.
 
     Raises `ConfigError` where an override chooses an option that both have: theirs would be ignored.
     """
-    folder = own_folder()
-    if folder is None or any(override.startswith("hydra.searchpath=") for override in overrides):
+    folders = [folder for folder in (own_folder(), config_dir and config_dir.absolute()) if folder]
+    if not folders or any(override.startswith("hydra.searchpath=") for override in overrides):
         return []
     for override in overrides:
         group, _, chosen = override.partition("=")
         for file in (Path(group, f"{option}.yaml") for option in chosen.split(",") if group in GROUPS):
-            if (folder / file).exists() and (CONFIG_DIR / file).exists():
-                raise ConfigError(f"{override}: rename {folder / file}: Equipoise has a {file} of its own")
-    return [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
+            theirs = next((folder / file for folder in folders if (folder / file).exists()), None)
+            if theirs is not None and (CONFIG_DIR / file).exists():
+                raise ConfigError(f"{override}: rename {theirs}: Equipoise has a {file} of its own")
+    return [f"hydra.searchpath=[{','.join(quoted(f'file://{folder}') for folder in folders)}]"]
 
 
 def quoted(text: str | Path) -> str:
@@ -99,7 +160,7 @@ def from_hydra(composed: DictConfig) -> Config:
 def admit(arguments: Sequence[str]) -> list[str]:
     """Prefix `++` to each `key=value` that is no choice of a group and not Hydra's own; flags come first.
 
-    Raises `ConfigError` for a value without a key and for a list of options, over which Hydra itself falls.
+    Raises `ConfigError` for a value without a key and for a list of options, which make Hydra itself fail.
     """
 
     def admitted(argument: str) -> str:
@@ -108,10 +169,8 @@ def admit(arguments: Sequence[str]) -> list[str]:
         key = re.match(r"([A-Za-z_][\w./-]*)=", argument)
         if key and (key[1] in GROUPS or "/" in key[1]):
             if argument[key.end() :].lstrip().startswith(("[", "{")):
-                raise ConfigError(
-                    f"{argument}: {key[1]} is a group of which one option is chosen, by its name"
-                )
-            # Over anything but text Hydra falls, too; a text is merely no option that there is.
+                raise ConfigError(f"{argument}: {key[1]} is a group: choose one option, by its name")
+            # Hydra fails on anything but text, too; quoted, it is merely an option that does not exist.
             other = r"(?<=[=,])([+-]?[\d.][\w.+-]*|(?i:true|false|nan|inf|null))(?=,|$)"
             return re.sub(other, r"'\1'", argument)
         ours = key and not key[1].startswith("hydra.")

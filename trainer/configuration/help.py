@@ -7,8 +7,9 @@ from typing import Any, TypeGuard
 
 from pydantic import BaseModel
 
+from equipoise.commands import spelled
 from equipoise.trainer.configuration.annotations import meanings_of
-from equipoise.trainer.configuration.compose import GROUPS, compose_unchecked, from_hydra, options
+from equipoise.trainer.configuration.compose import GROUPS, compose, options
 from equipoise.trainer.configuration.constructors import (
     MISSING,
     TARGET,
@@ -39,7 +40,7 @@ Precedence: command line > experiment > preset > what the environment chooses > 
 
 
 def help_text() -> str:
-    plain = from_hydra(compose_unchecked()).plain()
+    plain = compose().plain()
     groups = [f"  {group}={'|'.join(options(group))}" for group in GROUPS if options(group)]
     resumable = (
         f"Beside resume= these may be given: {RESUMABLE}. So may allow=[my_package]: modules of yours "
@@ -49,7 +50,8 @@ def help_text() -> str:
     stages = ((f"trainer.{name}", part) for name, part in plain["trainer"].items() if is_section(part))
     for key, section in stages:
         keys += _section(key, section, STAGE)
-    return "\n\n".join([_USAGE, "\n".join(["Groups:", *groups]), "\n".join(["Keys:", *keys]), resumable])
+    parts = [_USAGE, "\n".join(["Groups:", *groups]), "\n".join(["Keys:", *keys]), resumable]
+    return spelled("\n\n".join(parts))
 
 
 def _keys(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

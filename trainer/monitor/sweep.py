@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
@@ -50,11 +50,8 @@ class Sweep(Callback):
         Sweep.started = self
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / _MARK).touch()
-        if config.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):  # others decide as they go
-            given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-            if all(each.is_discrete_sweep() or not each.is_sweep_override() for each in given):
-                (jobs,) = BasicSweeper.split_arguments(given, max_batch_size=None)
-                self._planned = [list(map(_as_typed, job)) for job in jobs]
+        if config.hydra.sweeper._target_.endswith(".BasicSweeper"):  # others decide as they go
+            self._planned = combinations(list(config.hydra.overrides.task))
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.mode is not RunMode.MULTIRUN:
@@ -105,6 +102,20 @@ class Sweep(Callback):
     def _tell(self, config: DictConfig, what: str) -> None:
         if Sweep.started is None:
             print(f"#{config.hydra.job.num} {what}: {Sweep.job_folder}", flush=True)
+
+
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job, as Hydra's own sweeper combines them; nothing for what it refuses."""
+    values: dict[str, list[str]] = {}
+    for given in OverridesParser.create().parse_overrides(list(overrides)):
+        if not given.is_sweep_override():
+            values[given.get_key_element()] = [given.get_value_element_as_str()]
+        elif given.is_discrete_sweep():
+            values[given.get_key_element()] = list(given.sweep_string_iterator())
+        else:
+            return []
+    jobs = product(*([f"{_as_typed(key)}={value}" for value in several] for key, several in values.items()))
+    return [list(job) for job in jobs]
 
 
 def _overrides(config: DictConfig) -> list[str]:

@@ -1,0 +1,109 @@
+"""Several runs by one command (`-m`), by way of Hydra's own command, which also knows `--cfg job`.
+
+`monitor/sweep.py` keeps account of the jobs, wherever a launcher runs them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from equipoise.trainer.configuration.compose import (
+    CONFIG_DIR,
+    admit,
+    from_hydra,
+    readable_errors,
+    search_path,
+)
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.continuation import begun
+from equipoise.trainer.monitor.sweep import Sweep
+from equipoise.trainer.session import run_errors, train
+from equipoise.trainer.system.run_folder import RunFolder
+
+
+class SweepError(Exception):
+    """A sweep ended before its jobs did; the message says why."""
+
+
+def through_hydra(arguments: Sequence[str]) -> int:
+    """Hand the arguments to Hydra. Returns the exit status of a sweep: 1 if a job failed.
+
+    Raises:
+        ConfigError: Hydra refuses the arguments.
+        SweepError: a launcher gave up.
+        Exception: of a single run, as `trainer.session.train` raises it.
+    """
+    errors: list[Exception] = []
+
+    @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
+    def job(composed: DictConfig) -> str | None:
+        """Why it failed: an exception would end a sweep, and have Hydra print more than there is to say."""
+        try:
+            _train(composed)
+        except Exception as error:
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                return _told(error)
+            errors.append(error)
+        return None
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("-m: a sweep is of runs in one process each; start one torchrun for each run")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, to be worded here
+    sys.argv[1:] = admit([*search_path(arguments), *arguments])
+    status = 0
+    try:
+        with readable_errors():
+            job()
+    except (BrokenPipeError, ConfigError):
+        raise
+    except OSError as error:  # of Hydra, which makes the run folder
+        raise ConfigError(f"hydra.run.dir: cannot make the run folder: {error}") from None
+    except Exception as error:  # of a launcher, one of whose processes was killed
+        if Sweep.started is None:
+            raise
+        raise SweepError(f"The sweep ended early. {type(error).__name__}: {error}") from error
+    finally:
+        if Sweep.started is not None:
+            status = Sweep.started.report()
+    if errors:
+        raise errors[0]
+    return status
+
+
+def _train(composed: DictConfig) -> None:
+    """A run in the folder that Hydra has made for it."""
+    hydra_config = HydraConfig.get()
+    pattern = hydra_config.sweep if hydra_config.mode is RunMode.MULTIRUN else hydra_config.run
+    # Runs of the same second get folders of their own; a folder that the user has chosen stays the one.
+    numbered = "${now:" in OmegaConf.to_yaml(pattern, resolve=False)
+    folder = RunFolder(Path(hydra_config.runtime.output_dir))
+    try:
+        config = from_hydra(composed)
+    except ConfigError:
+        folder.discard()  # Hydra made it before the configuration was checked
+        raise
+    with begun(config, folder, numbered) as plan:
+        Sweep.job_folder = plan.folder.path
+        train(plan)
+
+
+def _told(error: Exception) -> str:
+    """Print why a job failed, and return it in one line. Not even a bug of ours ends the jobs after it."""
+    if isinstance(error, ConfigError):
+        message = complaint = str(error)
+    elif isinstance(error, run_errors(error)):
+        message = complaint = f"The run ended with an error. {error}"
+    else:
+        message = "".join(traceback.format_exception(error))
+        complaint = f"{type(error).__name__}: {error}"
+    print(message, file=sys.stderr)
+    return complaint
