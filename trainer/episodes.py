@@ -10,6 +10,10 @@ from torch import Tensor
 from equipoise.trainer.data import Metric, Metrics
 from equipoise.trainer.system import distributed
 
+LENGTH = "episode/length"
+ENOUGH = 10
+"""See `short_ones_only`."""
+
 
 class Unfinished(NamedTuple):
     """What the episodes that go on have gathered so far, `[N]` each."""
@@ -56,10 +60,29 @@ def count_episodes(rewards: Tensor, done: Tensor, before: Unfinished) -> tuple[E
     return ended, Unfinished(returns[-1].masked_fill(last, 0.0), lengths[-1].masked_fill(last, 0.0))
 
 
-def episode_means(steps: list[Metrics]) -> Metrics:
-    """The mean over all steps and processes of what is not NaN; a step need not have every metric."""
+def short_ones_only(ended: Tensor) -> Tensor:
+    """Whether the episodes so far are those that end early (bool scalar), so that their mean says little.
+
+    Environments that are reset together first finish their short episodes: those that fail soon, or succeed
+    soon. A mean of them moves as the long ones come in, whatever the policy learns. So this is true until
+    every environment has finished an episode, or, should one of them be caught in an endless episode, until
+    `ENOUGH` times as many have ended as there are environments.
+
+    Args:
+        ended: `[N]` int64: how many episodes have ended in each environment since all were reset.
+    """
+    return (ended == 0).any() & (ended.sum() < ENOUGH * len(ended))
+
+
+def episode_means(steps: list[Metrics], hold_back: Tensor | None = None) -> Metrics:
+    """The mean over all steps and processes of what is not NaN; a step need not have every metric.
+
+    Where `hold_back` (bool scalar) is true, this process has none of them but the length.
+    """
     sums = {}
     for tag in dict.fromkeys(tag for step in steps for tag in step):
         metrics = torch.stack([step[tag].value for step in steps if tag in step])
+        if hold_back is not None and tag != LENGTH:
+            metrics = metrics.masked_fill(hold_back, torch.nan)
         sums[tag] = torch.stack([metrics.nansum(), (~metrics.isnan()).sum()])
     return {tag: Metric(whole / count) for tag, (whole, count) in distributed.all_reduce_sums(sums).items()}

@@ -74,7 +74,7 @@ class Trainer:
         started, progress = time.perf_counter(), self.schedule.progress(self.env_steps)
         self.learner.set_learning_rate(self.schedule.learning_rate_at(progress))
         rollout, steps = collect_finite(self.collector, self.env_steps)
-        self.log.add(episode_means(steps))
+        self.log.add(episode_means(steps, self.collector.short_episodes_only))
         collected = time.perf_counter()
         targets, samples = prepare(rollout, self.policy, self.learner.pipeline, self.settings, self.log)
         self.learner.learn(samples, progress, self.log)

@@ -15,7 +15,7 @@ from equipoise.envs.protocol import BatchedEnv, RemarkingEnv
 from equipoise.trainer.compilation.compiling import Compiling
 from equipoise.trainer.compilation.graphs import Graphed
 from equipoise.trainer.data import Actions, Metric, Metrics, Rollout
-from equipoise.trainer.episodes import Unfinished, count_episodes
+from equipoise.trainer.episodes import LENGTH, Unfinished, count_episodes, short_ones_only
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.spaces import HybridSpace
@@ -53,6 +53,8 @@ class Carry:
     action_mask: Tensor | None
     """`[N, H, C]`."""
     unfinished: Unfinished
+    ended: Tensor
+    """`[N]` int64: how many episodes have ended since all environments were reset."""
 
 
 ActorOutput = tuple[Tensor, Tensor, Tensor]
@@ -101,7 +103,7 @@ class Collector:
         if mask is not None:
             rollout.action_mask = mask.new_zeros(len(rollout.rewards), *mask.shape)
         zeros = torch.zeros(env.num_envs, device=env.device)
-        self._now = Carry(observation, mask, Unfinished(zeros, zeros.clone()))
+        self._now = Carry(observation, mask, Unfinished(zeros, zeros.clone()), zeros.to(torch.int64))
         self._heads = _allocate_heads(policy, *rollout.done.shape)
         self._slots = _slots(rollout, self._heads)
         self._all_steps: Callable[..., list[Metrics]] = self._run
@@ -147,7 +149,8 @@ class Collector:
         rollout.last_observation.copy_(now.observation)
         _write_log_probs(rollout, self._heads, self.policy.space)
         ended, now.unfinished = count_episodes(rollout.task_reward, rollout.done, now.unfinished)
-        found.append({"episode/return": Metric(ended.returns), "episode/length": Metric(ended.lengths)})
+        now.ended = now.ended + rollout.done.sum(0)
+        found.append({"episode/return": Metric(ended.returns), LENGTH: Metric(ended.lengths)})
         return found
 
     @torch.inference_mode()
@@ -180,6 +183,11 @@ class Collector:
         heads = self.policy.actor(self.policy.normalize(observation), log_std)
         return heads, self.policy.as_distribution(*heads, action_mask=action_mask).sample(gumbel, normal)
 
+    @property
+    def short_episodes_only(self) -> Tensor:
+        """Whether the episodes collected so far are a misleading sample: see `episodes.short_ones_only`."""
+        return short_ones_only(self._now.ended)
+
     def state_dict(self) -> dict[str, Any]:
         returns, lengths = self._now.unfinished
         return {
@@ -188,6 +196,7 @@ class Collector:
             "action_mask": None if self._now.action_mask is None else self._now.action_mask.clone(),
             "episode_return": returns.clone(),
             "episode_length": lengths.clone(),
+            "episodes_ended": self._now.ended.clone(),
             "generator": self.generator.get_state(),
         }
 
@@ -209,10 +218,12 @@ class Collector:
         if state["env"] is None or self.notice is not None:
             now.observation, now.action_mask = self._checked.reset()
             now.unfinished = Unfinished(*map(torch.zeros_like, now.unfinished))
+            now.ended = torch.zeros_like(now.ended)
             return
         now.observation = state["observation"].to(device)
         now.action_mask = None if state["action_mask"] is None else state["action_mask"].to(device)
         now.unfinished = Unfinished(state["episode_return"].to(device), state["episode_length"].to(device))
+        now.ended = state["episodes_ended"].to(device)
 
 
 def _allocate_heads(policy: Policy, steps: int, num_envs: int) -> ActorOutput:

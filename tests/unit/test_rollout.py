@@ -10,7 +10,7 @@ import torch
 
 from equipoise.trainer.data import Metrics
 from equipoise.trainer.diagnosis import NonFiniteError, check_finite
-from equipoise.trainer.episodes import Unfinished, count_episodes, episode_means
+from equipoise.trainer.episodes import Unfinished, count_episodes, episode_means, short_ones_only
 from equipoise.trainer.policy.actor_critic import ActorCritic
 from equipoise.trainer.policy.encoders import MLP
 from equipoise.trainer.rollout import Collector, allocate
@@ -105,6 +105,33 @@ def test_an_episode_over_several_rollouts_is_one_episode() -> None:
     assert math.isnan(collected[0]["episode/return"])  # nothing ended
     assert collected[1]["episode/return"] == pytest.approx((3 + 8) / 2)
     assert collected[1]["episode/length"] == pytest.approx((3 + 4) / 2)
+
+
+def shown(collecting: Collector) -> dict[str, float]:
+    """What the trainer logs of the next rollout."""
+    _, steps = collecting.collect()
+    means = episode_means(steps, collecting.short_episodes_only)
+    return {tag: float(metric.value) for tag, metric in means.items()}
+
+
+def test_a_return_is_held_back_while_only_short_episodes_have_ended() -> None:
+    """Environments 0, 1 and 2 pay 3, 8 and 15, and end after 3, 4 and 5 steps, in the second rollout, or third."""
+    collecting = collector(steps=2)
+    second = [shown(collecting) for _ in range(2)][1]
+    assert math.isnan(second["episode/return"])
+    assert math.isnan(second["episode/success"])
+    assert second["episode/length"] == 3.5
+    saved = collecting.state_dict()
+    assert shown(collecting)["episode/return"] == pytest.approx((3 + 15) / 2)
+    other = collector(steps=2, seed=8)
+    other.load_state_dict(saved)
+    assert shown(other)["episode/return"] == pytest.approx((3 + 15) / 2)
+
+
+def test_one_endless_episode_does_not_hold_the_others_back_for_ever() -> None:
+    assert bool(short_ones_only(torch.tensor([19, 20, 0, 0])))
+    assert not bool(short_ones_only(torch.tensor([20, 20, 0, 0])))
+    assert not bool(short_ones_only(torch.tensor([1, 1, 1, 1])))
 
 
 def test_episodes_are_told_apart_within_and_across_rollouts() -> None:
