@@ -1,4 +1,4 @@
-"""Collects the metrics of an iteration on the device and brings them to the host all at once."""
+"""Collects the metrics of an iteration on the device and transfers them to the host all at once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from equipoise.trainer.system import distributed
 
 
 class MetricLog:
-    """Device scalars in, one number per tag and iteration out.
+    """Takes device scalars and gives one number per tag and iteration.
 
-    `spread`: tags whose smallest and largest value of the iteration are wanted too, as `<tag>_min` and
-    `<tag>_max` (a chart draws them as a band).
+    Args:
+        spread: tags that also give the smallest and the largest value of the iteration, as `<tag>_min` and
+            `<tag>_max` (a chart draws them as a band).
     """
 
     def __init__(self, spread: Collection[str] = ()) -> None:
@@ -28,9 +29,10 @@ class MetricLog:
 
     @torch.no_grad()
     def add(self, metrics: Metrics) -> None:
-        """Note metrics, without a host synchronisation. They are copied: the source may change in place.
+        """Add metrics, without a host synchronisation. They are copied, so their tensors may be reused.
 
-        Raises `ValueError` for a metric that is no scalar, or whose reduction differs from before.
+        Raises:
+            ValueError: a metric is not a scalar, or has another reduction than before.
         """
         if not metrics:
             return
@@ -41,17 +43,17 @@ class MetricLog:
                 raise ValueError(
                     f"metric {tag!r} has reduction {reduction!r}, before it was {self._reductions[tag]!r}"
                 )
-        # Each dtype by itself: stacked together every single metric would be converted.
+        # Stack per dtype: stacking mixed dtypes would convert every scalar.
         for dtype in dict.fromkeys(metric.value.dtype for metric in metrics.values()):
             chosen = {tag: metric.value for tag, metric in metrics.items() if metric.value.dtype == dtype}
             self._tags.extend(chosen)
             self._rows.append(torch.stack(list(chosen.values())))
 
     def read(self) -> dict[str, float]:
-        """The metrics since the last call, each by its reduction, in float64; then forget them.
+        """Reduce and clear the metrics added since the last call; one transfer, float64.
 
-        A NaN is left out; a tag with nothing else does not appear. Over several processes each metric is put
-        together from those of all that have it, and all get the same.
+        NaNs are left out, and so is a tag that has nothing else. With several processes, a metric is combined
+        over those that have it, and all processes get the same result.
         """
         mine = self._read()
         everywhere = distributed.all_gather(mine)
@@ -64,10 +66,10 @@ class MetricLog:
         return {tag: _ACROSS[found[0][0]]([metric for _, metric in found]) for tag, found in entries.items()}
 
     def _read(self) -> dict[str, tuple[Across, float]]:
-        """Of this process: how each metric goes together with those of the others, and the metric."""
+        """This process's metrics, each with how to combine it with those of other processes."""
         if not self._rows:
             return {}
-        # Everything in one transfer: on a GPU each one waits for all work queued so far.
+        # One transfer: on a GPU each of them waits for all queued work.
         numbers: list[float] = torch.cat(self._rows).tolist()
         entries: dict[str, list[float]] = {}
         for tag, number in zip(self._tags, numbers, strict=True):
@@ -114,5 +116,5 @@ _ACROSS: dict[Across, Callable[[Sequence[float]], float]] = {
     "max": max,
     "geometric_mean": _geometric_mean,
 }
-"""How the metrics of several processes become one. A sum over an iteration too is averaged: what is counted,
-updates above all, the processes do together."""
+"""How the metrics of several processes become one. Sums over an iteration are averaged, too: what they count
+(updates, above all) the processes do together."""

@@ -1,4 +1,4 @@
-"""A picture of the distribution over hybrid actions in one state, for any `HybridSpace`."""
+"""Draws the distribution over hybrid actions in one state, for any `HybridSpace`."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ _CHOICES = (
     (100, 206, 206),
     (240, 150, 190),
 )
-_SMOOTH = 2  # drawn this much larger, then scaled down: smooth edges
+_SMOOTH = 2  # drawn this much larger, then scaled down, which smooths the edges
 _MARGIN, _HEADER, _LABEL, _GAP = 10, 22, 20, 6
 _LOWEST, _HIGHEST, _PER_LINE = 14, 40, 4
 
 
 class Names(NamedTuple):
-    """Empty: numbers, as `HybridSpace.describe` has them."""
+    """What the choices of each head and its parameters are called.
+
+    Where empty, they are numbered as in `HybridSpace.describe`.
+    """
 
     choices: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
-    """Of the parameters of each head."""
 
 
 class _Line(NamedTuple):
-    """Of the panel: the choices of a head, if it begins one, and some of its parameters."""
+    """One line of the panel: some parameters of a head, on its first line with its choices."""
 
     head: int | None
     parameters: Sequence[int]
@@ -52,12 +54,12 @@ def draw_panel(
     width: int,
     height: int,
 ) -> Image.Image:
-    """Sample 0 of a batch, `width` × `height` pixels: a line for each head with its parameters.
+    """Draw sample 0 of a batch as `width` × `height` pixels, one line for each head with its parameters.
 
-    The probabilities of the choices are one bar, the choice taken is underlined; a parameter is its mean ± σ
-    within its native range, and a dot for the value taken, all grey where it does not matter under the
-    choice taken. Where there is nothing to decide the line is empty. Lines that do not fit are counted in
-    the last one.
+    The probabilities of the choices form one bar, with the choice taken underlined. A parameter is shown as
+    mean ± σ within its native range, with a dot at the value taken, and in grey if it does not matter under
+    the choice taken. A head with one valid choice has an empty line. The last line counts those that do not
+    fit.
     """
     sheet = _Sheet(width, height)
     lines = _lines(space)
@@ -108,7 +110,7 @@ def _lines(space: HybridSpace) -> list[_Line]:
 
 
 class _Sheet:
-    """Paper measured in final pixels."""
+    """A canvas with coordinates in final pixels."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width * _SMOOTH, height * _SMOOTH), PAPER)
@@ -156,7 +158,7 @@ def _bar(
     taken: int,
     names: tuple[str, ...],
 ) -> None:
-    """No probabilities: nothing to decide."""
+    """Draw the probabilities of a head's choices; none of them if there is nothing to decide."""
     left, top, width, row = place
     upper, lower = top + 0.2 * row, top + 0.72 * row
     if not probabilities:

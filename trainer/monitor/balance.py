@@ -1,4 +1,4 @@
-"""How balanced both sides were, over the run: the metrics that `summary.json` reports."""
+"""Aggregates the balance of both sides over a run, for `summary.json`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LAST_QUARTER = 0.75
 
 
 class BalanceRecord:
-    """Takes in each iteration's metrics of the gradient stage."""
+    """Accumulates the gradient stage's metrics of every iteration."""
 
     def __init__(self) -> None:
         self._late: list[dict[str, float]] = []
         self._clamped = {side: [0.0, 0] for side in SIDES}
 
     def add(self, env_steps: int, total_env_steps: int, metrics: Mapping[str, float]) -> None:
-        """Note an iteration after which `env_steps` of `total_env_steps` were done."""
+        """Add the metrics of an iteration that ended after `env_steps` of `total_env_steps`."""
         for side, clamped in self._clamped.items():
             if (fraction := metrics.get(f"{_PREFIX}{side}_clamped")) is not None:
                 clamped[0] += fraction
@@ -31,8 +31,11 @@ class BalanceRecord:
             self._late.append({"env_steps": env_steps, **kept})
 
     def summary(self, total_env_steps: int) -> dict[str, float | None]:
-        """Ratios as geometric means and weights as means over the last quarter of the run, and the part
-        of all updates in which a side's scale sat at a bound (the larger of both sides, and each)."""
+        """Means over the last quarter of the run (geometric for ratios), and how often scales were clamped.
+
+        `clamped_fraction` is the fraction of all updates in which a side's scale was at a bound: that of the
+        side with more of them. A number that was never measured is None.
+        """
         late = [entry for entry in self._late if entry["env_steps"] > LAST_QUARTER * total_env_steps]
 
         def column(name: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""Films of a policy at work: what happens, what it does about it, and what else it might have done."""
+"""Films of a policy at work: the environment beside the distribution that each action was drawn from."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Frame = np.ndarray[Any, np.dtype[np.uint8]]
 
 @dataclass(frozen=True)
 class Film:
-    """Of one episode: its frames `[height, 800, 3]`, the last of which shows the outcome."""
+    """One episode as frames `[height, 800, 3]`, the last of which shows the outcome."""
 
     frames: list[Frame]
     task_return: float
     score: float | None
     steps: int
     outcome: str
-    """`success` or `failure` where the environment says so; else `terminated` or `truncated`."""
+    """`success` or `failure` if the environment says so, else `terminated` or `truncated`."""
 
 
 @torch.inference_mode()
@@ -45,9 +45,9 @@ def film_episode(
     references: References | None = None,
     deterministic: bool = True,
 ) -> Film:
-    """One episode of `env` (`N` is 1). Each frame shows a state, and what the policy does in it.
+    """Film one episode of `env` (`N` is 1). Each frame shows a state and what the policy does in it.
 
-    Whatever the environment raises where it cannot be rendered goes through.
+    Rendering errors propagate.
     """
     space, weights = policy.space, torch.tensor(env.reward_weights, device=env.device)
     names = Names(env.choice_names, env.parameter_names) if isinstance(env, IllustratedEnv) else Names()
@@ -75,7 +75,7 @@ def film_episode(
 
 
 def one_above_the_other(upper: Sequence[Frame], lower: Sequence[Frame]) -> list[Frame]:
-    """Both films at once, `[height, 800, 3]`; the shorter one stays at its last frame."""
+    """Stack two films, `[height, 800, 3]` per frame; the shorter one holds its last frame."""
     length = max(len(upper), len(lower))
     pairs = ((upper[min(i, len(upper) - 1)], lower[min(i, len(lower) - 1)]) for i in range(length))
     return [np.concatenate(pair) for pair in pairs]
@@ -104,7 +104,7 @@ class _Scene:
     actions: Actions
 
     def frame(self, moment: str, numbers: str) -> Frame:
-        """The picture on the left, the panel on the right, a line of text above."""
+        """Compose the picture (left), the panel (right) and a line of text (above)."""
         rows, columns = self.picture.shape[:2]
         scale = min(_PICTURE / columns, _TALLEST / rows)
         size = (round(columns * scale), round(rows * scale))

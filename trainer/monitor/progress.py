@@ -1,4 +1,4 @@
-"""What the terminal shows: a live view on a terminal, plain lines elsewhere, and a closing table."""
+"""Terminal output of a run: a live view on a terminal, plain lines elsewhere, and a closing table."""
 
 from __future__ import annotations
 
@@ -26,11 +26,17 @@ _CLAMPED_TOO_OFTEN = 0.1
 
 
 class Progress:
-    """The state of a run, for people. A context manager: leaving it gives the terminal back.
+    """Shows the state of a run. A context manager, which restores the terminal when left.
 
-    `title`: what is trained. `start_env_steps`: where a resumed run begins, so that the ETA is of this
-    session. `every`: iterations between two plain lines. On a terminal there is a live view instead, drawn
-    by `update` itself: a thread that redraws would take the interpreter from the training loop.
+    On a terminal it is a live view, drawn by `update` itself: a thread that redraws would take the
+    interpreter from the training loop. Elsewhere it is one plain line every so often.
+
+    Args:
+        total_env_steps: where the run ends.
+        title: what is trained.
+        start_env_steps: where this session begins; the ETA counts from there.
+        every: iterations between two plain lines.
+        console: where to print; None: standard output.
     """
 
     def __init__(
@@ -67,7 +73,7 @@ class Progress:
             self._live.stop()
 
     def update(self, iteration: int, env_steps: int, metrics: Mapping[str, float]) -> None:
-        """Show where the run is. `metrics` are those of the log, by tag; the last one of each stays."""
+        """Show the state after an iteration. Of each tag in `metrics` the last value stays in view."""
         self._env_steps = env_steps
         self._metrics.update(metrics)
         if self._live is not None:
@@ -79,17 +85,17 @@ class Progress:
             self._print(self._line(iteration))
 
     def message(self, text: str) -> None:
-        """A line that stays: above the live view, or between the plain lines."""
+        """Print a line that stays, above the live view or between the plain lines."""
         self._print(text)
 
     def _print(self, text: str) -> None:
-        # A run must not die because a log is on a full disk; lines stay in the buffer until there is room.
+        # A full disk under the log must not end the run; lines stay in the buffer until there is room.
         with contextlib.suppress(OSError):
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
             self._console.file.flush()
 
-    def _figure(self, *tags: str) -> float | None:
-        """The first of `tags` that has a value to show."""
+    def _value(self, *tags: str) -> float | None:
+        """The value of the first of `tags` that has a finite one."""
         values = (self._metrics.get(tag, math.nan) for tag in tags)
         return next((value for value in values if math.isfinite(value)), None)
 
@@ -105,18 +111,18 @@ class Progress:
 
     def _line(self, iteration: int) -> str:
         weights = " / ".join(
-            _number(self._figure(f"gradient_scaling/{side}_weight_used"), ".2f")
+            _number(self._value(f"gradient_scaling/{side}_weight_used"), ".2f")
             for side in ("discrete", "continuous")
         )
         parts = (
             f"iteration {iteration}",
             f"{self._fraction():.0%}",
             f"{self._env_steps:,} steps",
-            f"{_number(self._figure('time/steps_per_second'), ',.0f')} steps/s",
+            f"{_number(self._value('time/steps_per_second'), ',.0f')} steps/s",
             f"eta {self._eta()}",
-            f"return {_number(self._figure('episode/return', 'evaluation/return'), '.2f')}",
-            f"score {_number(self._figure('evaluation/score'), '.2f')}",
-            f"balance {_number(self._figure('gradient_scaling/balance_ratio'), '.2f')}",
+            f"return {_number(self._value('episode/return', 'evaluation/return'), '.2f')}",
+            f"score {_number(self._value('evaluation/score'), '.2f')}",
+            f"balance {_number(self._value('gradient_scaling/balance_ratio'), '.2f')}",
             f"weights {weights}",
         )
         return "  ".join(parts)
@@ -130,20 +136,20 @@ class Progress:
             Text(f"{self._fraction():4.0%}", "bold"),
             ProgressBar(total=1.0, completed=self._fraction()),
             f"{_short(self._env_steps)} / {_short(self._total)} steps",
-            f"{_short(self._figure('time/steps_per_second'))} steps/s",
+            f"{_short(self._value('time/steps_per_second'))} steps/s",
             f"eta {self._eta()}",
         )
-        balance = self._figure("gradient_scaling/balance_ratio")
+        balance = self._value("gradient_scaling/balance_ratio")
         metrics = Table.grid(padding=(0, 2))
         metrics.add_row(
-            *_pair("return", self._figure("episode/return", "evaluation/return"), ".2f"),
-            *_pair("score", self._figure("evaluation/score"), ".2f"),
-            *_pair("success", self._figure("evaluation/success", "episode/success"), ".0%"),
+            *_pair("return", self._value("episode/return", "evaluation/return"), ".2f"),
+            *_pair("score", self._value("evaluation/score"), ".2f"),
+            *_pair("success", self._value("evaluation/success", "episode/success"), ".0%"),
         )
         metrics.add_row(
             *_pair("balance", balance, ".2f"),
-            *_pair("discrete", self._figure("gradient_scaling/discrete_weight_used"), ".3f"),
-            *_pair("continuous", self._figure("gradient_scaling/continuous_weight_used"), ".3f"),
+            *_pair("discrete", self._value("gradient_scaling/discrete_weight_used"), ".3f"),
+            *_pair("continuous", self._value("gradient_scaling/continuous_weight_used"), ".3f"),
         )
         state = Table.grid(padding=(0, 2))
         state.add_row(
@@ -153,8 +159,7 @@ class Progress:
 
     def _scaling_state(self) -> str:
         active, warmup = (
-            self._figure(f"gradient_scaling/{name}")
-            for name in ("gradient_scaling_active", "warmup_progress")
+            self._value(f"gradient_scaling/{name}") for name in ("gradient_scaling_active", "warmup_progress")
         )
         if active is None:
             return "no scaling"
@@ -164,16 +169,16 @@ class Progress:
 
 
 class _LastingConsole(Console):
-    """Goes on in silence when nobody reads any more (`| head`, a pager that was left): so does the run."""
+    """Keeps the run going, silently, after its reader has gone (`| head`, a pager that was left)."""
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def balance_bar(ratio: float | None, ascii_only: bool = False, half: int = 8) -> Text:
-    """A ratio on a logarithmic line from 1/4 to 4, with a mark at 1 in the middle.
+    """Draw a ratio on a logarithmic line from 1/4 to 4, with a mark at 1 in the middle.
 
-    Green within a factor of 1.25 of balance, yellow within 2, red beyond.
+    Green within a factor of 1.25 of balance, yellow within 2, red beyond that.
     """
     line, middle, dot = ("-", "|", "o") if ascii_only else ("─", "┼", "●")
     cells = [line] * half + [middle] + [line] * half
@@ -255,7 +260,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _short(value: float | None) -> str:
-    """1234567 as 1.23M."""
+    """Shorten 1234567 to 1.23M."""
     if value is None:
         return "n/a"
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -265,7 +270,7 @@ def _short(value: float | None) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """75 as 1:15."""
+    """Format 75 as 1:15."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
