@@ -33,7 +33,7 @@ BANDS: tuple[tuple[str, tuple[Step, ...]], ...] = (
             Step("values", "policy/", "[T, N, V]", "wing"),
             Step("GAE", "advantage.py", "[T, N, K]"),
             Step("advantages stage", "stages/", "[T, N]", "stage"),
-            Step("minibatches", "learner.py", "[B, …]"),
+            Step("minibatches", "minibatches.py", "[B, …]"),
         ),
     ),
     (

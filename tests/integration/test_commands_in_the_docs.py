@@ -42,10 +42,10 @@ SMALLER = (
 )
 REDUCED = {
     "scripts.compare": ("--steps=4096", "--seeds=1"),
-    "scripts.benchmark_suite": ("--share=0.001", "--seeds=1", "--arms=adaptive", "--tasks=platform"),
+    "scripts.benchmark_suite": ("--share=0.001", "--seeds=1", "--arms=adaptive", "--tasks=catch_point"),
     "scripts.scaling": ("--steps=4096", "--seeds=1", "--parts=trunk", "--report=scaling.md"),
     "scripts.ablate": ("--steps=4096", "--seeds=1", "--arms=no_value_clipping", "--report=ablation.md"),
-    "scripts.regret": ("--share=0.001", "--seeds=1", "--tasks=platform", "--report=regret.md"),
+    "scripts.regret": ("--share=0.001", "--seeds=1", "--tasks=catch_point", "--report=regret.md"),
     "scripts.list_files": ("--check",),
     "scripts.draw_diagrams": ("--out=images",),
 }
@@ -163,7 +163,7 @@ def added(module: str, command: str) -> tuple[str, ...]:
     """Arguments that make a command small."""
     if module != "trainer.run":
         return REDUCED.get(module, ())
-    if "--help" in command or "resume=" in command:
+    if "--help" in command or re.search(r"resume=(?!auto)", command):
         return ()
     return SMALL if re.search(r"\b(env|experiment)=", command) else TINY_TOPOLOGY
 
