@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.continuation import Plan
+from equipoise.trainer.monitor.summary import Summary
+from equipoise.trainer.system.run_folder import SUMMARY
 
 if TYPE_CHECKING:
     from equipoise.trainer.loop import Trainer
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 # torch takes seconds to import: only once there is something to build.
 
 
-def train(plan: Plan) -> None:
-    """Run to the end and print a closing table.
+def train(plan: Plan) -> Summary:
+    """Run to the end and print a closing table. Returns the summary of the run.
 
     Raises:
         ConfigError: the plan cannot be carried out.
@@ -32,7 +34,7 @@ def train(plan: Plan) -> None:
     for notice in plan.notices if os.environ.get("RANK", "0") == "0" else ():
         print(notice, file=sys.stderr)
     if plan.finished:
-        return
+        return Summary.read(plan.folder.path / SUMMARY)
     with distributed.processes(cuda=find_device(plan.config.device) == "cuda"):
         with closing(_build(plan)) as trainer:
             summary = trainer.train()
@@ -40,6 +42,7 @@ def train(plan: Plan) -> None:
             closing_table(summary, plan.folder.path)
     if trainer.interrupted_by:
         raise Interrupted(trainer.interrupted_by)  # through Hydra too: a sweep must not start its next job
+    return summary
 
 
 def run_errors(error: BaseException) -> tuple[type[BaseException], ...]:

@@ -19,13 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from equipoise.trainer.configuration.compose import (
     CONFIG_DIR,
     admit,
+    compose_unchecked,
     from_hydra,
     readable_errors,
     search_path,
 )
-from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.errors import ConfigError, bad_value
 from equipoise.trainer.continuation import begun
-from equipoise.trainer.monitor.sweep import Sweep
+from equipoise.trainer.monitor.summary import Summary
+from equipoise.trainer.monitor.sweep import JobScore, Sweep
 from equipoise.trainer.session import run_errors, train
 from equipoise.trainer.system.run_folder import RunFolder
 
@@ -45,18 +47,20 @@ def through_hydra(arguments: Sequence[str]) -> int:
     errors: list[Exception] = []
 
     @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
-    def job(composed: DictConfig) -> str | None:
-        """Why it failed: an exception would end a sweep, and have Hydra print more than there is to say."""
+    def job(composed: DictConfig) -> JobScore:
+        """Train, and return the score: what a sweeper that optimises goes by. A failure has one, too, as an
+        exception would end a sweep, and have Hydra print more than there is to say."""
         try:
-            _train(composed)
+            return JobScore(_train(composed).score)
         except Exception as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
-                return _told(error)
+                return JobScore.of_failure(_told(error))
             errors.append(error)
-        return None
+            return JobScore.of_failure(str(error))
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("-m: a sweep is of runs in one process each; start one torchrun for each run")
+    _check_direction(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, to be worded here
     sys.argv[1:] = admit([*search_path(arguments), *arguments])
     status = 0
@@ -79,7 +83,27 @@ def through_hydra(arguments: Sequence[str]) -> int:
     return status
 
 
-def _train(composed: DictConfig) -> None:
+_DIRECTIONS = {  # of Hydra's sweepers for Optuna, Nevergrad and Ax
+    "direction": "maximize",
+    "optim.maximize": True,
+    "ax_config.experiment.minimize": False,
+}
+
+
+def _check_direction(arguments: Sequence[str]) -> None:
+    """Raises `ConfigError` for a sweeper that would look for the smallest score, as they do by default."""
+    if not any(argument.startswith("hydra/sweeper=") for argument in arguments):
+        return
+    sweeper = compose_unchecked([a for a in arguments if a.startswith(("hydra/", "hydra."))]).hydra.sweeper
+    for key, wanted in _DIRECTIONS.items():
+        given = OmegaConf.select(sweeper, key)
+        given = getattr(given, "name", given)
+        if given is not None and given != wanted:
+            allowed = f"{str(wanted).lower()}: a job gives its score, or its return"
+            raise ConfigError(bad_value(f"hydra.sweeper.{key}", given, allowed))
+
+
+def _train(composed: DictConfig) -> Summary:
     """A run in the folder that Hydra has made for it."""
     hydra_config = HydraConfig.get()
     pattern = hydra_config.sweep if hydra_config.mode is RunMode.MULTIRUN else hydra_config.run
@@ -93,7 +117,7 @@ def _train(composed: DictConfig) -> None:
         raise
     with begun(config, folder, numbered) as plan:
         Sweep.job_folder = plan.folder.path
-        train(plan)
+        return train(plan)
 
 
 def _told(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -32,12 +33,49 @@ class Env:
 """
 
 
+# As sweepers for Optuna, Ax and Nevergrad do: one job after the other, by what the ones before were worth.
+CLIMBER = """
+from dataclasses import dataclass
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+@dataclass
+class Defaults:
+    _target_: str = "hydra_plugins.climber.Climber"
+    direction: str = "minimize"
+
+ConfigStore.instance().store("climber", Defaults, group="hydra/sweeper", provider="test")
+
+class Climber(Sweeper):
+    def __init__(self, direction): ...
+
+    def setup(self, *, hydra_context, task_function, config):
+        self.launcher = Plugins.instance().instantiate_launcher(
+            config=config, hydra_context=hydra_context, task_function=task_function
+        )
+
+    def sweep(self, arguments):
+        values = []
+        for number, rate in enumerate([1e30, 1e-3]):
+            job = [*arguments, f"++optimizer.learning_rate={rate}"]
+            (done,) = self.launcher.launch([job], initial_job_idx=number)
+            values.append(float(done.return_value))
+        print("values:", *values)
+"""
+
+
 def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "trainer.run", "-m", *TINY_TOPOLOGY, f"hydra.sweep.dir={folder}"]
     return subprocess.Popen(
         [*command, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "120",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -90,6 +128,20 @@ def test_an_unforeseen_error_is_shown_whole_and_does_not_end_the_sweep(tmp_path:
     assert "ZeroDivisionError" in result.stderr
     assert "failed: #0 env._target_=broken.Env" in result.stdout
     assert "1/1" in result.stdout
+
+
+def test_a_sweeper_that_optimises_gets_the_score_of_every_job(tmp_path: Path) -> None:
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins" / "climber.py").write_text(CLIMBER)
+    climber = ("hydra/sweeper=climber", "trainer.max_bad_updates=1")
+    wrong = sweep(tmp_path, *climber)
+    assert wrong.returncode == 2
+    assert "hydra.sweeper.direction = 'minimize': must be maximize" in wrong.stderr
+    result = sweep(tmp_path, *climber, "hydra.sweeper.direction=maximize")
+    (summary,) = tmp_path.rglob("checkpoints/best.pt")
+    score = json.loads((summary.parents[1] / "summary.json").read_text())["normalized_score"]
+    assert f"values: -inf {score}" in result.stdout
+    assert "failed: #0 optimizer.learning_rate=1e+30\n  DivergenceError" in result.stdout
 
 
 def test_sweeps_that_start_together_rank_each_its_own_jobs(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ the process that started the sweep reads the notes when it is over.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from itertools import product
@@ -26,6 +27,22 @@ from equipoise.trainer.system.run_folder import adopt, expect
 
 _MARK = "began"
 """A file as old as the sweep."""
+
+
+class JobScore(float):
+    """What a job returns to Hydra's sweeper: its score, or its return where there is no score.
+
+    A sweeper that optimises needs a number from every job and cannot take NaN, so a failed job has −∞.
+    """
+
+    error: str | None = None
+    """Why the job failed."""
+
+    @classmethod
+    def of_failure(cls, error: str) -> JobScore:
+        score = cls(-math.inf)
+        score.error = error
+        return score
 
 
 class Sweep(Callback):
@@ -68,11 +85,11 @@ class Sweep(Callback):
             self._output.enter_context(redirect_stderr(file))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """`job_return` holds why the job failed; None where it did not."""
+        """`job_return` holds a `JobScore`."""
         if config.hydra.mode is RunMode.MULTIRUN:
             self._output.close()
-            self._note(config, job_return.return_value)
-            self._tell(config, "failed" if job_return.return_value else "finished")
+            self._note(config, job_return.return_value.error)
+            self._tell(config, "failed" if job_return.return_value.error else "finished")
 
     def report(self) -> int:
         """Rank the jobs so far; list those that failed, and those that never began, with their commands. The
