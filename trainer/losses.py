@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from equipoise.trainer.data import Metric, Metrics, Minibatch, Term
 from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.spaces import HybridSpace
 from equipoise.trainer.stages.protocol import mean_metric
 
 RatioOf = Literal["per_decision", "per_type"]
@@ -48,10 +49,7 @@ def surrogates(
     discrete_change = distribution.discrete_log_prob(batch.actions.discrete) - batch.discrete_log_prob
     continuous_log_prob = distribution.continuous_log_prob(batch.actions.continuous, relevant)
     continuous_change = continuous_log_prob - batch.continuous_log_prob
-    with torch.no_grad():
-        change = discrete_change.sum(-1) + continuous_change.sum(-1)
-        # k3 of Schulman, "Approximating KL divergence", 2020: unbiased, never negative, little variance.
-        kl = (change.expm1() - change).mean()
+    kl, metrics = _divergences(distribution.space, discrete_change.sum(-1), continuous_change.sum(-1))
     # Parameters that belong to no head are a decision without choices: give it an idle head.
     idle_heads = continuous_active.shape[-1] - discrete_active.shape[-1]
     discrete_active, discrete_change = (
@@ -62,7 +60,7 @@ def surrogates(
         discrete_active, discrete_change = _joined(discrete_active, discrete_change)
         continuous_active, continuous_change = _joined(continuous_active, continuous_change)
     anything = discrete_active | continuous_active
-    terms, metrics = [], {"loss/kl": Metric(kl)}
+    terms = []
     for side, change, active in (
         ("discrete", discrete_change, discrete_active),
         ("continuous", continuous_change, continuous_active),
@@ -71,6 +69,26 @@ def surrogates(
         terms.append(Term(surrogate * active, anything) if reduction == "common" else Term(surrogate, active))
         metrics[f"loss/clip_fraction_{side}"] = mean_metric(Term(clipped, active))
     return Surrogates(terms[0], terms[1], metrics, kl)
+
+
+@torch.no_grad()
+def _divergences(
+    space: HybridSpace, discrete: Tensor, continuous: Tensor
+) -> tuple[Tensor, dict[str, Metric]]:
+    """The joint KL divergence from the policy that acted, and as metrics those of each action type.
+
+    By the k3 estimator (Schulman, "Approximating KL divergence", 2020: unbiased, never negative, of little
+    variance), from the log ratios `[B]`. The choices' divergence and the parameters', given the choices,
+    add up to the joint one.
+    """
+    changes = torch.stack([discrete + continuous, discrete, continuous])
+    joint, of_discrete, of_continuous = (changes.expm1() - changes).mean(1).unbind()
+    metrics = {"loss/kl": Metric(joint)}
+    if space.num_heads:
+        metrics["loss/kl_discrete"] = Metric(of_discrete)
+    if space.num_continuous:
+        metrics["loss/kl_continuous"] = Metric(of_continuous)
+    return joint, metrics
 
 
 def _joined(active: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:

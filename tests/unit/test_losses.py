@@ -163,6 +163,26 @@ def test_kl_by_hand() -> None:
     assert float(same.surrogates().kl) == pytest.approx(0.0, abs=1e-7)
 
 
+def test_kl_of_each_side_by_hand() -> None:
+    metrics = two_by_two().surrogates().metrics
+    discrete = (0.65 - math.log(1.65) - 0.5 - math.log(0.5)) / 2
+    continuous = (-0.1 - math.log(0.9) + 0.3 - math.log(1.3)) / 2
+    assert float(metrics["loss/kl_discrete"].value) == pytest.approx(discrete, rel=1e-5)
+    assert float(metrics["loss/kl_continuous"].value) == pytest.approx(continuous, rel=1e-5)
+
+
+def test_a_side_that_the_space_lacks_has_no_kl() -> None:
+    space = HybridSpace(spaces.Box(-1, 1, (1,)))
+    nothing, one = torch.zeros(1, 0, 0), torch.zeros(1, 1)
+    distribution = HybridDistribution(space, nothing, one, one[0], nothing.bool())
+    actions = Actions(torch.zeros(1, 0, dtype=torch.int64), one)
+    batch = Minibatch(one, actions, nothing.bool(), one[:, :0], one, one[0], one, one)
+    assert {"loss/kl", "loss/kl_continuous"} <= (
+        found := surrogates(batch, distribution, CLIP, "per_decision", "common").metrics.keys()
+    )
+    assert "loss/kl_discrete" not in found
+
+
 def test_parameters_that_hang_on_no_head_are_a_decision_of_their_own() -> None:
     space = HybridSpace(spaces.Tuple((spaces.Discrete(2), spaces.Box(-1, 1, (1,)))))
     mask = torch.ones(1, 1, 2, dtype=torch.bool)
