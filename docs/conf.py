@@ -52,6 +52,9 @@ NAVIGATION = {
 }
 """The side bar. It is added while building, so that the pages stay plain Markdown."""
 
+COLON = "\ue000"
+"""Stands for a colon while Napoleon reads."""
+
 OUTSIDE = re.compile(r"\]\(((?:\.\./)+)([^)#]+)\)")
 
 
@@ -92,8 +95,14 @@ def markdown_docstring(app: Any, what: str, name: str, obj: Any, options: Any, l
             if deeper < 0 or starts_list or (deeper > 0 and not is_item(previous)):
                 spaced.append("")
         spaced.append(line)
-    # An attribute's "`[B, K]`: what it is" is no type and its description, which Napoleon would make of it.
-    lines[:] = ["", *spaced] if what in ("attribute", "property") else spaced
+    # Napoleon would make a type and a description of an attribute's "`[B, K]`: what it is".
+    if what in ("attribute", "data", "property"):
+        spaced = [line.replace(":", COLON) for line in spaced]
+    lines[:] = spaced
+
+
+def colons_back(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
 def indent(line: str) -> int:
@@ -108,3 +117,4 @@ def setup(app: Any) -> None:
     app.connect("source-read", add_navigation)
     app.connect("source-read", keep_outside_links_as_text)
     app.connect("autodoc-process-docstring", markdown_docstring, priority=100)
+    app.connect("autodoc-process-docstring", colons_back, priority=900)
