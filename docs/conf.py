@@ -46,7 +46,7 @@ NAVIGATION = {
     "results/README": {
         "": (
             *("scaling", "scaling_full", "regret", "default", "ablation", "alignment"),
-            *("benchmarks", "benchmarks-notes", "speed", "speed_peers", "reliability"),
+            *("benchmarks", "benchmarks-notes", "first_try_ablation", "speed", "speed_peers", "reliability"),
         )
     },
 }

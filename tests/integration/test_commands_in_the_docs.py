@@ -56,6 +56,7 @@ EXTRAS = {
 }
 NOT_HERE = {
     "hydra/launcher=submitit_slurm": "needs a cluster; tests/integration/test_sweep.py has its local twin",
+    "hydra/sweeper=optuna": "needs a plugin; tests/integration/test_sweep.py has a sweeper of its own",
     "torchrun": "needs several processes; tests/reliability/test_several_processes.py has them",
     "scripts.benchmark": "measures for a while; tests/integration/test_benchmark*.py have small ones",
     "scripts.soak": "watches a run for minutes",
