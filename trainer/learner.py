@@ -17,6 +17,7 @@ from equipoise.trainer.compilation.graphs import Graphed
 from equipoise.trainer.configuration import schema
 from equipoise.trainer.data import Metric, Metrics, Minibatch
 from equipoise.trainer.diagnosis import BadUpdates
+from equipoise.trainer.gradient_noise import signal_shares
 from equipoise.trainer.gradients import FlatParameters, SideGradients
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.minibatches import minibatches
@@ -26,6 +27,9 @@ from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.stages.pipeline import Pipeline
 from equipoise.trainer.stages.protocol import SIDES, LossState, WeightResult
 from equipoise.trainer.system import distributed
+
+SIGNAL_EVERY = 5
+"""Iterations from one measurement of the gradients' signal to the next: it takes as long as a few updates."""
 
 
 class Direction(NamedTuple):
@@ -118,6 +122,8 @@ class Learner:
         `progress`: the fraction of the run that is done, 0 to 1.
         """
         batch, limit = self.settings.batch, self.settings.target_kl
+        if self._signal_is_due():
+            log.add(signal_shares(self.policy, self.flat, self._shared, samples, self.settings))
         done = torch.full((), progress, device=self.flat.vector.device)
         for _ in range(batch.update_epochs):
             divergence = [
@@ -135,6 +141,12 @@ class Learner:
                 "optimizer/parameter_norm": Metric(norm, "last"),
             }
         )
+
+    def _signal_is_due(self) -> bool:
+        """In one of `SIGNAL_EVERY` iterations, as the updates tell, which a checkpoint keeps."""
+        batch = self.settings.batch
+        each = batch.update_epochs * batch.num_minibatches
+        return self._gradient_stage is not None and self.updates % (SIGNAL_EVERY * each) < each
 
     def _update(self, batch: Minibatch, progress: Tensor, log: MetricLog) -> Tensor:
         """One optimizer step; returns the joint KL divergence."""

@@ -187,6 +187,7 @@ TAGS = {
         "gradient_scaling/continuous_scale",
         "gradient_scaling/discrete_clamped",
         "gradient_scaling/gradient_cosine",
+        "gradient_scaling/discrete_signal_share",
         "loss/kl_continuous",
     ],
     "Is the critic healthy?": [

@@ -61,6 +61,7 @@ LAYOUT: dict[str, tuple[Chart, ...]] = {
         Lines("Fraction of updates at a bound", (r"^gradient_scaling/\w+_clamped$",)),
         Lines("Effective norms (weight × EMA)", (r"^gradient_scaling/\w+_effective_norm$",)),
         Lines("Angle between the gradients (cosine)", ("^gradient_scaling/gradient_cosine$",)),
+        Lines("Share of each side's gradient that is signal", (r"^gradient_scaling/\w+_signal_share$",)),
         Lines("How far each side's policy moves (KL divergence)", ("^loss/kl_(discrete|continuous)$",)),
     ),
     "Is the critic healthy?": (

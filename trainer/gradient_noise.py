@@ -1,0 +1,83 @@
+"""How much of each side's gradient is signal, and how much is noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from equipoise.trainer.configuration.schema import TrainerConfig
+from equipoise.trainer.data import Metric, Metrics, Minibatch
+from equipoise.trainer.gradients import FlatParameters
+from equipoise.trainer.losses import surrogates
+from equipoise.trainer.minibatches import map_tensors
+from equipoise.trainer.policy.protocol import Policy
+from equipoise.trainer.stages.protocol import SIDES, reduce_terms
+from equipoise.trainer.system import distributed
+
+SAMPLES = 512
+"""Of each half, over all processes: enough to see a signal, little beside the updates."""
+
+
+def signal_shares(
+    policy: Policy,
+    flat: FlatParameters,
+    shared: Tensor | None,
+    samples: Minibatch,
+    settings: TrainerConfig,
+) -> Metrics:
+    """`‖E g‖² / E‖g‖²` of each surrogate's gradient `g` over half of a rollout: 1 where nothing is noise.
+
+    The gradients of two halves that have nothing in common, g₁ and g₂, have one expectation, so that g₁·g₂
+    estimates ‖E g‖² without bias; ½(‖g₁‖² + ‖g₂‖²) estimates E‖g‖². Where there is no signal the share
+    scatters around 0. A share s of n samples means a noise scale (McCandlish et al., "An empirical model of
+    large-batch training", 2018) of n·(1 − s)/s samples.
+
+    Args:
+        flat: the policy's parameters.
+        shared: `[n]` 1 for those that both sides reach, over which it is taken; None: over each side's own.
+        samples: `B = T·N`, all of a rollout, of which no update has learned yet.
+    """
+    if len(samples.advantages) < 2:
+        return {}
+    halves = [
+        _gradients(policy, flat, _take(samples, rows), settings)
+        for rows in _halves(samples, settings.batch.rollout_steps)
+    ]
+    metrics = {}
+    for side, one, other in zip(SIDES, *halves, strict=True):
+        if shared is not None:
+            one, other = one * shared, other * shared
+        size = 0.5 * (one.square().sum() + other.square().sum())
+        share = torch.where(size > 0, torch.dot(one, other) / size, torch.nan)
+        metrics[f"gradient_scaling/{side}_signal_share"] = Metric(share)
+    return metrics
+
+
+def _take(samples: Minibatch, rows: Tensor) -> Minibatch:
+    return map_tensors(samples, lambda tensor: tensor.index_select(0, rows))
+
+
+def _halves(samples: Minibatch, steps: int) -> tuple[Tensor, Tensor]:
+    """Rows of every other environment, since neighbouring steps share their noise; of a single environment
+    those of the first and of the second half of the rollout. Equally many of both."""
+    index = torch.arange(len(samples.advantages), device=samples.advantages.device).view(steps, -1)
+    first, second = (index[:, ::2], index[:, 1::2]) if index.shape[1] > 1 else index.tensor_split(2)
+    size = min(first.numel(), second.numel(), max(1, SAMPLES // distributed.world_size()))
+
+    def spread(rows: Tensor) -> Tensor:
+        return rows.reshape(-1)[:: rows.numel() // size][:size]
+
+    return spread(first), spread(second)
+
+
+@torch.enable_grad()
+def _gradients(
+    policy: Policy, flat: FlatParameters, batch: Minibatch, settings: TrainerConfig
+) -> Sequence[Tensor]:
+    """`[n]` for each side."""
+    distribution = policy.distribution(batch.inputs, batch.action_mask)
+    sides = surrogates(batch, distribution, settings.clip_epsilon, settings.ratio, settings.reduction)
+    losses = reduce_terms({"discrete": sides.discrete, "continuous": sides.continuous})
+    return distributed.all_reduce_means([flat.gradient(losses[side], retain_graph=True) for side in SIDES])
