@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from equipoise.trainer.configuration.compose import (
     CONFIG_DIR,
     admit,
+    as_typed,
     compose_unchecked,
     from_hydra,
     readable_errors,
@@ -111,7 +112,7 @@ def _train(composed: DictConfig) -> Summary:
     numbered = "${now:" in OmegaConf.to_yaml(pattern, resolve=False)
     folder = RunFolder(Path(hydra_config.runtime.output_dir))
     try:
-        config = from_hydra(composed)
+        config = from_hydra(composed).with_typed(map(as_typed, hydra_config.overrides.task))
     except ConfigError:
         folder.discard()  # Hydra made it before the configuration was checked
         raise

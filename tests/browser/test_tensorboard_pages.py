@@ -116,7 +116,7 @@ def test_hparams_shows_preset_seed_and_final_score_side_by_side(
     ask: Callable[..., Any], run: tuple[Path, dict[str, Any]]
 ) -> None:
     cells = ask("hparams", CELLS, lambda found: "balanced" in found)
-    assert {"preset", "seed", "enable_adaptive_scaling", "final/normalized_score"} <= set(cells)
+    assert {"preset", "seed", "env.num_envs", "final/normalized_score"} <= set(cells)
     row = cells[cells.index("tiny") :]
     score = run[1]["normalized_score"]
     assert "balanced" in row

@@ -55,7 +55,6 @@ EXTRAS = {
     "format=onnx": ("onnxscript", "export"),
 }
 NOT_HERE = {
-    "hydra/sweeper=optuna": "needs another package; tests/integration/test_sweep.py has a sweeper like it",
     "hydra/launcher=submitit_slurm": "needs a cluster; tests/integration/test_sweep.py has its local twin",
     "hydra/sweeper=optuna": "needs a plugin; tests/integration/test_sweep.py has a sweeper of its own",
     "torchrun": "needs several processes; tests/reliability/test_several_processes.py has them",

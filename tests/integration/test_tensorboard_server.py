@@ -18,7 +18,9 @@ import pytest
 import tbparse
 
 from equipoise.scripts.dashboard import HOST, free_port
+from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.monitor import layout
+from equipoise.trainer.monitor.run_log import RunLog
 from equipoise.trainer.monitor.tensorboard import TensorBoardLog
 from tests.reliability.processes import Run, lines, run, toy
 
@@ -30,15 +32,17 @@ Ask = Callable[..., Any]
 
 @contextmanager
 def server(logdir: Path, *flags: str) -> Iterator[Ask]:
-    """`ask(path, key=value, …)`: the JSON that a TensorBoard over `logdir` answers with."""
+    """`ask(path, key=value, …)`: the JSON that a TensorBoard over `logdir` answers with; with `body`, to a POST."""
     port = free_port(0)
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--reload_interval", "1"]
     command += ["--host", HOST, "--port", str(port), "--samples_per_plugin", "scalars=9999,images=99,text=99"]
     process = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def ask(path: str, **query: str) -> Any:
+    def ask(path: str, body: Any = None, **query: str) -> Any:
         url = f"http://{HOST}:{port}/data/{path}?{urllib.parse.urlencode(query)}"
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
     try:
@@ -157,3 +161,34 @@ def test_a_band_survives_an_infinite_norm(tmp_path: Path, loader: str) -> None:
         found = all_scalars(ask, layout.BANDS[0].value, 3)
     for band in layout.BANDS:
         assert [[step for step, _ in found[tag]] for tag in band] == [[1, 3]] * 3
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_what_was_typed_tells_runs_apart_on_the_hparams_page(tmp_path: Path, loader: str) -> None:
+    """TensorBoard takes the columns from one of the runs, whichever it reads first."""
+    typed = {
+        "a": [],
+        "b": ["optimizer.learning_rate=1e-3"],
+        "c": ["optimizer.learning_rate=3e-4", "policy.encoder.hidden_sizes=[32,32]", "batch=debugging"],
+    }
+    for name, overrides in typed.items():
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("")
+        with RunLog(compose(overrides), folder, 0, 0, 1000, 1) as log:
+            log.record(1, 1000, {"evaluation/score": 0.5})
+    with server(tmp_path / "runs", loader) as ask:
+        until(lambda: ask("runs"), lambda runs: len(runs) == 3)
+        everything = {"experimentName": "", "allowedStatuses": ["STATUS_UNKNOWN"], "sliceSize": 9}
+        groups = until(
+            lambda: ask("plugin/hparams/session_groups", everything)["sessionGroups"],
+            lambda found: len(found) == 3,
+        )
+        columns = [
+            info["name"] for info in ask("plugin/hparams/experiment", {"experimentName": ""})["hparamInfos"]
+        ]
+    values = [group["hparams"] for group in sorted(groups, key=lambda group: group["name"])]
+    assert [row["optimizer.learning_rate"] for row in values][1:] == [0.001, 0.0003]
+    assert values[2]["policy.encoder.hidden_sizes"] == "[32, 32]"
+    assert values[2]["batch"] == "debugging"
+    assert {"optimizer.learning_rate", "policy.encoder.hidden_sizes", "seed", "preset"} <= set(columns)

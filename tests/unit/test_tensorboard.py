@@ -129,12 +129,28 @@ def test_hyperparameters_and_final_figures_are_in_the_same_run(tmp_path: Path) -
     assert [info.name for info in experiment.hparam_infos] == list(session.keys()) or {
         info.name for info in experiment.hparam_infos
     } == set(session.keys())
+    assert {info.name for info in experiment.hparam_infos if info.differs} == {"preset", "seed"}
     assert [info.name.tag for info in experiment.metric_infos] == list(RANKED_BY)
     end = hparams(accumulator, "_hparams_/session_end_info").session_end_info
     assert end.status == Status.Value("STATUS_SUCCESS")
     assert points(accumulator, "final/normalized_score") == [(1000, 0.9375)]
     assert "final/success_rate" not in accumulator.Tags()["scalars"]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_typed_hyperparameters_are_shown_without_asking(tmp_path: Path) -> None:
+    log = TensorBoardLog(tmp_path)
+    settings = dict.fromkeys(("preset", "seed", "env", "a", "b", "c", "d"), 1)
+    log.start(settings, first=["d", "seed", "c"])
+    log.close()
+    experiment = hparams(read(tmp_path), "_hparams_/experiment").experiment
+    assert {info.name for info in experiment.hparam_infos if info.differs} == {
+        "preset",
+        "seed",
+        "d",
+        "c",
+        "env",
+    }
 
 
 def moving_square(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -104,7 +104,13 @@ def resolved(composed: DictConfig) -> Composed:
         run_dir = str(composed.hydra.run.dir)
     pattern = OmegaConf.to_container(composed.hydra.run)
     dated = isinstance(pattern, dict) and "${now:" in str(pattern["dir"])
-    return Composed(from_hydra(without_hydra(composed)), Path(run_dir), dated)
+    config = from_hydra(without_hydra(composed)).with_typed(map(as_typed, composed.hydra.overrides.task))
+    return Composed(config, Path(run_dir), dated)
+
+
+def as_typed(override: str) -> str:
+    """An override without the mark that `admit` has put in front of it."""
+    return override.removeprefix("++")
 
 
 def sweeping(overrides: Sequence[str]) -> list[str]:

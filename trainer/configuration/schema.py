@@ -7,10 +7,10 @@ that lists everything wrong with it. Required keys have no defaults here: `conf/
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from equipoise.trainer.configuration.annotations import as_whole
 from equipoise.trainer.configuration.constructors import MISSING, TARGET, check_section, is_section
@@ -155,6 +155,21 @@ class Config(Section):
     policy: ComponentConfig
     optimizer: OptimizerConfig
     trainer: TrainerConfig
+    _typed: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def typed(self) -> tuple[str, ...]:
+        """The `key=value` arguments that it was composed from; for logs, and no part of it."""
+        return self._typed
+
+    def with_typed(self, arguments: Iterable[str]) -> Config:
+        """The same configuration, composed from these arguments."""
+        config = self.model_copy()
+        config._typed = tuple(arguments)
+        return config
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and self.plain() == other.plain()
 
     @property
     def stages(self) -> dict[str, ComponentConfig]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +16,7 @@ from equipoise.trainer.monitor import layout
 from equipoise.trainer.monitor.gif import encode_gif, shrink
 from equipoise.trainer.monitor.progress import Progress
 from equipoise.trainer.monitor.summary import MetricsFile, Summary, git_revision
-from equipoise.trainer.monitor.tensorboard import TensorBoardLog
+from equipoise.trainer.monitor.tensorboard import Hyperparameter, TensorBoardLog
 from equipoise.trainer.system.run_folder import SUMMARY
 
 PLAIN_LINES = 50
@@ -47,7 +48,7 @@ class RunLog:
         self._metrics = MetricsFile(run_dir / "metrics.jsonl", iteration if resumed else None)
         self._tensorboard = TensorBoardLog(run_dir, env_steps, _references(config))
         self._tensorboard.config((run_dir / "config.yaml").read_text(), git_revision())
-        self._tensorboard.start(_hyperparameters(config))
+        self._tensorboard.start(_hyperparameters(config), [key for key, _ in _typed(config)])
         self._progress = Progress(
             total_env_steps,
             title=f"{config.env.label} · {config.preset} · seed {config.seed}",
@@ -110,8 +111,23 @@ def _references(config: Config) -> dict[str, float]:
     return {tag: value for tag, value in lines.items() if value is not None}
 
 
-def _hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
-    scaling = config.stages.get("gradient_scaling")
-    keywords = scaling.keywords if scaling is not None else {}
-    plain = {name: value for name, value in keywords.items() if isinstance(value, bool | int | float | str)}
-    return {"env": config.env.label, "preset": config.preset, "seed": config.seed, **plain}
+def _hyperparameters(config: Config) -> dict[str, Hyperparameter]:
+    """Every setting by its key, so that runs of any sweep can be told apart; `env` is the label."""
+    settings = config.plain()
+    del settings["resume"]
+    # Groups that were chosen, such as `batch=fast_prototyping`, are no settings by themselves.
+    return dict(_typed(config)) | dict(_leaves(settings)) | {"env": config.env.label}
+
+
+def _typed(config: Config) -> list[tuple[str, str]]:
+    """Key and value of what was typed; what was deleted has no value."""
+    pairs = (argument.lstrip("+").partition("=") for argument in config.typed if "=" in argument)
+    return [(key, value) for key, _, value in pairs if not key.startswith(("~", "hydra", "resume"))]
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Hyperparameter]]:
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _leaves(part, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, json.dumps(value) if isinstance(value, list | tuple) else value

@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from equipoise.commands import typed
+from equipoise.trainer.configuration.compose import as_typed
 from equipoise.trainer.monitor.ranking import Run, ranking
 from equipoise.trainer.system.files import replace_file
 from equipoise.trainer.system.run_folder import adopt, expect
@@ -131,17 +132,13 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
             values[given.get_key_element()] = list(given.sweep_string_iterator())
         else:
             return []
-    jobs = product(*([f"{_as_typed(key)}={value}" for value in several] for key, several in values.items()))
+    jobs = product(*([f"{as_typed(key)}={value}" for value in several] for key, several in values.items()))
     return [list(job) for job in jobs]
 
 
 def _overrides(config: DictConfig) -> list[str]:
     """As they were typed."""
-    return [_as_typed(override) for override in config.hydra.overrides.task]
-
-
-def _as_typed(override: str) -> str:
-    return override.removeprefix("++")
+    return [as_typed(override) for override in config.hydra.overrides.task]
 
 
 def distinct(jobs: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ RANKED_BY = (*(f"final/{name}" for name in RunSummary.RANKED_BY), "evaluation/sc
 """Metric columns of the HParams page, which shows the first five unless told otherwise. `finish` writes
 `final/…`; `evaluation/score` is there during the run."""
 
-FIRST_COLUMNS = ("env", "preset", "seed", "enable_adaptive_scaling", "gradient_norm_target")
-"""Hyperparameter columns that the HParams page shows unless told otherwise."""
+COLUMNS = 5
+"""How many hyperparameters the HParams page shows unless told otherwise."""
 
 
 class TensorBoardLog:
@@ -121,8 +121,14 @@ class TensorBoardLog:
         )
         self._write(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
-    def start(self, hyperparameters: Mapping[str, Hyperparameter]) -> None:
-        """Put this run on the HParams page, with the metrics of `RANKED_BY` as columns."""
+    def start(self, hyperparameters: Mapping[str, Hyperparameter], first: Sequence[str] = ()) -> None:
+        """Put this run on the HParams page, with the metrics of `RANKED_BY` as columns.
+
+        TensorBoard takes the columns for all runs from one of them, whichever it reads first. So a run lists
+        all of its settings, of which preset, seed and those in `first` are shown without asking.
+        """
+        rest = ("env", "optimizer.learning_rate", "env.num_envs")
+        shown = list(dict.fromkeys(["preset", "seed", *first, *rest]))[:COLUMNS]
         session = SessionStartInfo(start_time_secs=time.time())
         for name, value in hyperparameters.items():
             match value:
@@ -133,9 +139,9 @@ class TensorBoardLog:
                 case _:
                     session.hparams[name].string_value = "null" if value is None else value
         experiment = Experiment(
-            # `differs` puts a column first; a single run cannot know what really differs.
+            # `differs` puts a column first; a single run cannot know what really does.
             hparam_infos=[
-                HParamInfo(name=name, type=_hyperparameter_type(value), differs=name in FIRST_COLUMNS)
+                HParamInfo(name=name, type=_hyperparameter_type(value), differs=name in shown)
                 for name, value in hyperparameters.items()
             ],
             metric_infos=[MetricInfo(name=MetricName(tag=tag)) for tag in RANKED_BY],
