@@ -1,10 +1,10 @@
-"""Trains the default, each system alone switched off, and variants of each system; writes what they cost.
+"""Trains the default, each system switched off alone, and variants of each system; reports the differences.
 
     python -m scripts.ablate --env topology_spawn --seeds 1-10 --steps 150000 --jobs 2 --out runs/ablation
 
-What is finished is not trained again, so the same command goes on where it was stopped. With
-`--confirm-seeds`, the default and the arms with the largest areas are trained on further seeds, too: what
-was chosen on some seeds must be judged on others. `--report-only` trains nothing and reports what is there.
+Finished runs are not repeated: the same command continues where it was stopped. With `--confirm-seeds`, the
+default and the arms with the largest areas are also trained on further seeds, since what was chosen on some
+seeds must be judged on others. `--report-only` trains nothing and reports the runs that exist.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from equipoise.scripts.studies.results import THRESHOLD, Result, load, ranked, r
 
 BASELINE = "default"
 CONFIRMED = 3
-"""How many arms besides the default are trained on the confirming seeds."""
+"""Number of arms, besides the default, trained on the confirming seeds."""
 
 _REWARD = "trainer.reward_normalization"
 _WEIGHTING = "trainer.advantage_weighting"
@@ -63,7 +63,7 @@ SYSTEMS = (
         "the first five off at once",
     ),
 )
-"""Each of the six systems alone switched off, by its own keys where they do that."""
+"""Each of the six systems switched off alone, by its own keys where they do that."""
 
 
 def _each(name: str, key: str, values: Sequence[object], change: str) -> list[Arm]:
@@ -114,7 +114,7 @@ VARIANTS = (
         "weights learned by the surrogate",
     ),
 )
-"""Both values of every choice: those that are today's default are left out of a run."""
+"""Both values of every choice; arms that equal the default are left out."""
 
 ARMS = (Arm(BASELINE, (), "nothing"), *SYSTEMS, *VARIANTS)
 
@@ -162,7 +162,7 @@ def _plan(options: argparse.Namespace, arms: Sequence[Arm], env: str, seeds: Seq
 
 
 def _results(options: argparse.Namespace, seeds: Sequence[int]) -> list[Result]:
-    """All finished runs of these arms and seeds, of whatever version of the defaults."""
+    """All finished runs of these arms and seeds, whatever the defaults were."""
     folders = [
         (options.out / env / arm.name / f"s{seed}", arm.name, env)
         for env in options.env

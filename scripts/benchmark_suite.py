@@ -1,12 +1,12 @@
 """Trains the benchmarks of the field over seeds and writes their table, published numbers beside ours.
 
-    python -m scripts.benchmark_suite --seeds 1-5 --jobs 2
+    python -m scripts.benchmark_suite --seeds 1-10 --jobs 2
     python -m scripts.benchmark_suite --tasks platform,hard_move_4 --seeds 1-3
     python -m scripts.benchmark_suite --report-only
 
 Each task is trained by its file in conf/experiment with adaptive weights (preset=balanced) and with fixed
-ones (preset=debug). What is finished is not trained again, so the same command goes on where it was stopped;
-`--report-only` trains nothing, reports what is there and says what is missing.
+ones (preset=debug). Finished runs are not repeated: the same command continues where it was stopped;
+`--report-only` trains nothing, reports the runs that exist and lists those that are missing.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _runs(results: Sequence[Result], task: Task, arm: str) -> list[Result]:
 
 
 def _numbers(runs: Sequence[Result], key: str) -> Floats:
-    """One for each run that has it."""
+    """The number `key` of each run that has one."""
     return np.array([x for run in runs if (x := getattr(run.summary, key)) is not None], dtype=float)
 
 
@@ -157,7 +157,7 @@ def _published(result: Published | None) -> str:
 
 
 def _missing(jobs: Sequence[Job]) -> str:
-    """A section that lists the runs which have not finished; nothing where there are none."""
+    """A section that lists the unfinished runs; empty if there are none."""
     seeds: dict[tuple[str, str], list[int]] = {}
     for job in jobs:
         seeds.setdefault((job.env, job.arm.name), []).append(job.seed)
@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser, seeds="1-5")
+    add_arguments(parser, seeds="1-10")
     add_places(parser, "runs/benchmarks", "docs/results/benchmarks.md")
     parser.add_argument("--tasks", type=_tasks, default=TASKS, help="some of them, as a,b (default: all)")
     parser.add_argument("--arms", type=_arms, default=tuple(ARMS), help="adaptive,fixed (default) or one")

@@ -5,7 +5,7 @@
 
 `presets` is adaptive weights (balanced) against fixed ones (debug), 6 seeds each, with a smaller budget than
 a full run has: about two minutes on two idle cores. The first arm is the one that the others are compared
-with. What is finished is not trained again: the same command goes on where it was stopped, and more seeds
+with. Finished runs are not repeated: the same command continues where it was stopped, and more seeds
 or arms can be added.
 """
 
@@ -37,14 +37,14 @@ PRESETS = (
     Arm("debug", ("preset=debug",), "fixed weights 0.7 / 0.3"),
     Arm("balanced", ("preset=balanced",), "adaptive weights"),
 )
-THE_STUDYS = {
+FIXED_BY_STUDY = {
     "seed": "use --seeds",
     "env": "use --env",
     "trainer.total_env_steps": "use --steps",
     "threads": "every run has one",
     "resume": "the same command goes on with what is unfinished",
 }
-"""Settings that are the same in all arms -> what to use instead."""
+"""Settings that no arm may change -> what to use instead."""
 
 
 @study
@@ -82,7 +82,7 @@ def report(
     command: str,
     threshold: float = THRESHOLD,
 ) -> None:
-    """`report.md`, `runs.csv` and the pictures in the folder `to`. Compared with the first arm."""
+    """Write `report.md`, `runs.csv` and the pictures into the folder `to`; the first arm is the baseline."""
     baseline, changes = arms[0].name, {arm.name: arm.change for arm in arms}
     envs = list(dict.fromkeys(result.env for result in results))
     normalised = all(result.summary.normalized_score is not None for result in results)
@@ -108,14 +108,14 @@ def report(
 
 
 def parse_arm(text: str) -> Arm:
-    """`name=key=value,key=[a,b]`; commas inside brackets, braces and quotes belong to the value."""
+    """Parse `name=key=value,key=[a,b]`; commas inside brackets, braces and quotes belong to the value."""
     name, equals, rest = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r}: an arm is name=override,… (name= is the default)")
     overrides = re.findall(r"""(?:[^,\[\]{}"']|\[[^\]]*\]|\{[^}]*\}|"[^"]*"|'[^']*')+""", rest)
     for override in overrides:
-        if (key := override.lstrip("+").partition("=")[0]) in THE_STUDYS or key.startswith("hydra"):
-            allowed = THE_STUDYS.get(key, "each run's folder is the study's")
+        if (key := override.lstrip("+").partition("=")[0]) in FIXED_BY_STUDY or key.startswith("hydra"):
+            allowed = FIXED_BY_STUDY.get(key, "each run's folder is the study's")
             raise argparse.ArgumentTypeError(f"{key} cannot differ between arms: {allowed}")
     change = " ".join(f"`{override}`" for override in overrides) or "the default"
     try:

@@ -1,4 +1,4 @@
-"""What simple behaviours earn in TopologySpawn, and how near its expert is to the best of its kind.
+"""Returns of simple behaviours in TopologySpawn, and how near its expert is to the best of its kind.
 
 python -m scripts.reference_scores --episodes 400
 python -m scripts.reference_scores --search
@@ -30,7 +30,7 @@ NOISES = (0.05, 0.1, 0.2, 0.4)
 
 
 def behaviours(episodes: int, seed: int) -> dict[str, Behaviour]:
-    """Name -> behaviour, for a TopologySpawn of `episodes` environments."""
+    """The behaviours by name, for a TopologySpawn of `episodes` environments."""
 
     def stream() -> StreamPerEnv:
         return StreamPerEnv(episodes, torch.device("cpu"), seed + 1)
@@ -48,7 +48,7 @@ def behaviours(episodes: int, seed: int) -> dict[str, Behaviour]:
         numbers = stream()
 
         def behave(env: Any, mask: Tensor | None) -> NativeAction:
-            """Normal noise of `scale` half ranges on every parameter."""
+            """The expert with normal noise of `scale` half ranges on every parameter."""
             action = env.expert_action()
             low, high = (
                 torch.as_tensor(b) for b in (env.action_space["spawn"].low, env.action_space["spawn"].high)
@@ -73,7 +73,7 @@ def behaviours(episodes: int, seed: int) -> dict[str, Behaviour]:
 
 
 def scores(episodes: int, seed: int, rules: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Name -> the task returns `[episodes]`."""
+    """The task returns `[episodes]` of each behaviour by name."""
     env = TopologySpawn(episodes, **rules)
     return {name: episode_returns(env, behave, seed) for name, behave in behaviours(episodes, seed).items()}
 
@@ -106,7 +106,7 @@ def main() -> None:
     )
     parser.add_argument("--episodes", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--search", action="store_true", help="search the expert's own parameters, too")
+    parser.add_argument("--search", action="store_true", help="also search for better expert parameters")
     parser.add_argument("--set", action="append", default=[], metavar="RULE=VALUE", help="of TopologyRules")
     arguments = parser.parse_args()
     rules = dict(_rule(text) for text in arguments.set)

@@ -10,7 +10,7 @@ The discrete loss is multiplied by 0.03, 1, 30 or 1000, or its base weight is 0.
 fixed and with adaptive weights, with and without the entropy bonus, under Adam and under SGD, whose learning
 rate is tuned once for either kind of weights. `control` holds fixed weights where the adaptive ones ended on
 average, `trunk` gives each side a trunk of its own, `decisive` has the wrong losses under Adam alone.
-Finished runs are not trained again: the same command goes on where it was stopped.
+Finished runs are not repeated: the same command continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _STAGES = (
 
 
 class Cell(NamedTuple):
-    """One place of the study: what is wrong there, and under which conditions."""
+    """One cell of the study: what is wrong, and under which conditions."""
 
     factor: float = 1.0
     base: float = 0.7
@@ -137,7 +137,7 @@ def train(options: argparse.Namespace, arms: Sequence[Arm], seeds: Sequence[int]
 
 
 def finished(options: argparse.Namespace, pattern: str) -> list[Result]:
-    """The finished runs of the arms whose names fit."""
+    """The finished runs of the arms whose names match `pattern`."""
     folders = [
         folder
         for env in options.env
@@ -165,7 +165,7 @@ def train_control(options: argparse.Namespace) -> list[Failure]:
 
 
 def control_arms(options: argparse.Namespace) -> list[Arm]:
-    """Fixed weights at the mean of those that the adaptive runs of the same cell ended with."""
+    """Arms with fixed weights, at the mean of those that the adaptive runs of the same cell ended with."""
     arms = []
     for cell in CONTROLLED:
         adaptive = arm(cell, "adaptive").name
@@ -177,7 +177,7 @@ def control_arms(options: argparse.Namespace) -> list[Arm]:
 
 
 def train_sgd(options: argparse.Namespace) -> list[Failure]:
-    """The grid under SGD, for either kind of weights at the learning rate that was best at factor 1."""
+    """Train the grid under SGD, each kind of weights at the learning rate that was best at factor 1."""
     failures, arms = [], []
     for weights in WEIGHTS:
         tuned = {rate: arm(Cell(), weights, f"tune_sgd_{rate:g}", sgd(rate)) for rate in RATES}

@@ -1,4 +1,4 @@
-"""Runs the real command at full speed for a while and watches what must stay flat: memory and open files.
+"""Soak test: runs the real command at full speed and checks that memory and open files stay flat.
 
 python -m scripts.soak --minutes 20 [key=value ...]      # needs Linux's /proc
 
@@ -23,7 +23,7 @@ from equipoise.commands import child
 
 POLL_SECONDS = 5.0
 SETTLED = 0.1
-"""The part of the time in which buffers, caches and the allocator find their size."""
+"""Fraction of the time in which buffers, caches and the allocator reach their size."""
 ENDLESS = "trainer.total_env_steps=1_000_000_000"
 
 

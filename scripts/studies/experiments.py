@@ -1,7 +1,7 @@
-"""Studies: named variants (arms) of a configuration over environments and seeds, one folder for each run.
+"""Studies: named variants (arms) of a configuration over environments and seeds, one folder per run.
 
-A run is in `<out>/<env>/<arm>/s<seed>`, its output beside it in `s<seed>.log`; `parallel.py` trains what is
-missing.
+A run lives in `<out>/<env>/<arm>/s<seed>`, with its output beside it in `s<seed>.log`. `parallel.py` trains
+the runs that are missing.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from equipoise.trainer.system.run_folder import SUMMARY
 P = ParamSpec("P")
 
 EVALUATIONS = 18
-"""Of a run: enough for a learning curve, a twentieth of the run's time."""
+"""Evaluations during a run: enough for a learning curve, at a twentieth of the run's time."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A variant: its name (a folder's), its `key=value` overrides, and what it changes, in words."""
+    """A variant: its name (also of its folder), its `key=value` overrides, and what it changes, in words."""
 
     name: str
     overrides: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Job:
     folder: Path
     overrides: tuple[str, ...]
     config: dict[str, Any]
-    """What the run's config.yaml has to hold."""
+    """The contents of the run's config.yaml."""
 
     @property
     def name(self) -> str:
@@ -79,7 +79,7 @@ _DEFAULT = "(default: %(default)s)"
 
 
 def add_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
-    """The options that every study has. `seeds`: those that are trained by default, as `1-10`."""
+    """Add the options that every study has. `seeds`: the default, such as `1-10`."""
     parser.add_argument("--seeds", type=integers, default=seeds, help=f"as 1-3,7 {_DEFAULT}")
     parser.add_argument(
         "--jobs", type=positive, default=2, help=f"runs at a time, one thread each {_DEFAULT}"
@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
 
 
 def add_environments(parser: argparse.ArgumentParser) -> None:
-    """The options of a study whose environments are free."""
+    """Add the options of a study that runs on any environment."""
     parser.add_argument(
         "--env", type=environments, default="topology_spawn", help=f"of conf/env, as a,b {_DEFAULT}"
     )
@@ -98,7 +98,7 @@ def add_environments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_places(parser: argparse.ArgumentParser, out: str, report: str) -> None:
-    """The options of a study whose report is one Markdown file."""
+    """Add the options of a study whose report is one Markdown file."""
     parser.add_argument("--out", type=folder, default=out, help=f"folder of the runs {_DEFAULT}")
     parser.add_argument("--report", type=file, default=report, help=f"Markdown file {_DEFAULT}")
     parser.add_argument(
@@ -109,8 +109,7 @@ def add_places(parser: argparse.ArgumentParser, out: str, report: str) -> None:
 
 
 def study(main: Callable[P, int]) -> Callable[P, int]:
-    """`main` of a study's command line: one message and exit status 2 for a configuration that cannot be, 130
-    where somebody stops it."""
+    """Decorate a study's `main`: exit status 2 and one message for a bad configuration, 130 for Ctrl-C."""
 
     @wraps(main)
     def guarded(*arguments: P.args, **keywords: P.kwargs) -> int:
@@ -127,19 +126,19 @@ def study(main: Callable[P, int]) -> Callable[P, int]:
 
 
 def environments(text: str) -> list[str]:
-    """`a,b`, files of conf/env. Raises `argparse.ArgumentTypeError`, which says what there is."""
+    """Parse `a,b`, names of files in conf/env. Raises `argparse.ArgumentTypeError`, which lists them."""
     return chosen(text, options("env"), "environment")
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on. Raises `argparse.ArgumentTypeError`."""
+    """Parse a positive integer. Raises `argparse.ArgumentTypeError`."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive integer")
     return int(text)
 
 
 def folder(text: str) -> Path:
-    """One that is there or can be made. Raises `argparse.ArgumentTypeError`."""
+    """Parse a folder that exists or can be made. Raises `argparse.ArgumentTypeError`."""
     path = Path(text)
     if why := unwritable_folder(path):
         raise argparse.ArgumentTypeError(f"{text}: {why}")
@@ -147,7 +146,7 @@ def folder(text: str) -> Path:
 
 
 def file(text: str) -> Path:
-    """One that is there or can be written. Raises `argparse.ArgumentTypeError`."""
+    """Parse a file that can be written. Raises `argparse.ArgumentTypeError`."""
     path = Path(text)
     if why := unwritable(path):
         raise argparse.ArgumentTypeError(f"{text}: {why}")
@@ -155,7 +154,7 @@ def file(text: str) -> Path:
 
 
 def chosen(text: str, known: Collection[str], kind: str) -> list[str]:
-    """The names in `a,b`, each once. Raises `argparse.ArgumentTypeError` for one that is not known."""
+    """Parse `a,b` as distinct names. Raises `argparse.ArgumentTypeError` for one that is not `known`."""
     if unknown := [name for name in names(text) if name not in known]:
         there = ", ".join(known)
         raise argparse.ArgumentTypeError(f"no such {kind}: {', '.join(unknown)}; there are {there}")
@@ -169,7 +168,7 @@ def names(text: str) -> list[str]:
 
 
 def integers(text: str) -> list[int]:
-    """`1-3,7` as 1, 2, 3, 7. Raises `argparse.ArgumentTypeError`."""
+    """Parse `1-3,7` as 1, 2, 3, 7. Raises `argparse.ArgumentTypeError`."""
     found: list[int] = []
     for part in names(text):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
@@ -183,9 +182,9 @@ def integers(text: str) -> list[int]:
 
 
 def plan(arms: Sequence[Arm], envs: Sequence[str], seeds: Sequence[int], steps: int, out: Path) -> list[Job]:
-    """All runs, seed by seed, so that those of a study that is stopped early compare all arms.
+    """All runs, seed by seed, so that a study stopped early still compares all arms.
 
-    Raises `trainer.configuration.errors.ConfigError` for overrides that make no configuration.
+    Raises `trainer.configuration.errors.ConfigError` for overrides that make no valid configuration.
     """
     configs = {(env, arm): _configured(env, arm, steps) for env in envs for arm in arms}
     jobs = []
@@ -199,7 +198,7 @@ def plan(arms: Sequence[Arm], envs: Sequence[str], seeds: Sequence[int], steps: 
 
 @cache
 def _configured(env: str, arm: Arm, steps: int) -> tuple[tuple[str, ...], Config]:
-    """The overrides of an arm with those of the study before them, and what they compose to."""
+    """The overrides of an arm, after those of the study, and the configuration they compose to."""
     overrides = [f"env={env}", "threads=1", f"trainer.total_env_steps={steps}", *arm.overrides]
     config = compose(overrides)
     if not any(override.startswith("trainer.eval_every=") for override in arm.overrides):
@@ -213,7 +212,7 @@ def _configured(env: str, arm: Arm, steps: int) -> tuple[tuple[str, ...], Config
 
 
 def without_repetition(arms: Sequence[Arm], env: str, steps: int) -> tuple[list[Arm], dict[str, str]]:
-    """The arms that differ, and for each arm that is another one in other words: that one's name."""
+    """The distinct arms, and a map from each duplicate arm to the arm it equals."""
     seen: dict[str, str] = {}
     kept, same = [], {}
     for arm in arms:
@@ -227,12 +226,12 @@ def without_repetition(arms: Sequence[Arm], env: str, steps: int) -> tuple[list[
 
 
 def state_of(job: Job) -> State:
-    """`different`: the folder holds a run of another configuration, or something else: it is left alone."""
+    """Whether the job has run. `different`: its folder holds something else, which is left alone."""
     path = job.folder / "config.yaml"
     if not path.exists():
         return "different" if job.folder.exists() and any(job.folder.iterdir()) else "new"
     found = yaml.safe_load(path.read_text())
-    # A run that went on names its checkpoint there.
+    # A resumed run names its checkpoint there.
     if {**found, "resume": None} != yaml.safe_load(yaml.safe_dump({**job.config, "resume": None})):
         return "different"
     summary = job.folder / SUMMARY

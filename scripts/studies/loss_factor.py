@@ -1,4 +1,4 @@
-"""A discrete loss of another size, on purpose: what gradient scaling has to put up with."""
+"""A discrete loss of the wrong size, on purpose, as a test for gradient scaling."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Trains the missing runs of a study in parallel processes.
 
-A run that is finished is not run again, an interrupted one goes on from its checkpoint, one that fails does
-not stop the others. Ctrl-C lets the runs at hand write a checkpoint first; a second one ends them at once.
+Finished runs are skipped, interrupted ones are resumed, and a failure does not stop the others. Ctrl-C lets
+the current runs write a checkpoint first; a second one ends them at once.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ _BUSY = "another process is training it"
 
 
 def run(jobs: Sequence[Job], parallel: int = 2, console: Console | None = None) -> list[Failure]:
-    """Run what is missing, `parallel` at a time; returns what failed. `KeyboardInterrupt` is passed on once
-    all runs have stopped."""
+    """Run the missing jobs, `parallel` at a time, and return the failures.
+
+    Raises `KeyboardInterrupt` after all runs have stopped.
+    """
     console = console or Console()
     states = {job.folder: state_of(job) for job in jobs}
     waiting = deque(job for job in jobs if states[job.folder] in ("new", "unfinished"))
@@ -53,8 +55,10 @@ def run(jobs: Sequence[Job], parallel: int = 2, console: Console | None = None) 
 
 
 def trained(jobs: Sequence[Job], parallel: int, report_only: bool) -> tuple[list[Job], list[Failure]]:
-    """What a study has to report: the jobs without those whose folder holds something else, and what failed.
-    `report_only`: nothing is run."""
+    """Train what is missing, unless `report_only`. Returns the jobs to report and the failures.
+
+    Jobs whose folder holds something else are not reported.
+    """
     if report_only:
         failures = _foreign(jobs, {job.folder: state_of(job) for job in jobs}, Console())
     else:
@@ -64,7 +68,7 @@ def trained(jobs: Sequence[Job], parallel: int, report_only: bool) -> tuple[list
 
 
 def _foreign(jobs: Sequence[Job], states: Mapping[Path, State], console: Console) -> list[Failure]:
-    """Jobs whose folder holds something else; says so."""
+    """The jobs whose folder holds something else, which is also printed."""
     failures = [Failure(job, _DIFFERENT) for job in jobs if states[job.folder] == "different"]
     for failure in failures:
         _say(console, f"{failure.job.name}: {failure.job.folder}: {failure.reason}")
@@ -77,7 +81,7 @@ def _say(console: Console, text: str) -> None:
 
 @dataclass
 class _Crew:
-    """The processes at work, and the bar that shows how far they are."""
+    """The running processes and their progress bar."""
 
     total: int
     console: Console
@@ -119,7 +123,7 @@ class _Crew:
         self.running.append((job, process, time.monotonic()))
 
     def collect(self) -> None:
-        """Take in the runs that have ended, and show where the others are."""
+        """Collect the runs that have ended and show the progress of the others."""
         for entry in [entry for entry in self.running if entry[1].poll() is not None]:
             self.running.remove(entry)
             job, process, started = entry
@@ -146,7 +150,7 @@ class _Crew:
 
 
 def _arguments(job: Job) -> list[str]:
-    """Of a new run, or a resumed one. What a run left that ended before its first checkpoint is removed."""
+    """The command of a new run, or of a resumed one. Removes a run that ended before its first checkpoint."""
     if any((job.folder / "checkpoints").glob("*.pt")):
         return [f"resume={job.folder}", *allowance(job.config)]
     if job.folder.exists():
@@ -155,7 +159,7 @@ def _arguments(job: Job) -> list[str]:
 
 
 def _complaint(job: Job, code: int) -> str | None:
-    """Why a run that has ended is not finished."""
+    """Why a run ended unfinished; None if it is finished."""
     if code == 0 and state_of(job) == "finished":
         return None
     lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
@@ -163,7 +167,7 @@ def _complaint(job: Job, code: int) -> str | None:
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Interrupt, and wait until the checkpoints are written; kill if interrupted again meanwhile."""
+    """Interrupt the processes and wait for their checkpoints; kill them on a second interrupt."""
     with _killing(processes):
         for process in processes:
             process.send_signal(signal.SIGINT)
@@ -183,7 +187,7 @@ def _killing(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 def _fraction_done(job: Job) -> float:
-    """From the last line of the metrics, which begins with the iteration and the steps."""
+    """The fraction of the run that is done, from the last line of its metrics."""
     try:
         with (job.folder / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 50_000))

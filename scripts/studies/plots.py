@@ -1,4 +1,4 @@
-"""Pictures of results, as PNG and SVG, that can be told apart in black and white."""
+"""Plots of results as PNG and SVG, readable in black and white."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from equipoise.scripts.studies.intervals import Floats, iqm_interval, steps_to
 from equipoise.scripts.studies.results import Measure, Result, by_arm, ranked, strata
 
 COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's, which the colour-blind can tell apart."""
+"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vXP"
 _COLUMNS = 4
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """`path` without a suffix; returns the two files."""
+    """Write both formats to `path`, given without a suffix. Returns the two files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg")]
     for file in files:  # no date: the same results give the same picture
@@ -170,9 +170,9 @@ def _band(
 
 
 def on_common_steps(measured: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
-    """`[E]` steps at which all runs were measured, and the values there `[runs, E]`.
+    """`[E]` steps at which all runs were measured, and their values there, `[runs, E]`.
 
-    Where runs were measured at different steps, between them linearly, within what all of them span.
+    Runs measured at different steps are interpolated linearly, within the range that all of them cover.
     """
     steps = measured[0][0]
     if all(np.array_equal(other, steps) for other, _ in measured):

@@ -1,4 +1,4 @@
-"""Reports: tables of arms over seeds in Markdown, and where the numbers come from."""
+"""Reports in Markdown: tables of arms over seeds, and the origin of the numbers."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Comparison(NamedTuple):
-    """Of two arms: the probability that a run of the first does better than one of the second."""
+    """Two arms compared: the probability that a run of the first does better than one of the second."""
 
     probability: Interval
     p: float
-    """Of the rank-sum test, corrected for all comparisons that were made with this one."""
+    """From the rank-sum test, corrected for all comparisons made together with this one."""
 
     @property
     def shows_a_difference(self) -> bool:
@@ -60,7 +60,7 @@ class Comparison(NamedTuple):
 
 
 def compare(pairs: Mapping[K, tuple[Strata, Strata]]) -> dict[K, Comparison]:
-    """All comparisons of a study together, as Holm's correction needs them. An arm without runs has none."""
+    """Make all comparisons of a study at once, as Holm's correction requires; arms without runs have none."""
     there = {key: pair for key, pair in pairs.items() if all(len(x) for strata in pair for x in strata)}
     corrected = holm([rank_sum_test(*pair) for pair in there.values()])
     return {
@@ -159,7 +159,7 @@ def _time(runs: Sequence[Result]) -> str:
 
 
 def _balance(runs: Sequence[Result]) -> str:
-    """Geometric mean over the runs of the ratio in the last quarter."""
+    """Geometric mean over the runs of the balance ratio in the last quarter."""
     ratios = [run.summary.balance_ratio for run in runs if run.summary.balance_ratio]
     return f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}" if ratios else "n/a"
 
@@ -182,7 +182,7 @@ _HEAD = re.compile(r"(# .*\n\n(?:.*\n)*?)(- command: .*\n(?:- .*\n)*)")
 
 
 def provenance(command: str, results: Sequence[Result]) -> str:
-    """Command, commit, machine, versions, seeds and steps, as a list."""
+    """Command, commit, machine, versions, seeds and steps as a Markdown list."""
 
     def distinct(values: Sequence[object]) -> str:
         return ", ".join(sorted({str(value) for value in values})) or "n/a"
@@ -212,7 +212,7 @@ def cpu_model() -> str:
 
 
 def spans(numbers: Sequence[int]) -> str:
-    """1, 2, 3, 7 as `1-3,7`."""
+    """Format 1, 2, 3, 7 as `1-3,7`."""
     parts: list[list[int]] = []
     for number in sorted(set(numbers)):
         if parts and number == parts[-1][1] + 1:
@@ -223,7 +223,7 @@ def spans(numbers: Sequence[int]) -> str:
 
 
 def failed(failures: Sequence[Failure]) -> str:
-    """A section that lists them; nothing where there are none."""
+    """A section that lists the failures; empty if there are none."""
     if not failures:
         return ""
     entries = (f"- {failure.job.name}\n\n```\n{failure.reason}\n```\n" for failure in failures)

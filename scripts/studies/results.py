@@ -1,4 +1,4 @@
-"""What finished runs say, read from their folders."""
+"""Results of finished runs, read from their folders or from a CSV."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class Result:
     """The learning curve: environment steps at the evaluations, and the score there."""
     balance_steps: Floats
     balance: Floats
-    """Push of the discrete over that of the continuous side, per unit of their base weights."""
+    """Push of the discrete side divided by that of the continuous side, per unit of their base weights."""
     skipped: float
-    """Updates whose gradient was not finite."""
+    """Number of updates whose gradient was not finite."""
     area: float
     """Mean height of the learning curve."""
     time_to_threshold: float
@@ -162,7 +162,7 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
 
 
 def read_csv(path: Path) -> list[Result]:
-    """What `write_csv` wrote: results without their curves. Raises `OSError` or `ValueError`."""
+    """Read what `write_csv` wrote: results without curves. Raises `OSError` or `ValueError`."""
     with path.open(newline="") as file:
         return [_from_csv(row) for row in csv.DictReader(file)]
 

@@ -1,4 +1,4 @@
-"""The report of `scripts.scaling`: fixed against adaptive weights in every cell, in tables and a picture."""
+"""The report of `scripts.scaling`: fixed against adaptive weights in every cell, as tables and pictures."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Cells = dict[tuple[str, float], dict[str, list[Result]]]
 
 
 def arranged(results: Sequence[Result]) -> dict[Condition, Cells]:
-    """The runs by condition, cell and kind of weights; those that SGD was tuned with are left out."""
+    """The runs by condition, cell and kind of weights, without those that tuned SGD."""
     found: dict[Condition, Cells] = {}
     for result in results:
         if match := _ARM.fullmatch(result.arm):

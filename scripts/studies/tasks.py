@@ -1,4 +1,4 @@
-"""The benchmarks of the field: how each is trained here, and what others have published for it."""
+"""The field's benchmarks: how each is trained here, and published results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Task:
-    """`env` and `overrides` compose its configuration; the experiment's file holds the number of steps."""
+    """A benchmark. `env` and `overrides` compose its configuration, number of steps included."""
 
     name: str
     env: str
@@ -40,8 +40,8 @@ class Task:
 
 
 def _hard_move(n: int, ppo: float, best: Published) -> tuple[Task, Task]:
-    """The published form, one parameter for each of 2ⁿ options, and ours of n independent actuators,
-    of which there are no published numbers."""
+    """The published form, one parameter for each of 2ⁿ options, and ours with n independent actuators,
+    for which there are no published numbers."""
     overrides = ("experiment=hard_move", f"env.n={n}")
     option, actuator = ((*overrides, f"env.form={form}") for form in ("option", "actuator"))
     return (
@@ -86,8 +86,8 @@ def jobs_of(
     out: Path,
     share: float = 1.0,
 ) -> list[Job]:
-    """Every task with every arm's overrides, for `share` of its steps; seed by seed, so that a study that is
-    stopped early has something of all."""
+    """Every task with every arm's overrides, for `share` of its steps; seed by seed, so that a study stopped
+    early has runs of all of them."""
     jobs = []
     for task in tasks:
         steps = compose([f"env={task.env}", *task.overrides]).trainer.total_env_steps
@@ -99,7 +99,7 @@ def jobs_of(
 
 
 def tasks_named(text: str, allowed: Sequence[Task]) -> list[Task]:
-    """`a,b` of a command line. Raises `argparse.ArgumentTypeError`."""
+    """Parse `a,b`, names of tasks. Raises `argparse.ArgumentTypeError`."""
     known = {task.name: task for task in allowed}
     return [known[name] for name in chosen(text, known, "task")]
 
@@ -110,7 +110,7 @@ def add_share(parser: argparse.ArgumentParser, default: float) -> None:
 
 
 def fraction(text: str) -> float:
-    """Above 0 and up to 1. Raises `argparse.ArgumentTypeError`."""
+    """Parse a number in (0, 1]. Raises `argparse.ArgumentTypeError`."""
     if not 0.0 < (share := float(text)) <= 1.0:
         raise argparse.ArgumentTypeError(f"{text} must lie in (0, 1]")
     return share
