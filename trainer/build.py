@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,13 @@ def build(
     config: Config,
     run_dir: str | Path | RunFolder | None = None,
     state: Mapping[str, Any] | None = None,
+    environment: Callable[..., Any] | None = None,
 ) -> Trainer:
     """Everything that `config` names, ready to train in `run_dir`; from `state`, a checkpoint's, if given.
 
     `run_dir`: made if it is not there; None: `runs/<env>-<preset>/<date_time>-s<seed>`, as the command does,
-    and a folder that no other run has. Without `state` it must not hold a run. Of several processes
+    and a folder that no other run has. Without `state` it must not hold a run. `environment`: what makes a
+    single Gymnasium environment, in the place of what `config` names. Of several processes
     (`trainer.system.distributed.processes`) each calls it and gets its part of the environments; the files
     are the first one's.
 
@@ -60,7 +63,7 @@ def build(
         state = own_part(state)  # checked first: a different number of processes is the error to report
     recorder = RunRecorder(config, _folder(config, run_dir, state)) if distributed.rank() == 0 else Recorder()
     with distributed.failing_together():
-        trainer = make_trainer(config, recorder)
+        trainer = make_trainer(config, recorder, environment)
     distributed.broadcast(trainer.learner.flat.vector.detach())
     with distributed.failing_together():
         if state is not None:
@@ -69,7 +72,9 @@ def build(
     return trainer
 
 
-def make_trainer(config: Config, recorder: Recorder) -> Trainer:
+def make_trainer(
+    config: Config, recorder: Recorder, environment: Callable[..., Any] | None = None
+) -> Trainer:
     """A trainer that has learned nothing; writes no file."""
     settings, batch, process = config.trainer, config.trainer.batch, distributed.rank()
     check_order({name: find_class(stage.target) for name, stage in config.stages.items()}, settings.stages)
@@ -80,10 +85,11 @@ def make_trainer(config: Config, recorder: Recorder) -> Trainer:
     torch.manual_seed(config.seed)
     device = torch.device(find_device(config.device))
     num_envs = _share(config.env.num_envs, batch)
-    make_env = environment_maker(config.env, device)
+    make_env = environment_maker(config.env, device, environment)
     env = make_env(num_envs)
     pipeline = make_pipeline(config.stages, env, settings.gamma)
-    policy = make_policy(config.policy, env, pipeline.num_values(len(env.reward_names)))
+    num_values = pipeline.num_values(len(env.reward_names))
+    policy = make_policy(config.policy, space_of(env), env.observation_space.shape, num_values)
     return Trainer(
         config,
         make_schedule(config.optimizer, settings, config.env.num_envs),
@@ -95,13 +101,21 @@ def make_trainer(config: Config, recorder: Recorder) -> Trainer:
     )
 
 
-def environment_maker(section: schema.EnvConfig, device: torch.device) -> MakeEnv:
-    """`make(num_envs)` for the environment of the section `env`."""
-    target = find_class(section.target)
+def environment_maker(
+    section: schema.EnvConfig, device: torch.device, environment: Callable[..., Any] | None = None
+) -> MakeEnv:
+    """`make(num_envs)` for the environment of the section `env`.
+
+    `environment`: what makes a single Gymnasium environment, in the place of what the section names.
+    """
+    target, keywords = find_class(section.target), section.keywords
+    if environment is not None:
+        name = str(keywords.get("make") or keywords.get("id"))
+        keywords = {**keywords, "id": None, "make": _Named(environment, name)}
 
     def make(num_envs: int) -> BatchedEnv:
         try:
-            env: BatchedEnv = target(**SuppliedToEnv(num_envs, device)._asdict(), **section.keywords)
+            env: BatchedEnv = target(**SuppliedToEnv(num_envs, device)._asdict(), **keywords)
         except (EnvError, ValueError):  # a ValueError says which argument is wrong
             raise
         except Exception as error:  # user code: may raise anything
@@ -109,6 +123,20 @@ def environment_maker(section: schema.EnvConfig, device: torch.device) -> MakeEn
         return env
 
     return make
+
+
+class _Named:
+    """A callable by the name that the configuration has for it, which messages and states give it."""
+
+    def __init__(self, call: Callable[..., Any], name: str) -> None:
+        update_wrapper(self, call, updated=())
+        self._call, self.__name__ = call, name
+
+    def __call__(self, **keywords: Any) -> Any:
+        return self._call(**keywords)
+
+    def __str__(self) -> str:
+        return self.__name__
 
 
 def make_pipeline(sections: Mapping[str, ComponentConfig], env: BatchedEnv, gamma: float) -> Pipeline:
@@ -127,21 +155,27 @@ def _make_stage(section: ComponentConfig, supplied: SuppliedToStage) -> Stage:
     return stage
 
 
-def make_policy(section: ComponentConfig, env: BatchedEnv, num_values: int) -> Policy:
-    """An untrained policy for `env`, on its device, drawn from the CPU's default generator.
+def space_of(env: BatchedEnv) -> HybridSpace:
+    """The actions of `env`, on its device."""
+    return HybridSpace(env.action_space, env.relevance, env.device)
+
+
+def make_policy(
+    section: ComponentConfig, space: HybridSpace, observation_shape: tuple[int, ...], num_values: int
+) -> Policy:
+    """An untrained policy, on the device of `space`, drawn from the CPU's default generator.
 
     Raises:
         ValueError: for a policy or an encoder that does not fit the environment, or fails.
     """
-    space = HybridSpace(env.action_space, env.relevance, env.device)
     make = factory(section.plain())
     try:
-        policy = make(**SuppliedToPolicy(space, env.observation_space.shape, num_values)._asdict())
+        policy = make(**SuppliedToPolicy(space, observation_shape, num_values)._asdict())
     except ValueError:
         raise
     except Exception as error:  # user code: may raise anything
         raise ValueError(f"policy._target_ = {section.target}: {type(error).__name__}: {error}") from error
-    return check_policy(policy, section.target, num_values).to(env.device)
+    return check_policy(policy, section.target, num_values).to(space.device)
 
 
 def make_collector(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,6 +13,10 @@ from rich.table import Table
 from equipoise.trainer.configuration.arguments import CheckpointArguments
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Count, Seed
+
+if TYPE_CHECKING:
+    from equipoise.trainer.evaluation import Evaluation
+    from equipoise.trainer.restore import Restored
 
 
 class EvaluateArguments(CheckpointArguments):
@@ -47,34 +51,49 @@ def main() -> int:
 def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
     # torch takes seconds to import: arguments first
     from equipoise.envs.gymnasium_adapter.guard import EnvError
-    from equipoise.trainer.evaluation import evaluate
     from equipoise.trainer.monitor.gif import encode_gif
     from equipoise.trainer.restore import restore
-    from equipoise.trainer.seeding import fresh_seed
 
     restored = restore(arguments.checkpoint, arguments.device, arguments.allow)
-    env = restored.make_env(min(arguments.episodes, restored.config.env.num_envs))
     render = arguments.render == "gif"
-    seed = fresh_seed(arguments.seed)
     try:
-        result = evaluate(restored.policy, env, arguments.episodes, seed, restored.references, render)
+        result = measure(restored, arguments.episodes, arguments.seed, render)
     except EnvError as error:
         raise ConfigError(str(error)) from error
-    finally:
-        env.close()
-    metrics: dict[str, float | str | None] = {
-        "return mean": result.return_mean,
-        "return std": result.return_std,
-        "normalized score": result.score,
-        "success rate": result.success_rate,
-        "episode length": sum(result.lengths) / len(result.lengths),
-        **result.metrics,
-    }
+    metrics: dict[str, float | str | None] = {**numbers(result)}
     if render:
         path = restored.path.with_suffix(".gif")
         path.write_bytes(encode_gif(np.stack(result.frames), fps=8.0))
         metrics["film"] = str(path)
     return metrics
+
+
+def measure(restored: Restored, episodes: int, seed: int, render: bool = False) -> Evaluation:
+    """Deterministic episodes on seeds that training never uses, from `seed` on.
+
+    Raises:
+        EnvError: the environment misbehaves.
+    """
+    from equipoise.trainer.evaluation import evaluate
+    from equipoise.trainer.seeding import fresh_seed
+
+    env = restored.make_env(min(episodes, restored.config.env.num_envs))
+    try:
+        return evaluate(restored.policy, env, episodes, fresh_seed(seed), restored.references, render)
+    finally:
+        env.close()
+
+
+def numbers(result: Evaluation) -> dict[str, float | None]:
+    """All that an evaluation has measured, by name; None where the environment has no such number."""
+    return {
+        "return_mean": result.return_mean,
+        "return_std": result.return_std,
+        "normalized_score": result.score,
+        "success_rate": result.success_rate,
+        "episode_length": sum(result.lengths) / len(result.lengths),
+        **result.metrics,
+    }
 
 
 def _shown(value: float | str | None) -> str:

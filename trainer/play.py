@@ -110,7 +110,8 @@ def _untrained(arguments: PlayArguments, restored: Restored, env: BatchedEnv) ->
     from equipoise.trainer.build import make_policy
 
     torch.manual_seed(arguments.seed)
-    return make_policy(restored.config.policy, env, restored.policy.value_head.out_features)
+    num_values = restored.policy.value_head.out_features
+    return make_policy(restored.config.policy, restored.policy.space, env.observation_space.shape, num_values)
 
 
 def _film(

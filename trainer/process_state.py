@@ -10,6 +10,8 @@ from torch import Tensor
 
 from equipoise.commands import module, typed
 from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.protocol import Relevance
+from equipoise.envs.space_data import to_data
 from equipoise.trainer.configuration.resuming import episodes_begin_anew
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.policy.protocol import Policy
@@ -56,10 +58,30 @@ def run_state(run: Trainer) -> State:
         "processes": 1 + len(others),
         "others": others,
         "config": run.config.plain(),
+        "interface": _interface(run.collector),
         **{name: getattr(run, name) for name in _COUNTERS},
         **{name: getattr(run, name).state_dict() for name in _PARTS},
         "torch_generator": torch.get_rng_state(),
     }
+
+
+def _interface(collector: Collector) -> State:
+    """What a policy has to know of its environment in order to act without it."""
+    env = collector.env
+    return {
+        "observation_space": to_data(getattr(env, "native_observation_space", env.observation_space)),
+        "observation_shape": list(env.observation_space.shape),
+        "action_space": to_data(env.action_space),
+        "relevance": _plain(env.relevance),
+        "masked": collector.masked,
+    }
+
+
+def _plain(relevance: Relevance | None) -> list[list[list[int]]] | str | None:
+    """Lists of Python's own integers: an environment's table may be of arrays."""
+    if relevance is None or isinstance(relevance, str):
+        return relevance
+    return [[[int(number) for number in numbers] for numbers in choices] for choices in relevance]
 
 
 def load_run_state(run: Trainer, state: Mapping[str, Any]) -> None:

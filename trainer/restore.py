@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import torch
 
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.references import References
-from equipoise.trainer.build import environment_maker, find_device, find_references, make_policy
+from equipoise.envs.space_data import from_data
+from equipoise.trainer.build import environment_maker, find_device, find_references, make_policy, space_of
 from equipoise.trainer.configuration.errors import ConfigError
-from equipoise.trainer.configuration.schema import Config, check
+from equipoise.trainer.configuration.schema import ComponentConfig, Config, check, check_policy
 from equipoise.trainer.policy.protocol import Policy
-from equipoise.trainer.system.checkpoint import CheckpointError, newest
+from equipoise.trainer.spaces import HybridSpace
+from equipoise.trainer.system.checkpoint import CheckpointError, Found, newest
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,25 @@ class Restored:
     """Of the checkpoint."""
 
 
-def restore(location: Path, device: str = "auto", allow: Collection[str] = ()) -> Restored:
+@dataclass(frozen=True)
+class Loaded:
+    """A policy without its environment."""
+
+    network: Policy
+    observation_space: gymnasium.Space[Any]
+    """As the environment itself has it; the network sees it flattened."""
+    masked: bool
+    """Whether the environment gave action masks."""
+    path: Path
+    """Of the checkpoint."""
+
+
+def restore(
+    location: Path,
+    device: str = "auto",
+    allow: Collection[str] = (),
+    environment: Callable[..., Any] | None = None,
+) -> Restored:
     """The policy of a checkpoint, or of the newest one of a run folder, and the environment it is for.
 
     The checkpoint is data: of the code that it names only this package's and Gymnasium's own environments
@@ -40,33 +62,65 @@ def restore(location: Path, device: str = "auto", allow: Collection[str] = ()) -
         location: a checkpoint, or a run folder.
         device: to act on; `auto`: a GPU, if there is one.
         allow: modules of the user's that the checkpoint may name, with all that is in them.
+        environment: what makes a single Gymnasium environment, in the place of what the checkpoint names.
 
     Raises:
         ConfigError: there is no whole checkpoint of this trainer; the configuration in it names other code;
             it, or its environment, does not fit this version of the trainer.
     """
-    try:
-        found = newest(location)
-        config = check({**found.config, "device": device}, allow, acting=True)
+    with _readable(location) as found:
+        raw = {**found.config, "device": device}
+        if environment is not None:
+            raw["env"] = {**raw["env"], "id": None, "make": None}
+        config = check(raw, allow, acting=True)
         where = torch.device(find_device(config.device))
-        make_env = environment_maker(config.env, where)
+        make_env = environment_maker(config.env, where, environment)
         env = make_env(1)
-        policy = _trained(config, env, found.state.get("policy"))
+        shape = env.observation_space.shape
+        policy = _trained(config.policy, space_of(env), shape, found.state.get("policy"))
         references = find_references(env, make_env)
         env.close()
+    return Restored(config, policy, make_env, references, found.path)
+
+
+def load_policy(location: Path, device: str = "auto", allow: Collection[str] = ()) -> Loaded:
+    """The policy of a checkpoint, or of the newest one of a run folder, to act without its environment.
+
+    Nothing of the environment is imported. Arguments and errors are those of `restore`.
+    """
+    with _readable(location) as found:
+        section = check_policy(found.config.get("policy"), allow)
+        interface = found.state.get("interface")
+        if not isinstance(interface, Mapping):
+            raise CheckpointError(f"{found.path} does not say what its policy sees and does")
+        where = torch.device(find_device(device))
+        space = HybridSpace(from_data(interface["action_space"]), interface["relevance"], where)
+        shape = tuple(interface["observation_shape"])
+        network = _trained(section, space, shape, found.state.get("policy")).eval()
+        observation_space = from_data(interface["observation_space"])
+    return Loaded(network, observation_space, interface["masked"], found.path)
+
+
+@contextmanager
+def _readable(location: Path) -> Iterator[Found]:
+    """The newest checkpoint there; what is wrong with it becomes a `ConfigError`."""
+    try:
+        found = newest(location)
+        if found.notice:
+            print(found.notice, file=sys.stderr)
+        yield found
     except ConfigError:
         raise
     except (CheckpointError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    if found.notice:
-        print(found.notice, file=sys.stderr)
-    return Restored(config, policy, make_env, references, found.path)
 
 
-def _trained(config: Config, env: BatchedEnv, weights: Any) -> Policy:
+def _trained(
+    section: ComponentConfig, space: HybridSpace, observation_shape: tuple[int, ...], weights: Any
+) -> Policy:
     """The policy with the weights of a checkpoint. Raises ValueError where they are no weights of it."""
     try:
-        policy = make_policy(config.policy, env, num_values=len(weights["value_head.bias"]))
+        policy = make_policy(section, space, observation_shape, len(weights["value_head.bias"]))
         policy.load_state_dict(weights)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).replace("\n\t", " ") if isinstance(error, RuntimeError) else "no policy is in it"

@@ -100,6 +100,8 @@ class Collector:
         self.env, self.policy, self.rollout, self.generator = env, policy, rollout, generator
         self._checked = CheckedEnv(env)
         observation, mask = self._checked.reset(seed)
+        self.masked = mask is not None
+        """Whether the environment gives action masks."""
         if mask is not None:
             rollout.action_mask = mask.new_zeros(len(rollout.rewards), *mask.shape)
         zeros = torch.zeros(env.num_envs, device=env.device)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.continuation import Plan
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 # torch takes seconds to import: only once there is something to build.
 
 
-def train(plan: Plan) -> Summary:
+def train(plan: Plan, environment: Callable[..., Any] | None = None) -> Summary:
     """Run to the end and print a closing table. Returns the summary of the run.
+
+    `environment`: what makes a single Gymnasium environment, in the place of what the configuration names.
 
     Raises:
         ConfigError: the plan cannot be carried out.
@@ -27,16 +30,16 @@ def train(plan: Plan) -> Summary:
         Exception: one of `run_errors`: the run began and failed.
     """
     from equipoise.trainer.build import find_device
-    from equipoise.trainer.monitor.progress import closing_table
+    from equipoise.trainer.monitor.progress import closing_table, quiet
     from equipoise.trainer.system import distributed
     from equipoise.trainer.system.interruption import Interrupted
 
-    for notice in plan.notices if os.environ.get("RANK", "0") == "0" else ():
+    for notice in plan.notices if os.environ.get("RANK", "0") == "0" and not quiet.get() else ():
         print(notice, file=sys.stderr)
     if plan.finished:
         return Summary.read(plan.folder.path / SUMMARY)
     with distributed.processes(cuda=find_device(plan.config.device) == "cuda"):
-        with closing(_build(plan)) as trainer:
+        with closing(_build(plan, environment)) as trainer:
             summary = trainer.train()
         if distributed.rank() == 0:
             closing_table(summary, plan.folder.path)
@@ -61,11 +64,11 @@ def run_errors(error: BaseException) -> tuple[type[BaseException], ...]:
     return (EnvError, NonFiniteError, DivergenceError, *of_the_folder, *of_several_processes)
 
 
-def _build(plan: Plan) -> Trainer:
+def _build(plan: Plan, environment: Callable[..., Any] | None) -> Trainer:
     from equipoise.trainer.build import build
 
     try:
-        return build(plan.config, plan.folder, plan.state)
+        return build(plan.config, plan.folder, plan.state, environment)
     except ValueError as error:  # what only the environment, once there, can tell is wrong
         raise ConfigError(str(error)) from error
     except RuntimeError as error:  # PyTorch has no class of its own for a full memory of the CPU

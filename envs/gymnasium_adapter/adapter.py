@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
 import gymnasium
@@ -41,6 +42,7 @@ class GymnasiumEnv:
 
     Args:
         id: as registered with Gymnasium; `module:Name-v0` imports `module` first.
+        make: instead of `id`, what gives an environment when called: a callable, or `module:name`.
         vectorization: `sync` suits fast environments, `async` (a process each) slow ones.
         kwargs: for the environment's constructor (and what `gymnasium.make` takes: `max_episode_steps`).
         reward_components: keys of `info` that are the `K` reward components, with their weights (1 if only
@@ -59,9 +61,10 @@ class GymnasiumEnv:
 
     def __init__(
         self,
-        id: str,
-        num_envs: int,
+        id: str | None = None,
+        num_envs: int = 1,
         device: str | torch.device = "cpu",
+        make: str | Callable[..., Any] | None = None,
         vectorization: Literal["sync", "async"] = "sync",
         kwargs: Mapping[str, Any] | None = None,
         reward_components: Mapping[str, float] | Sequence[str] | None = None,
@@ -77,7 +80,9 @@ class GymnasiumEnv:
             raise ValueError(f"vectorization is {vectorization!r}; allowed are 'sync' and 'async'")
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout is {timeout}; it must be above 0 seconds, or None for no limit")
-        self.id = id
+        if (id is None) == (make is None):
+            raise ValueError(f"id is {id!r} and make is {make!r}; give one of them")
+        id = self.id = id if id is not None else make if isinstance(make, str) else _name_of(make)
         self.num_envs = num_envs
         self.first_env = 0
         self.device = torch.device(device)
@@ -89,9 +94,11 @@ class GymnasiumEnv:
         self.reward_names = tuple(components) or ("reward",)
         self.reward_weights = tuple(components.values()) or (1.0,)
 
-        make = functools.partial(_make, id, dict(kwargs or {}), render_mode)
-        probe = make()
+        make_one = functools.partial(_make, id, make, dict(kwargs or {}), render_mode)
+        probe = make_one()
         self.action_space = probe.action_space
+        self.native_observation_space = probe.observation_space
+        """As the environment itself has it; `observation_space` is that of the flat rows."""
         self._table = ActionTable(self.action_space)
         self._remarks: list[str] = []
         self.relevance: Relevance | None = plain(relevance)
@@ -114,7 +121,7 @@ class GymnasiumEnv:
         contract = Contract(id, self._layout, self._table, tuple(components))
         taken = set[int]()
         guarded = [
-            functools.partial(_make_guarded, make, index, contract, taken) for index in range(num_envs)
+            functools.partial(_make_guarded, make_one, index, contract, taken) for index in range(num_envs)
         ]
         self._envs: SyncVectorEnv[Any, Any] | Workers = (
             SyncVectorEnv(guarded, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
@@ -299,19 +306,30 @@ def _seed_of(seed: int, index: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0]) >> 1
 
 
-def _make(id: str, kwargs: dict[str, Any], render_mode: str | None) -> gymnasium.Env[Any, Any]:
+def _name_of(make: object) -> str:
+    return str(getattr(make, "__name__", type(make).__name__))
+
+
+def _make(
+    id: str, call: str | Callable[..., Any] | None, kwargs: dict[str, Any], render_mode: str | None
+) -> gymnasium.Env[Any, Any]:
     # An environment without pictures need not know the keyword.
     rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     try:
-        # Gymnasium's checker is replaced by `Guard`, which also looks at every step after the first.
-        env = gymnasium.make(id, disable_env_checker=True, **rendering, **kwargs)
+        if call is not None:
+            env = (_found(call) if isinstance(call, str) else call)(**rendering, **kwargs)
+            if not isinstance(env, gymnasium.Env):
+                raise TypeError(f"it gives a {type(env).__name__}, which is no gymnasium.Env")
+        else:
+            # Gymnasium's checker is replaced by `Guard`, which also looks at every step after the first.
+            env = gymnasium.make(id, disable_env_checker=True, **rendering, **kwargs)
     except gymnasium.error.UnregisteredEnv as error:
         near = difflib.get_close_matches(id.partition(":")[2] or id, gymnasium.registry, n=3, cutoff=0.5)
         hint = f"; the closest known: {', '.join(near)}" if near else ""
         raise ValueError(
             f"{id!r} is no environment that Gymnasium knows{hint} ('module:Name-v0' imports a module first)"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # user code: may raise anything
         raise ValueError(
             f"{id!r} could not be made with {kwargs}: {type(error).__name__}: {error}"
         ) from error
@@ -320,6 +338,21 @@ def _make(id: str, kwargs: dict[str, Any], render_mode: str | None) -> gymnasium
             f"{id}: render_mode {render_mode!r} is not one of {env.metadata.get('render_modes')}"
         )
     return env
+
+
+def _found(place: str) -> Callable[..., Any]:
+    """What `module:name` names. Raises ImportError or AttributeError."""
+    module, _, name = place.partition(":")
+    if not name:
+        raise ImportError(
+            f"{place} was given to equipoise.train as an object that has no name in a module: give it again "
+            "from Python, equipoise.load(…, env=…), or define it at the top of a module"
+        )
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    call: Callable[..., Any] = found
+    return call
 
 
 def _make_guarded(
@@ -342,5 +375,6 @@ def _leaf_to_numpy(part: Any, leaf: ActionLeaf) -> NDArray[Any]:
     array = part.numpy(force=True).astype(leaf.dtype)
     if not leaf.discrete and leaf.dtype != np.float32:
         # No silent clamp but rounding: float32, in which the trainer reckons, does not have every constant.
-        np.clip(array, np.reshape(leaf.low, leaf.shape), np.reshape(leaf.high, leaf.shape), out=array)
+        low, high = (np.array(bound, leaf.dtype).reshape(leaf.shape) for bound in (leaf.low, leaf.high))
+        np.clip(array, low, high, out=array)
     return array

@@ -53,6 +53,11 @@ def refuse_foreign(parts: Mapping[str, Any], allow: Collection[str]) -> None:
         ConfigError: names the code and the `allow=[…]` that would let it in.
     """
     found = dict.fromkeys(item for key, part in parts.items() for item in _foreign(key, part, allow))
+    if unnamed := [name for _, name in found if name.startswith("<")]:
+        raise ConfigError(
+            f"the environment of this run was given to equipoise.train as {unnamed[0].rstrip(':')}, an "
+            "object that has no name in a module: give it again from Python (env=…), or put it in a module"
+        )
     if found:
         named = ", ".join(f"{key} = {shown(name)}" for key, name in found)
         raise ConfigError(

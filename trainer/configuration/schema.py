@@ -227,6 +227,17 @@ def check(raw: Mapping[str, Any], allow: Collection[str] | None = None, *, actin
     return config
 
 
+def check_policy(raw: object, allow: Collection[str]) -> ComponentConfig:
+    """The section `policy` of a checkpoint's configuration alone. Raises `ConfigError`."""
+    if not isinstance(raw, Mapping):
+        raise ConfigError("the checkpoint's configuration has no section policy")
+    refuse_foreign({"policy": raw}, allow)
+    nested, problems = _nest("policy", {**_DEFAULTS.get("policy", {}), **raw}, POLICY, ComponentConfig)
+    if problems:
+        raise ConfigError(*problems)
+    return ComponentConfig.model_validate(nested)
+
+
 def env_label(env: Mapping[str, Any]) -> str:
     """What run folders and summaries call an environment."""
     name = env.get("name") or env.get("id") or str(env.get("_target_", "env")).rpartition(".")[2]

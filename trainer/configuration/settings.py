@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
 from equipoise.trainer.configuration.compose import GROUPS, compose_unchecked, without_hydra
 from equipoise.trainer.configuration.constructors import TARGET, constructor_of, find_class
 from equipoise.trainer.configuration.errors import ConfigError, nearest, shown
+from equipoise.trainer.configuration.roles import ENCODER, ENV, OPTIMIZER, POLICY, STAGE
 
 ALIASES = {
     "lr": "learning_rate",
@@ -31,18 +31,25 @@ ALIASES = {
 }
 """What other trainers call a setting -> its last name here."""
 
+_ROLES = {"env": ENV, "policy": POLICY, "optimizer": OPTIMIZER}
+
 
 def locate(name: str, value: object = None, composed: DictConfig | None = None) -> str:
     """The dotted key of the setting `name`, as `composed` has it (None: the default configuration).
 
+    Of several keys with this last name the one that is nested least is meant.
+
     Raises:
-        ConfigError: no setting, or more than one, has this name; `value` is for the message.
+        ConfigError: no setting has this name, or several that are nested alike; `value` is for the message.
     """
     config = without_hydra(compose_unchecked() if composed is None else composed)
     if name in config:
         return name
     known = _last_names(config)
     keys = known.get(ALIASES.get(name, name), [])
+    if len(keys) > 1:  # a key of a section stands for those of the sections inside it
+        outermost = min(key.count(".") for key in keys)
+        keys = [key for key in keys if key.count(".") == outermost]
     if len(keys) == 1:
         return keys[0]
     if keys:
@@ -73,11 +80,14 @@ def _keys(section: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _keys(inside, f"{prefix}{name}.")
     target = section.get(TARGET)
     if isinstance(target, str):
-        yield from (f"{prefix}{name}" for name in _taken(target) if name not in names)
+        yield from (f"{prefix}{name}" for name in _taken(target, prefix) if name not in names)
 
 
-def _taken(target: str) -> Mapping[str, Any]:
+def _taken(target: str, prefix: str) -> set[str]:
+    """The keys that the class of a section takes, whether they are written there or not."""
+    top, _, rest = prefix.partition(".")
+    role = STAGE if top == "trainer" else ENCODER if rest else _ROLES[top]
     try:
-        return constructor_of(find_class(target)).parameters
+        return {*constructor_of(find_class(target)).parameters} - role.supplied
     except ImportError:  # the check of the section says it
-        return {}
+        return set()

@@ -56,7 +56,7 @@ def film_episode(
     task_return, steps, frames = 0.0, 0, []
     while True:
         distribution = policy.distribution(policy.normalize(observation), action_mask)
-        actions = distribution.mode() if deterministic else _sample(distribution, noise)
+        actions = distribution.mode() if deterministic else distribution.draw(noise)
         native = space.to_native(actions)
         picture = env.render_action(native) if isinstance(env, IllustratedEnv) else env.render()
         scene = _Scene(title, picture, policy, names, distribution, actions)
@@ -79,12 +79,6 @@ def one_above_the_other(upper: Sequence[Frame], lower: Sequence[Frame]) -> list[
     length = max(len(upper), len(lower))
     pairs = ((upper[min(i, len(upper) - 1)], lower[min(i, len(lower) - 1)]) for i in range(length))
     return [np.concatenate(pair) for pair in pairs]
-
-
-def _sample(distribution: HybridDistribution, noise: torch.Generator) -> Actions:
-    mask, mean = distribution.action_mask, distribution.mean
-    gumbel = -torch.empty(mask.shape, device=mean.device).exponential_(generator=noise).log_()
-    return distribution.sample(gumbel, torch.empty_like(mean).normal_(generator=noise))
 
 
 def _outcome(step: Timestep) -> str:

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 
@@ -19,7 +20,11 @@ from rich.text import Text
 
 from equipoise.commands import typed
 from equipoise.trainer.configuration.imports import allowance
+from equipoise.trainer.monitor.notebook import NotebookView
 from equipoise.trainer.monitor.summary import Summary, read_config
+
+quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+"""Whether runs that begin in this context print nothing."""
 
 _REFRESH_SECONDS = 0.1
 _CLAMPED_TOO_OFTEN = 0.1
@@ -52,11 +57,13 @@ class Progress:
         self._title = title
         self._start = self._env_steps = start_env_steps
         self._every = every
-        self._console = console or _LastingConsole()
+        self._console = console or _LastingConsole(quiet=quiet.get())
         self._metrics: dict[str, float] = {}
         self._began = self._drawn = time.monotonic()
-        self._live: Live | None = None
-        if self._console.is_interactive:
+        self._live: Live | NotebookView | None = None
+        if self._console.is_jupyter:
+            self._live = NotebookView(self._view)
+        elif self._console.is_interactive:
             self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._view)
 
     def __enter__(self) -> Progress:
@@ -193,7 +200,7 @@ def balance_bar(ratio: float | None, ascii_only: bool = False, half: int = 8) ->
 
 def closing_table(summary: Summary, run_dir: str | Path, console: Console | None = None) -> None:
     """Print a run's summary as a table, where its folder is, and what to type next."""
-    console = console or Console()
+    console = console or Console(quiet=quiet.get())
     run_dir = Path(run_dir)
     title = " · ".join((summary.env or "n/a", summary.preset or "n/a", summary.status))
     table = Table(title=title)
@@ -214,6 +221,8 @@ def closing_table(summary: Summary, run_dir: str | Path, console: Console | None
     if checkpoint is not None:
         arguments = (f"checkpoint={checkpoint}", *allow)
         commands = [("evaluate", *arguments, "episodes=100"), ("play", *arguments), ("dashboard",)]
+        if "<" in "".join(allow):  # no other process can make the environment
+            commands = commands[-1:]
         lines += ["next:", *(f"  {typed(*command)}" for command in commands)]
     for line in lines:  # never wrapped: they are there to be copied
         console.print(line, markup=False, highlight=False, soft_wrap=True)

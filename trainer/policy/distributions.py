@@ -62,6 +62,11 @@ class HybridDistribution:
         parameters = torch.addcmul(self.mean, self.log_std.exp(), normal)
         return Actions(self._argmax(self._logits + gumbel), parameters)
 
+    def draw(self, generator: torch.Generator | None = None) -> Actions:
+        """Actions from fresh noise of `generator`, or of PyTorch's own."""
+        gumbel = -torch.empty_like(self._logits).exponential_(generator=generator).log_()
+        return self.sample(gumbel, torch.empty_like(self.mean).normal_(generator=generator))
+
     def mode(self) -> Actions:
         """The deterministic action: the likeliest choice of each head, the mean of each parameter."""
         return Actions(self._argmax(self._logits), self.mean)

@@ -171,6 +171,11 @@ def run_folder_of(checkpoint: Path) -> Path | None:
     return folder.parent if folder.name == CHECKPOINTS and is_run_config(folder.parent / CONFIG) else None
 
 
+def is_run(folder: Path) -> bool:
+    """Whether `folder` is a run's."""
+    return is_run_config(folder / CONFIG)
+
+
 def is_run_config(path: Path) -> bool:
     """Whether a `config.yaml` is a run's, and not that of some other program."""
     try:

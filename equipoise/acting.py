@@ -1,0 +1,241 @@
+"""`equipoise.load`, the `Policy` that it returns, and `equipoise.evaluate`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from equipoise.envs.action_table import ActionLeaf
+from equipoise.envs.gymnasium_adapter.masks import read_mask
+from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
+from equipoise.trainer.evaluate import measure, numbers
+from equipoise.trainer.restore import load_policy, restore
+
+if TYPE_CHECKING:
+    from equipoise.trainer.configuration.keywords import MakeEnv
+    from equipoise.training import Run
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+
+def load(
+    location: str | Path,
+    env: MakeEnv | None = None,
+    device: str = "auto",
+    allow: Collection[str] = (),
+) -> Policy:
+    """The trained policy of a run folder or a checkpoint, ready to act.
+
+    >>> policy = equipoise.load("runs/CartPole-v1-balanced/2026-01-01_12-00-00-s1")
+    >>> env = gymnasium.make("CartPole-v1")
+    >>> observation, info = env.reset()
+    >>> env.step(policy.act(observation))
+
+    It acts without its environment. To be evaluated it needs one, and the checkpoint names the one that
+    `equipoise.train` was given. Where that was a function or a class that has no name in a module (a lambda,
+    a class in a notebook), give it again as `env`.
+
+    Args:
+        location: a run folder, whose newest checkpoint is taken, or a checkpoint.
+        env: what makes the environment, as for `train`.
+        device: where the network computes: `auto`, `cpu` or `cuda`.
+        allow: modules of yours that the checkpoint may name, `["my_package"]`. It is data otherwise: no code
+            is imported that is neither this package's nor Gymnasium's.
+
+    Raises:
+        equipoise.ConfigError: there is no checkpoint that this version of the package can read, or it names
+            code that is not allowed.
+    """
+    return Policy(location, env, device, allow)
+
+
+class Policy:
+    """A trained policy; `load` describes the arguments.
+
+    Attributes:
+        observation_space, action_space: of the environment that it was trained in.
+        path: of its checkpoint.
+        masked: whether that environment gave action masks.
+    """
+
+    def __init__(
+        self,
+        location: str | Path,
+        env: MakeEnv | None = None,
+        device: str = "auto",
+        allow: Collection[str] = (),
+    ) -> None:
+        loaded = load_policy(Path(location), device, allow)
+        self.path, self.masked = loaded.path, loaded.masked
+        self.observation_space = loaded.observation_space
+        self.action_space = loaded.network.space.native
+        self._network, self._table = loaded.network, loaded.network.space.table
+        self._layout = ObservationLayout(self.observation_space, check_bounds=False)
+        self.env, self.allow = env, tuple(allow)
+
+    def __repr__(self) -> str:
+        return f"<Policy {self.path}: {self.observation_space} -> {self.action_space}>"
+
+    def act(self, observation: Any, mask: Any = None, deterministic: bool = True) -> Any:
+        """The action for an observation, as the environment's `step` takes it.
+
+        >>> action = policy.act(observation)
+        >>> action = policy.act(observation, info["action_mask"], deterministic=False)
+        >>> actions = policy.act(vector_env.reset()[0])
+
+        Args:
+            observation: what `reset` and `step` return, of one environment, or of several in one batch as
+                vector environments return it, each array with a leading axis.
+            mask: which choices are valid, in any form that `info["action_mask"]` can have, one or a batch;
+                None: all of them.
+            deterministic: the likeliest choices and the mean of each parameter; else a sample, drawn with
+                PyTorch's generator.
+
+        Raises:
+            ValueError: the observation or the mask does not fit the environment's spaces; the message names
+                the part.
+        """
+        if mask is None and self.masked:
+            warnings.warn(
+                "the policy was trained with action masks and acts without one now: "
+                "policy.act(observation, info['action_mask'])",
+                stacklevel=2,
+            )
+        size = _batch_size(self.observation_space, observation)
+        count = 1 if size is None else size
+        rows = [observation] if size is None else [_element(observation, index) for index in range(size)]
+        masks = None
+        if mask is not None:
+            each = [mask] if size is None else [self._mask_of(mask, index) for index in range(size)]
+            masks = torch.from_numpy(np.stack([self._read_mask(one) for one in each]))
+        flat = torch.from_numpy(np.concatenate([self._flat(row) for row in rows]).reshape(count, -1))
+        leaves: list[Any] = self._leaves(flat, masks, deterministic)
+        return self._table.assemble(leaves if size is not None else [_single(leaf) for leaf in leaves])
+
+    @torch.inference_mode()
+    def _leaves(self, flat: Tensor, masks: Tensor | None, deterministic: bool) -> list[Array]:
+        """An array `[B, ...]` for each leaf of the action, for observations `[B, O]`, masks `[B, H, C]`."""
+        network, device = self._network, self._network.space.device
+        inputs = network.normalize(flat.to(device))
+        distribution = network.distribution(inputs, None if masks is None else masks.to(device))
+        actions = distribution.mode() if deterministic else distribution.draw()
+        leaves = self._table.take_apart(network.space.to_native(actions))
+        return [_as_array(part, leaf) for part, leaf in zip(leaves, self._table.leaves, strict=True)]
+
+    def _flat(self, observation: Any) -> Array:
+        arrays = _known(self.observation_space, _arrays(observation))
+        self._layout.check(arrays)
+        flat = self._layout.flatten(arrays, 1)
+        if (fault := self._layout.first_fault(flat)) is not None:
+            raise ValueError(fault[1])
+        return flat
+
+    def _read_mask(self, mask: Any) -> Array:
+        try:
+            return read_mask(_arrays(mask), self._table)
+        except ValueError as error:
+            raise ValueError(f"mask {error}") from None
+
+    def _mask_of(self, masks: Any, index: int) -> Any:
+        """The mask of one environment of a batch. A tuple holds one for each part of a tuple action."""
+        whole = isinstance(masks, tuple) and not isinstance(self.action_space, spaces.Tuple)
+        return masks[index] if whole else _element(masks, index)
+
+
+def evaluate(
+    policy: Policy | Run | str | Path,
+    episodes: int = 100,
+    *,
+    seed: int = 0,
+    env: MakeEnv | None = None,
+    device: str = "auto",
+    allow: Collection[str] = (),
+) -> dict[str, float | None]:
+    """Measure a trained policy on fresh episodes, in which it acts deterministically.
+
+    >>> equipoise.evaluate(run, episodes=20)["return_mean"]
+
+    Args:
+        policy: a policy, a run, a run folder or a checkpoint.
+        seed: of the episodes; training never uses them.
+        env, device, allow: see `load`; a policy and a run know theirs.
+
+    Returns:
+        `return_mean`, `return_std`, `normalized_score`, `success_rate` (None where the environment has no
+        such number), `episode_length`, and the environment's own metrics.
+
+    Raises:
+        equipoise.ConfigError: the checkpoint or its environment cannot be used.
+        RuntimeError: the environment fails.
+    """
+    if isinstance(policy, str | Path):
+        path = Path(policy)
+    else:
+        path = policy.path if isinstance(policy, Policy) else policy.folder
+        env, allow = env or policy.env, (*allow, *policy.allow)
+    return numbers(measure(restore(path, device, allow, env), episodes, seed))
+
+
+def _batch_size(space: gymnasium.Space[Any], value: Any) -> int | None:
+    """How many observations `value` holds in a batch; None for a single one."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        if isinstance(value, list) and isinstance(space, spaces.Dict):
+            return len(value)
+        key, part = next(
+            iter(space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces))
+        )
+        try:
+            return _batch_size(part, value[key])
+        except (KeyError, IndexError, TypeError):
+            return None  # no observation of this space: the check of the layout says why
+    return len(value) if len(np.shape(value)) == len(space.shape or ()) + 1 else None
+
+
+def _element(value: Any, index: int) -> Any:
+    """One of a batch."""
+    if isinstance(value, Mapping):
+        # Vector environments put beside the entries of an `info` who of them has one.
+        told = [key for key in value if not (str(key).startswith("_") and str(key)[1:] in value)]
+        return {key: _element(value[key], index) for key in told}
+    if isinstance(value, tuple):
+        return tuple(_element(part, index) for part in value)
+    return None if value is None else value[index]
+
+
+def _arrays(value: Any) -> Any:
+    """`value` with each tensor in it as an array, and each number or list of numbers."""
+    if isinstance(value, Mapping):
+        return {key: _arrays(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_arrays(part) for part in value)
+    return value.numpy(force=True) if isinstance(value, Tensor) else value
+
+
+def _known(space: gymnasium.Space[Any], value: Any) -> Any:
+    """`value` without parts of a dictionary that the policy does not look at."""
+    if isinstance(space, spaces.Dict) and isinstance(value, Mapping):
+        return {key: _known(part, value[key]) for key, part in space.spaces.items() if key in value}
+    return value
+
+
+def _as_array(part: Tensor, leaf: ActionLeaf) -> Array:
+    """With the dtype that the environment expects, and within its bounds."""
+    array: Array = part.numpy(force=True).astype(leaf.dtype)
+    if leaf.low and leaf.dtype != np.float32:
+        # No silent clamp but rounding: float32, in which the network computes, does not have every constant.
+        low, high = (np.array(bound, leaf.dtype).reshape(leaf.shape) for bound in (leaf.low, leaf.high))
+        np.clip(array, low, high, out=array)
+    return array
+
+
+def _single(batch: Array) -> Any:
+    """The only element of a batch: a number to index by, or an array, be it one without axes."""
+    return batch[0] if batch.dtype.kind in "iu" else batch[0, ...]
