@@ -24,6 +24,7 @@ from equipoise.trainer.configuration.errors import (
     unknown,
 )
 from equipoise.trainer.configuration.imports import refuse_foreign, used_parts
+from equipoise.trainer.configuration.own_names import with_own_names
 from equipoise.trainer.configuration.roles import ENV, OPTIMIZER, POLICY, STAGE, Role
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -201,6 +202,7 @@ def check(raw: Mapping[str, Any], allow: Collection[str] | None = None, *, actin
     Raises:
         ConfigError: for all that is wrong with it.
     """
+    raw = with_own_names(raw)
     used = used_parts(raw, acting)
     if allow is not None:
         refuse_foreign(used, allow)
@@ -231,8 +233,9 @@ def check_policy(raw: object, allow: Collection[str]) -> ComponentConfig:
     """The section `policy` of a checkpoint's configuration alone. Raises `ConfigError`."""
     if not isinstance(raw, Mapping):
         raise ConfigError("the checkpoint's configuration has no section policy")
-    refuse_foreign({"policy": raw}, allow)
-    nested, problems = _nest("policy", {**_DEFAULTS.get("policy", {}), **raw}, POLICY, ComponentConfig)
+    section = {**_DEFAULTS.get("policy", {}), **with_own_names(raw)}
+    refuse_foreign({"policy": section}, allow)
+    nested, problems = _nest("policy", section, POLICY, ComponentConfig)
     if problems:
         raise ConfigError(*problems)
     return ComponentConfig.model_validate(nested)
