@@ -28,6 +28,9 @@ myst_enable_extensions = ["colon_fence"]
 myst_url_schemes = ["http", "https", "mailto"]
 
 default_role = "code"
+suppress_warnings = [
+    "ref.python"
+]  # a type's name that two modules have: the signature then links to one of them
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -42,7 +45,7 @@ NAVIGATION = {
         "Understand": ("how-it-works", "systems", "comparison", "results/README"),
         "Change": ("architecture", "files", "api/index"),
     },
-    "api/index": {"": ("environments", "data", "stages", "policies", "algorithm", "running")},
+    "api/index": {"": ("equipoise", "environments", "data", "stages", "policies", "algorithm", "running")},
     "results/README": {
         "": (
             *("scaling", "scaling_full", "regret", "default", "ablation", "alignment"),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from equipoise.training import Run as Run
     from equipoise.training import train as train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PLACES = {
     "ConfigError": "equipoise.trainer.configuration.errors",
