@@ -43,9 +43,9 @@ class CheckedEnv:
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
         try:
             result = self.env.reset(seed)
-        except EnvError:
+        except (EnvError, KeyboardInterrupt):
             raise
-        except Exception as error:  # anybody's code, and so may be what goes wrong in it
+        except BaseException as error:  # user code: may raise anything, SystemExit too
             self._fail(f"reset raised {type(error).__name__}: {error}", error)
         if not isinstance(result, tuple) or len(result) != 2:
             self._fail("reset must return (observation, action mask or None)")
@@ -59,9 +59,9 @@ class CheckedEnv:
         self._steps += 1
         try:
             timestep = self.env.step(action)
-        except EnvError:
+        except (EnvError, KeyboardInterrupt):
             raise
-        except Exception as error:  # anybody's code, and so may be what goes wrong in it
+        except BaseException as error:  # user code: may raise anything, SystemExit too
             self._fail(f"step raised {type(error).__name__}: {error}", error)
         if not isinstance(timestep, Timestep):
             self._fail(f"step returned a {type(timestep).__name__}; it must be a Timestep")

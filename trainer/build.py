@@ -32,7 +32,7 @@ from equipoise.trainer.seeding import noise_generator, shuffling_generator, trai
 from equipoise.trainer.spaces import HybridSpace
 from equipoise.trainer.stages.pipeline import Pipeline, check_order
 from equipoise.trainer.stages.protocol import Stage
-from equipoise.trainer.system import distributed
+from equipoise.trainer.system import distributed, torch_switches
 from equipoise.trainer.system.host_memory import keep_freed_memory
 from equipoise.trainer.system.run_folder import RunFolder
 
@@ -80,6 +80,7 @@ def make_trainer(
     check_order({name: find_class(stage.target) for name, stage in config.stages.items()}, settings.stages)
     section = config.optimizer
     try_out(find_class(section.target), section.keywords, f"optimizer._target_ = {section.target}")
+    torch_switches.require()
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     torch.manual_seed(config.seed)
@@ -115,10 +116,11 @@ def environment_maker(
 
     def make(num_envs: int) -> BatchedEnv:
         try:
-            env: BatchedEnv = target(**SuppliedToEnv(num_envs, device)._asdict(), **keywords)
-        except (EnvError, ValueError):  # a ValueError says which argument is wrong
+            with torch_switches.kept(section.label):
+                env: BatchedEnv = target(**SuppliedToEnv(num_envs, device)._asdict(), **keywords)
+        except (EnvError, ValueError, KeyboardInterrupt):  # a ValueError says which argument is wrong
             raise
-        except Exception as error:  # user code: may raise anything
+        except BaseException as error:  # user code: may raise anything, SystemExit too
             raise EnvError(f"{section.label} cannot be made: {type(error).__name__}: {error}") from error
         return env
 
@@ -249,15 +251,27 @@ def make_evaluator(
         seed,
         settings.eval_episodes,
         settings.final_eval_episodes,
+        settings.eval_max_steps,
     )
 
 
 def find_references(env: BatchedEnv, make_env: MakeEnv) -> References | None:
-    """The 0 and the 1 of the normalised score: what the environment states, or else measured now."""
+    """The 0 and the 1 of the normalised score: what the environment states, or else measured now.
+
+    Raises `EnvError` where the environment fails meanwhile.
+    """
     stated = getattr(env, "reference_returns", None)
     if stated is not None:
         return References(*stated)
-    return reference_returns(make_env) if isinstance(env, ScriptedEnv) else None
+    if not isinstance(env, ScriptedEnv):
+        return None
+    try:
+        return reference_returns(make_env)
+    except EnvError:
+        raise
+    except Exception as error:  # user code: may raise anything
+        doing = f"{type(env).__name__}: playing random actions and the expert's"
+        raise EnvError(f"{doing} failed: {type(error).__name__}: {error}") from error
 
 
 def find_device(device: str) -> str:

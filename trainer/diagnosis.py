@@ -13,7 +13,7 @@ from equipoise.trainer.data import Metrics, Rollout, Targets, critic_heads
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.rollout import Collector
 from equipoise.trainer.stages.protocol import LossState
-from equipoise.trainer.system import distributed
+from equipoise.trainer.system import distributed, torch_switches
 
 _Field = tuple[str, Tensor, Tensor | None]
 """Name, values `[B, ...]` and which of them count."""
@@ -24,6 +24,10 @@ _INPUTS = ("inputs", "discrete_log_prob", "continuous_log_prob", "advantages", "
 
 class NonFiniteError(ValueError):
     """An environment gave NaN or an infinite number, or rewards too large for float32."""
+
+
+class NoGradientError(RuntimeError):
+    """A loss that no parameter of the policy has an influence on."""
 
 
 def check_finite(rollout: Rollout, env_steps: int) -> None:
@@ -128,12 +132,18 @@ def collect_finite(collector: Collector, env_steps: int) -> tuple[Rollout, list[
         NonFiniteError: names the earliest observation or reward that is not.
         EnvError: the environment misbehaved.
     """
-    with distributed.failing_together():
+    name = type(collector.env).__name__
+    before = torch_switches.state()
+    with distributed.failing_together(), torch_switches.kept(name):
         try:
             rollout, steps = collector.collect()
-        except EnvError:
-            # It may have choked on the action for an observation that was not finite.
-            check_finite(collector.rollout, env_steps)
+        except RuntimeError as error:
+            if calls := torch_switches.restore(before):
+                what = f"{name} called {', '.join(calls)}, for the whole process, and then something failed"
+                raise EnvError(f"{what}: {error}") from error
+            if isinstance(error, EnvError):
+                # It may have choked on the action for an observation that was not finite.
+                check_finite(collector.rollout, env_steps)
             raise
         check_finite(rollout, env_steps)
     return rollout, steps

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field
@@ -13,6 +14,7 @@ from rich.table import Table
 from equipoise.trainer.configuration.arguments import CheckpointArguments
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Count, Seed
+from equipoise.trainer.system.streams import lasting_streams
 
 if TYPE_CHECKING:
     from equipoise.trainer.evaluation import Evaluation
@@ -25,12 +27,25 @@ class EvaluateArguments(CheckpointArguments):
     python -m trainer.evaluate checkpoint=runs/<run>/checkpoints/best.pt episodes=100 render=gif
     """
 
+    env: Mapping[str, Any] = Field({}, description="env.<key>=<value>: the environment's settings, changed")
     episodes: Count = 100
     seed: Seed = Field(0, description="of the episodes; training never uses them")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     render: Literal["none", "gif"] = Field("none", description="gif: a film of the first episode")
 
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> Self:
+        """Raises `ConfigError`; prints the help and exits where it is asked for."""
+        ours = [argument for argument in arguments if argument.startswith("env.")]
+        parsed = super().parse([argument for argument in arguments if argument not in ours])
+        if not ours:
+            return parsed
+        from equipoise.trainer.configuration.compose import values
 
+        return parsed.model_copy(update={"env": values(ours)})
+
+
+@lasting_streams()
 def main() -> int:
     """The exit status: 0, or 2 for bad arguments, among them an environment that misbehaves."""
     try:
@@ -54,13 +69,20 @@ def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
     from equipoise.trainer.monitor.gif import encode_gif
     from equipoise.trainer.restore import restore
 
-    restored = restore(arguments.checkpoint, arguments.device, arguments.allow)
+    restored = restore(arguments.checkpoint, arguments.device, arguments.allow, overrides=arguments.env)
     render = arguments.render == "gif"
     try:
         result = measure(restored, arguments.episodes, arguments.seed, render)
     except EnvError as error:
         raise ConfigError(str(error)) from error
     metrics: dict[str, float | str | None] = {**numbers(result)}
+    if result.unfinished:
+        most = restored.config.trainer.eval_max_steps
+        metrics[f"episodes without an end in {most:,} steps"] = result.unfinished
+    if render and not result.frames:
+        raise ConfigError(
+            "render = gif: the environment was made without a render mode (trainer.play gives it one)"
+        )
     if render:
         path = restored.path.with_suffix(".gif")
         path.write_bytes(encode_gif(np.stack(result.frames), fps=8.0))
@@ -78,8 +100,9 @@ def measure(restored: Restored, episodes: int, seed: int, render: bool = False) 
     from equipoise.trainer.seeding import fresh_seed
 
     env = restored.make_env(min(episodes, restored.config.env.num_envs))
+    most = restored.config.trainer.eval_max_steps
     try:
-        return evaluate(restored.policy, env, episodes, fresh_seed(seed), restored.references, render)
+        return evaluate(restored.policy, env, episodes, fresh_seed(seed), restored.references, render, most)
     finally:
         env.close()
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from equipoise.prerequisites import extra
 from equipoise.trainer.configuration.arguments import CheckpointArguments, check_output
 from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.system.streams import lasting_streams
 
 if TYPE_CHECKING:
     from equipoise.trainer.policy.standalone import StandalonePolicy
@@ -36,6 +37,7 @@ class ExportArguments(CheckpointArguments):
     output: Path | None = Field(None, description="ends in .pt2 or .onnx; null: beside the checkpoint")
 
 
+@lasting_streams()
 def main() -> int:
     """The exit status: 0, or 2 for bad arguments."""
     try:

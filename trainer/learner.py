@@ -16,7 +16,7 @@ from equipoise.trainer.compilation.compiling import Compiling
 from equipoise.trainer.compilation.graphs import Graphed
 from equipoise.trainer.configuration import schema
 from equipoise.trainer.data import Metric, Metrics, Minibatch
-from equipoise.trainer.diagnosis import BadUpdates
+from equipoise.trainer.diagnosis import BadUpdates, NoGradientError
 from equipoise.trainer.gradient_noise import signal_shares
 from equipoise.trainer.gradients import FlatParameters, SideGradients
 from equipoise.trainer.metric_log import MetricLog
@@ -79,7 +79,8 @@ class Learner:
         self.bad = BadUpdates(policy, reward_names)
         self._objective = Objective(policy, pipeline, settings)
         device, space = flat.vector.device, policy.space
-        both = space.num_heads > 0 and space.num_continuous > 0
+        # A head of one choice decides nothing.
+        both = max(space.table.choices, default=0) > 1 and space.num_continuous > 0
         # An only side has nothing to be weighed against.
         self._gradient_stage = pipeline.gradients if both else None
         base = base_weights if both else (1.0, 1.0)
@@ -116,6 +117,7 @@ class Learner:
     def set_learning_rate(self, rate: float) -> None:
         self.optimizer.set_learning_rate(rate)
 
+    @torch.enable_grad()
     def learn(self, samples: Minibatch, progress: float, log: MetricLog) -> None:
         """All epochs of one iteration, or fewer once the KL divergence exceeds `target_kl`.
 
@@ -179,6 +181,11 @@ class Learner:
         """Where the optimizer is to go; `before`: the side weights of the previous update."""
         state, kl = self._state(self._objective, batch, progress, before)
         losses = self._objective.reduce(state)
+        if not any(loss.requires_grad for loss in (losses.discrete, losses.continuous, losses.rest)):
+            raise NoGradientError(
+                f"update {self.updates + 1}: the loss does not depend on any parameter of the policy, so "
+                "nothing can be learned. Gradients are switched off, or a stage has detached all of its terms"
+            )
         gradient, loss, weights = self._gradient(losses)
         norm = torch.linalg.vector_norm(gradient)
         # The loss too: a NaN among its samples need not be in the gradient.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -50,6 +51,7 @@ class Trainer:
         self.seconds = 0.0
         self.bad_updates: list[str] = []
         """What was not finite in the updates that the last iteration skipped."""
+        self.interruption = Interruption()
         self.interrupted_by: signal.Signals | None = None
 
     def train(self) -> Summary:
@@ -58,22 +60,24 @@ class Trainer:
         However the run ends, `summary.json` tells; `failure.txt` explains an error, which is raised again.
         Of several processes the first one evaluates and records, and the others only train.
         """
-        echo = ECHO if distributed.world_size() > 1 else 0.0
-        with Interruption(echo) as interruption, self.recorder.session(self):
-            while self._goes_on(interruption):
+        self.interruption = Interruption(ECHO if distributed.world_size() > 1 else 0.0)
+        with self.interruption, self.recorder.session(self):
+            self.evaluator.prepare()
+            while self._goes_on():
                 metrics = self.iterate()
-                best = self._due(self.settings.eval_every) and self._evaluate(metrics)
+                best = self._due(self.settings.eval_every) and self.evaluator.interim(metrics)
                 self.recorder.iteration(self, metrics)
                 last = self._due(self.settings.checkpoint_every)
                 if best or last:
                     self.recorder.save(self.state_dict(), last, best)
-            return self._conclude(interruption)
+            return self._conclude()
 
     def iterate(self) -> dict[str, float]:
         """One iteration: a rollout and what is learned from it. Returns its metrics by tag."""
         started, progress = time.perf_counter(), self.schedule.progress(self.env_steps)
         self.learner.set_learning_rate(self.schedule.learning_rate_at(progress))
         rollout, steps = collect_finite(self.collector, self.env_steps)
+        self.recorder.handlers_replaced(self.interruption.rearm())
         self.log.add(episode_means(steps, self.collector.short_episodes_only))
         collected = time.perf_counter()
         targets, samples = prepare(rollout, self.policy, self.learner.pipeline, self.settings, self.log)
@@ -96,37 +100,33 @@ class Trainer:
             "time/update": ended - collected,
         }
 
-    def _goes_on(self, interruption: Interruption) -> bool:
+    def _goes_on(self) -> bool:
         """Whether there is more to do. A signal that any process got ends all of them after one iteration."""
-        agreed = int(distributed.all_reduce_max(torch.tensor(interruption.signal or 0)))
+        self.recorder.handlers_replaced(self.interruption.rearm())
+        agreed = int(distributed.all_reduce_max(torch.tensor(self.interruption.signal or 0)))
         self.interrupted_by = signal.Signals(agreed) if agreed else None
         return not agreed and self.env_steps < self.schedule.env_steps
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.iteration % every == 0
 
-    def _evaluate(self, metrics: dict[str, float]) -> bool:
-        """Whether the policy is the best so far; adds what was measured to `metrics`."""
-        best = False
-        if distributed.rank() == 0:
-            measured, best = self.evaluator.interim()
-            metrics |= measured
-        return bool(distributed.all_reduce_max(torch.tensor(int(best))))
-
-    def _conclude(self, interruption: Interruption) -> Summary:
+    def _conclude(self) -> Summary:
         """Save, and evaluate a run that is complete; where a signal ends it, a resumed run does so."""
         state = self.state_dict()
         self.recorder.save(state, last=True)
         result: Evaluation | None = None
-        if not self.interrupted_by and distributed.rank() == 0:
+        if not self.interrupted_by:
             try:
-                with interruption.at_once():
+                with self.interruption.at_once():
                     result = self.evaluator.final()
             except Interrupted as interrupted:
                 self.interrupted_by = interrupted.signal
         if result is not None and (self.evaluator.is_best(result) or not self.recorder.has_best):
             self.recorder.save(state, best=True)
-        return self.recorder.finish(self, result)
+        summary = self.recorder.finish(self, result)
+        with suppress(Interrupted), self.interruption.at_once():
+            self.recorder.film(self)
+        return summary
 
     @property
     def compiling(self) -> list[Compiling]:
@@ -139,15 +139,12 @@ class Trainer:
         self.evaluator.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything from which the run continues bit for bit, and the configuration to build it with.
+        """Everything from which the run continues bit for bit, its configuration included.
 
-        Of several processes all must call it; what the first one gets has the parts of all.
+        Of several processes all must call it; that of the first one has the parts of all.
         """
         return run_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's state, with this process's own part in it (`process_state.own_part`).
-
-        Raises `CheckpointError` where the code, or the environment, is no longer that of the state.
-        """
+        """Go on from the state of a checkpoint. Raises `CheckpointError` where it does not fit."""
         load_run_state(self, state)

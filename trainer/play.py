@@ -12,6 +12,7 @@ from pydantic import Field
 from equipoise.trainer.configuration.arguments import CheckpointArguments, check_output
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Count, Seed
+from equipoise.trainer.system.streams import lasting_streams
 
 if TYPE_CHECKING:
     from equipoise.envs.protocol import BatchedEnv
@@ -42,6 +43,7 @@ class PlayArguments(CheckpointArguments):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+@lasting_streams()
 def main() -> int:
     """The exit status: 0, or 2 for bad arguments, among them an environment that cannot be rendered."""
     try:

@@ -11,9 +11,11 @@ import yaml
 
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.evaluation import Evaluation
-from equipoise.trainer.monitor.failure import clear_outcome, write_failure
+from equipoise.trainer.monitor.endless import EndlessEpisodes
+from equipoise.trainer.monitor.outcome import clear_outcome, summarize, write_failure
 from equipoise.trainer.monitor.run_log import RunLog
-from equipoise.trainer.monitor.summary import Summary, git_revision, versions
+from equipoise.trainer.monitor.summary import Summary
+from equipoise.trainer.system import torch_switches
 from equipoise.trainer.system.checkpoint import CheckpointError, Checkpoints
 from equipoise.trainer.system.files import replace_file
 from equipoise.trainer.system.run_folder import CHECKPOINTS, CONFIG, FolderRemovedError, RunFolder
@@ -47,9 +49,15 @@ class Recorder:
     def save(self, state: Mapping[str, Any], last: bool = False, best: bool = False) -> None:
         """Write a trainer's `state` as `last.pt` or `best.pt` or both."""
 
+    def handlers_replaced(self, signals: list[str]) -> None:
+        """Say that the handlers of these signals had to be put back."""
+
     def finish(self, trainer: Trainer, result: Evaluation | None) -> Summary:
-        """Write the summary, and a film if the closing evaluation made one."""
+        """Write the summary."""
         return summarize(trainer, result)
+
+    def film(self, trainer: Trainer) -> None:
+        """Film the final policy. Comes last, and raises nothing: everything else is safe by then."""
 
 
 class RunRecorder(Recorder):
@@ -60,6 +68,8 @@ class RunRecorder(Recorder):
         settings = config.trainer
         self._checkpoints = Checkpoints(self.run_dir / CHECKPOINTS, settings.keep_every, settings.keep_max)
         self._log: RunLog
+        self._told: set[str] = set()
+        self._endless: EndlessEpisodes
 
     @property
     def has_best(self) -> bool:
@@ -78,6 +88,7 @@ class RunRecorder(Recorder):
         with self.folder.lock(), self._outcome(trainer):
             kept = self._set_aside(trainer.iteration)
             clear_outcome(self.run_dir)
+            self._endless = EndlessEpisodes(trainer.env_steps // self.config.env.num_envs)
             schedule = trainer.schedule
             with RunLog(
                 self.config,
@@ -114,8 +125,7 @@ class RunRecorder(Recorder):
             self.message(f"resume: {trainer.collector.notice}")
         if not trainer.iteration and trainer.policy.space.num_continuous:
             self.message(trainer.policy.space.describe())
-        for remark in trainer.collector.take_remarks():
-            self.message(f"{self.config.env.label}: {remark}")
+        self._remark(trainer)
         if any(compiling.notice is None for compiling in trainer.compiling):
             self.message(
                 f"trainer.compile = {self.config.trainer.compile}: the first iterations take longer, up to a "
@@ -125,14 +135,32 @@ class RunRecorder(Recorder):
     def message(self, text: str) -> None:
         self._log.message(text)
 
+    def handlers_replaced(self, signals: list[str]) -> None:
+        if signals:
+            self._once(
+                f"WARNING: other code replaced the handlers of {', '.join(signals)}; they were put back"
+            )
+
+    def _remark(self, trainer: Trainer) -> None:
+        for remark in trainer.collector.take_remarks():
+            self.message(f"{self.config.env.label}: {remark}")
+        for remark in torch_switches.take_remarks():
+            self._once(f"WARNING: {remark}")
+
+    def _once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.message(text)
+
     def iteration(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         if skipped := metrics["optimizer/skipped"]:
             first = next(iter(trainer.bad_updates), "the gradient")
             self.message(
                 f"WARNING: iteration {trainer.iteration}: {skipped:.0f} updates skipped, not finite: {first}"
             )
-        for remark in trainer.collector.take_remarks():
-            self.message(f"{self.config.env.label}: {remark}")
+        self._remark(trainer)
+        if self._endless.found(trainer.env_steps // self.config.env.num_envs, metrics):
+            self.message(f"WARNING: {self._endless} (trainer.eval_max_steps ends evaluations there)")
         for compiling in trainer.compiling:
             if message := compiling.news():
                 self.message(message)
@@ -152,12 +180,23 @@ class RunRecorder(Recorder):
 
     def finish(self, trainer: Trainer, result: Evaluation | None) -> Summary:
         summary = summarize(trainer, result)
+        if result is not None and result.unfinished:
+            self.message(
+                f"WARNING: {result.unfinished} episodes of the closing evaluation had not ended after "
+                f"trainer.eval_max_steps = {self.config.trainer.eval_max_steps} and count as they were"
+            )
         with self._writing():
             self._log.finish(summary)
-        if result is not None and result.frames:
-            with self._writing():
-                self._log.film(result.frames, trainer.env_steps)
         return summary
+
+    def film(self, trainer: Trainer) -> None:
+        if trainer.interrupted_by:
+            return
+        try:
+            if frames := trainer.evaluator.film():
+                self._log.film(frames, trainer.env_steps)
+        except Exception as error:  # of the environment's renderer, or a full disk
+            self.message(f"no film of the final policy: {type(error).__name__}: {error}")
 
     def _check_folder(self) -> None:
         """Notice that the folder has been removed, or has another writer."""
@@ -181,32 +220,3 @@ class RunRecorder(Recorder):
             if self.config.trainer.on_save_error == "stop":
                 raise CheckpointError(f"{what} (trainer.on_save_error = warn would go on)") from error
             self.message(f"WARNING: {what}; the run goes on (trainer.on_save_error = warn)")
-
-
-def summarize(trainer: Trainer, result: Evaluation | None = None) -> Summary:
-    """What `summary.json` says of a run as it stands; without a closing evaluation its metrics are null."""
-    config, compiling = trainer.config, trainer.compiling
-    summary = {
-        "status": "interrupted" if result is None else "finished",
-        "env": config.env.label,
-        "preset": config.preset,
-        "seed": config.seed,
-        "device": str(trainer.collector.env.device),
-        "env_steps": trainer.env_steps,
-        "iterations": trainer.iteration,
-        "seconds": trainer.seconds,
-        "steps_per_second": trainer.env_steps / trainer.seconds if trainer.seconds else None,
-        "compile_seconds": sum(c.seconds for c in compiling) if compiling else None,
-        **trainer.balance.summary(trainer.schedule.env_steps),
-        "versions": versions(),
-        "git_revision": git_revision(),
-    }
-    if result is not None:
-        summary |= {
-            "return_mean": result.return_mean,
-            "return_std": result.return_std,
-            "normalized_score": result.score,
-            "success_rate": result.success_rate,
-        }
-    measured = result.metrics if result is not None else {}
-    return Summary.of(summary | {n if n not in summary else f"env_{n}": x for n, x in measured.items()})

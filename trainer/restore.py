@@ -12,12 +12,14 @@ from typing import Any
 import gymnasium
 import torch
 
+from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.references import References
 from equipoise.envs.space_data import from_data
 from equipoise.trainer.build import environment_maker, find_device, find_references, make_policy, space_of
 from equipoise.trainer.configuration.errors import ConfigError
-from equipoise.trainer.configuration.schema import ComponentConfig, Config, check, check_policy
+from equipoise.trainer.configuration.resuming import changed
+from equipoise.trainer.configuration.schema import ComponentConfig, Config, check_policy
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.spaces import HybridSpace
 from equipoise.trainer.system.checkpoint import CheckpointError, Found, newest
@@ -51,6 +53,7 @@ def restore(
     device: str = "auto",
     allow: Collection[str] = (),
     environment: Callable[..., Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Restored:
     """The policy of a checkpoint, or of the newest one of a run folder, and the environment it is for.
 
@@ -63,6 +66,7 @@ def restore(
         device: to act on; `auto`: a GPU, if there is one.
         allow: modules of the user's that the checkpoint may name, with all that is in them.
         environment: what makes a single Gymnasium environment, in the place of what the checkpoint names.
+        overrides: other settings of the environment, `env.<key> -> value`.
 
     Raises:
         ConfigError: there is no whole checkpoint of this trainer; the configuration in it names other code;
@@ -72,7 +76,7 @@ def restore(
         raw = {**found.config, "device": device}
         if environment is not None:
             raw["env"] = {**raw["env"], "id": None, "make": None}
-        config = check(raw, allow, acting=True)
+        config = changed(raw, overrides or {}, allow, acting=True)
         where = torch.device(find_device(config.device))
         make_env = environment_maker(config.env, where, environment)
         env = make_env(1)
@@ -111,7 +115,7 @@ def _readable(location: Path) -> Iterator[Found]:
         yield found
     except ConfigError:
         raise
-    except (CheckpointError, ValueError) as error:
+    except (CheckpointError, EnvError, ValueError) as error:
         raise ConfigError(str(error)) from error
 
 

@@ -24,6 +24,7 @@ from equipoise.trainer.continuation import AUTO, Plan, begun, gone_on
 from equipoise.trainer.session import run_errors, train
 from equipoise.trainer.sweep import SweepError, through_hydra
 from equipoise.trainer.system.run_folder import RunFolder
+from equipoise.trainer.system.streams import lasting_streams
 
 _RUN_DIR = "hydra.run.dir"
 RANK0_GRACE_SECONDS = 20.0
@@ -45,6 +46,7 @@ class Request(NamedTuple):
     """A sweep, or a flag that is Hydra's own business."""
 
 
+@lasting_streams()
 def main() -> int:
     """Train as `sys.argv` says. Returns the exit status: 0, 1 for a failed run, 2 for a bad configuration,
     128 + the number of the signal that ended it."""
@@ -57,7 +59,6 @@ def main() -> int:
         else:
             with compose(request) as plan:
                 train(plan)
-        sys.stdout.flush()
     except BaseException as error:
         message, status = outcome(error)
         if message:
@@ -110,9 +111,6 @@ def _endings(error: BaseException) -> Iterator[tuple[tuple[type[BaseException], 
     """Classes of errors, and the message and the exit status for `error` if it is one of them."""
     yield (ConfigError,), str(error), 2
     yield (KeyboardInterrupt,), "", 128 + getattr(error, "signal", signal.SIGINT)
-    if isinstance(error, BrokenPipeError):  # Python flushes once more at its end, which must not fail too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    yield (BrokenPipeError,), "", 128 + signal.SIGPIPE
     yield (SweepError,), str(error), 1
     yield run_errors(error), "" if _rank("RANK") else f"The run ended with an error. {error}", 1
 

@@ -53,7 +53,7 @@ def run_errors(error: BaseException) -> tuple[type[BaseException], ...]:
     if not isinstance(error, Exception):
         return ()
     from equipoise.envs.gymnasium_adapter.guard import EnvError
-    from equipoise.trainer.diagnosis import DivergenceError, NonFiniteError
+    from equipoise.trainer.diagnosis import DivergenceError, NoGradientError, NonFiniteError
     from equipoise.trainer.process_state import OutOfStepError
     from equipoise.trainer.system.checkpoint import CheckpointError
     from equipoise.trainer.system.distributed import ElsewhereError, ProcessLostError
@@ -61,7 +61,8 @@ def run_errors(error: BaseException) -> tuple[type[BaseException], ...]:
 
     of_several_processes = (ElsewhereError, ProcessLostError, OutOfStepError)
     of_the_folder = (CheckpointError, LockedError, OSError)
-    return (EnvError, NonFiniteError, DivergenceError, *of_the_folder, *of_several_processes)
+    of_numbers = (NonFiniteError, NoGradientError, DivergenceError)
+    return (EnvError, *of_numbers, *of_the_folder, *of_several_processes)
 
 
 def _build(plan: Plan, environment: Callable[..., Any] | None) -> Trainer:

@@ -68,7 +68,7 @@ def through_hydra(arguments: Sequence[str]) -> int:
     try:
         with readable_errors():
             job()
-    except (BrokenPipeError, ConfigError):
+    except ConfigError:
         raise
     except OSError as error:  # of Hydra, which makes the run folder
         raise ConfigError(f"hydra.run.dir: cannot make the run folder: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from equipoise.envs.topology_spawn import TopologySpawn
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.evaluate import main
 from equipoise.trainer.restore import restore
+from equipoise.trainer.system.checkpoint import load, save
 
 
 @pytest.fixture
@@ -69,9 +72,32 @@ def test_bad_arguments_end_with_one_message(arguments: list[str], complaint: str
 def test_an_environment_that_misbehaves_ends_with_one_message(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("equipoise.trainer.evaluation.EPISODE_LIMIT", 1)
+    def fail(self: TopologySpawn, action: object) -> None:
+        raise RuntimeError("lost contact")
+
+    monkeypatch.setattr(TopologySpawn, "step", fail)
     monkeypatch.setattr(sys, "argv", ["evaluate", f"checkpoint={checkpoint}", "episodes=2", "device=cpu"])
     assert main() == 2
-    assert (
-        "TopologySpawn: environment 0: an episode of the evaluation has not ended" in capsys.readouterr().err
-    )
+    monkeypatch.setattr(TopologySpawn, "reference_returns", (0.0, 1.0), raising=False)
+    assert "playing random actions and the expert's failed: RuntimeError" in capsys.readouterr().err
+    assert main() == 2
+    assert "TopologySpawn: step 1: step raised RuntimeError: lost contact" in capsys.readouterr().err
+
+
+def test_under_other_settings_of_the_environment(checkpoint: Path) -> None:
+    result = evaluate(f"checkpoint={checkpoint}", "episodes=4", "env.max_steps=1", "device=cpu")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"episode length\s*│\s*1 │", result.stdout), result.stdout
+    refused = evaluate(f"checkpoint={checkpoint}", "env.max_stps=3", "device=cpu")
+    assert refused.returncode == 2
+    assert "env.max_stps" in refused.stderr
+    assert "did you mean env.max_steps?" in refused.stderr
+
+
+def test_episodes_that_do_not_end_are_cut_off_and_named(checkpoint: Path, tmp_path: Path) -> None:
+    state = load(checkpoint)
+    state["config"]["trainer"]["eval_max_steps"] = 2
+    save(tmp_path / "impatient.pt", state)
+    result = evaluate(f"checkpoint={tmp_path / 'impatient.pt'}", "episodes=4", "device=cpu")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"episodes without an end in 2 steps\s*│\s*[1-4] │", result.stdout), result.stdout

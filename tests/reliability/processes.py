@@ -53,7 +53,7 @@ class Run:
 
     @property
     def output(self) -> str:
-        return self._log.read_text() if self._log.exists() else ""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def end(self, seconds: float = 120.0) -> Ended:
         self.process.join(seconds)

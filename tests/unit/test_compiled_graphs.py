@@ -22,7 +22,7 @@ from equipoise.trainer.compilation import compiled_graphs
 from equipoise.trainer.compilation.graphs import Graphed
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.schema import Config
-from equipoise.trainer.recorder import summarize
+from equipoise.trainer.monitor.outcome import summarize
 
 needs_compiler = pytest.mark.skipif(
     which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler on this machine"

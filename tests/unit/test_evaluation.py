@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import Act, Timestep
 from equipoise.envs.references import References
-from equipoise.trainer import evaluation
-from equipoise.trainer.evaluation import evaluate, normalized_score
+from equipoise.trainer import footage
+from equipoise.trainer.evaluation import Evaluator, evaluate, normalized_score
 from equipoise.trainer.policy.actor_critic import ActorCritic
 from equipoise.trainer.policy.encoders import MLP
 from equipoise.trainer.spaces import HybridSpace
@@ -114,33 +118,107 @@ class Endless(ToyEnv):
         return super().step(action)
 
 
-def test_an_episode_without_an_end_is_an_error_that_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "EPISODE_LIMIT", 20)
-    env = Endless(
-        3, CPU
-    )  # the others' episodes end again and again, which must not hide the one that does not
-    with pytest.raises(
-        EnvError, match=r"(?s)Endless: environment 1: .* 20 steps.*max_episode_steps.*TimeLimit"
-    ):
-        evaluate(policy(), env, episodes=6, seed=0)
+def test_an_episode_without_an_end_counts_as_it_is_when_the_steps_are_used_up() -> None:
+    env = Endless(3, CPU, reward_weights=(1.0, 0.0))
+    # The others' episodes end again and again, which must not hide the one that does not.
+    result = evaluate(policy(), env, episodes=6, seed=0, max_steps=20)
     assert env.taken == 20
+    assert result.unfinished == 1
+    assert sorted(result.lengths) == [3, 3, 5, 5, 20]
+    assert result.returns[result.lengths.index(20)] == 20 * 2  # so far
 
 
-def test_an_environment_that_has_done_its_share_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "EPISODE_LIMIT", 4)
-
+def test_an_environment_that_has_done_its_share_may_go_on() -> None:
     class Lasting(ToyEnv):
         def step(self, action: Any) -> Timestep:
             if self._clock[2] == 4:  # as long as the limit, but no episode of this environment counts
                 self._clock[2] = 3.0
             return super().step(action)
 
-    assert evaluate(policy(), Lasting(3, CPU), episodes=2, seed=0).lengths == [3, 4]
+    result = evaluate(policy(), Lasting(3, CPU), episodes=2, seed=0, max_steps=4)
+    assert (result.lengths, result.unfinished) == ([3, 4], 0)
 
 
-def test_the_longest_episode_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "EPISODE_LIMIT", 5)
-    assert sorted(evaluate(policy(), wages(), episodes=3, seed=0).lengths) == [3, 4, 5]
-    monkeypatch.setattr(evaluation, "EPISODE_LIMIT", 4)
-    with pytest.raises(EnvError, match="environment 2"):
-        evaluate(policy(), wages(), episodes=3, seed=0)
+def test_the_longest_episode_that_is_allowed() -> None:
+    for most, lengths, unfinished in ((5, [3, 4, 5], 0), (4, [3, 4, 4], 1)):
+        result = evaluate(policy(), wages(), episodes=3, seed=0, max_steps=most)
+        assert sorted(result.lengths) == lengths
+        assert result.unfinished == unfinished
+
+
+class Filmed(ToyEnv):
+    """Long episodes, and pictures that are wider than a film."""
+
+    pictures = 0
+
+    def __init__(self, length: int, seconds: float = 0.0) -> None:
+        super().__init__(1, CPU)
+        self._left, self._length, self._seconds = length, length, seconds
+
+    def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
+        self._left = self._length
+        return super().reset(seed)
+
+    def step(self, action: Any) -> Timestep:
+        self._left -= 1
+        step = super().step(action)
+        return step._replace(terminated=torch.tensor([self._left <= 0]), truncated=torch.tensor([False]))
+
+    def render(self, index: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        self.pictures += 1
+        time.sleep(self._seconds)
+        return np.full((24, 960, 3), (self._length - self._left) % 256, np.uint8)
+
+
+@pytest.mark.parametrize("length", [100, 700, 2_000])
+def test_a_film_has_few_pictures_all_over_the_episode_and_small_ones(length: int) -> None:
+    env = Filmed(length)
+    frames = evaluate(policy(), env, 1, seed=0, render=True).frames
+    assert len(frames) <= footage.MOST
+    assert env.pictures <= 2 * footage.MOST + length // 4
+    assert {frame.shape for frame in frames} == {(12, 480, 3)}
+    shown = [int(frame[0, 0, 0]) for frame in frames]
+    every = 1 if length < 300 else 4 if length < 1_200 else 8
+    assert shown == [step % 256 for step in range(0, length, every)]
+
+
+def test_slow_rendering_ends_the_film_and_not_the_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footage, "SECONDS", 0.05)
+    env = Filmed(200, seconds=0.02)
+    result = evaluate(policy(), env, 1, seed=0, render=True)
+    assert 1 <= len(result.frames) <= 4
+    assert result.lengths == [200]
+
+
+def evaluator(make_env: Callable[[int], ToyEnv], num_envs: int = 3) -> Evaluator:
+    return Evaluator(policy(), make_env, num_envs, None, 1, 3, 3, 1_000)
+
+
+def test_preparing_steps_the_environment_once_and_draws_nothing() -> None:
+    made: list[Filmed] = []
+
+    class Drawing(Filmed):
+        def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
+            torch.rand(3), np.random.rand(3), random.random()
+            return super().reset(seed)
+
+    def make(num_envs: int) -> ToyEnv:
+        made.append(Drawing(10))
+        return made[-1]
+
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
+    evaluator(make, num_envs=1).prepare()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
+    assert random.getstate() == before[2]
+    assert [env._left for env in made] == [9]
+
+
+def test_what_goes_wrong_when_preparing_names_the_environment_for_evaluations() -> None:
+    def make(num_envs: int) -> ToyEnv:
+        raise ValueError("all seats taken")
+
+    with pytest.raises(
+        EnvError, match="environment for evaluations, which exists beside .*: all seats taken"
+    ):
+        evaluator(make).prepare()

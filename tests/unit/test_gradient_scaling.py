@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.gradients import FlatParameters, SideGradients
-from equipoise.trainer.recorder import summarize
+from equipoise.trainer.monitor.outcome import summarize
 from equipoise.trainer.stages.gradient_scaling import GradientScaling
 from equipoise.trainer.stages.protocol import WeightResult
 

@@ -89,7 +89,17 @@ def resumed(
     `allow`, which lists modules; what `overrides` name is the user's own.
     """
     refuse_fixed(list(overrides))
-    raw = {**_copied(plain), "resume": checkpoint}
+    return changed({**plain, "resume": checkpoint}, overrides, allow)
+
+
+def changed(
+    plain: _Settings, overrides: Mapping[str, Any], allow: Collection[str], acting: bool = False
+) -> Config:
+    """A configuration with some keys changed; what `overrides` name is the user's own, and allowed.
+
+    `allow` and `acting` as in `check`.
+    """
+    raw = _copied(plain)
     for key, value in overrides.items():
         *path, name = key.split(".")
         section = raw
@@ -97,7 +107,7 @@ def resumed(
             section = section.setdefault(part, {})
         section[name] = value
     typed = set(foreign(raw)) - set(foreign(plain))
-    return check(raw, [*allow, *typed])
+    return check(raw, [*allow, *typed], acting=acting)
 
 
 def episodes_begin_anew(before: _Settings, after: _Settings) -> bool:

@@ -47,7 +47,7 @@ class RunLog:
         resumed = iteration > 0
         self._metrics = MetricsFile(run_dir / "metrics.jsonl", iteration if resumed else None)
         self._tensorboard = TensorBoardLog(run_dir, env_steps, _references(config))
-        self._tensorboard.config((run_dir / "config.yaml").read_text(), git_revision())
+        self._tensorboard.config((run_dir / "config.yaml").read_text("utf-8"), git_revision())
         self._tensorboard.start(_hyperparameters(config), [key for key, _ in _typed(config)])
         self._progress = Progress(
             total_env_steps,

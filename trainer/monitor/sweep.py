@@ -81,7 +81,9 @@ class Sweep(Callback):
         self._tell(config, "started")
         self._output = ExitStack()
         if Sweep.started is None:  # jobs beside this one print too
-            file = self._output.enter_context((self.folder / f"{config.hydra.job.num}.log").open("w"))
+            file = self._output.enter_context(
+                (self.folder / f"{config.hydra.job.num}.log").open("w", encoding="utf-8")
+            )
             self._output.enter_context(redirect_stdout(file))
             self._output.enter_context(redirect_stderr(file))
 

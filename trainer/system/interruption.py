@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run after the iteration at hand; a second one ends it at once."""
+"""SIGINT, SIGTERM and SIGHUP end a run after the iteration at hand; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from types import FrameType, TracebackType
 ECHO = 5.0
 """Seconds: a signal to all processes of a job (of SLURM, say) comes again, passed on by `torchrun`."""
 
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
 
 class Interrupted(KeyboardInterrupt):
     """Raised where a signal ends what is being done at once."""
@@ -24,7 +26,8 @@ class Interrupted(KeyboardInterrupt):
 class Interruption:
     """A context in which the first signal is noted in `signal` and a second one raises `Interrupted`.
 
-    Outside the main thread, where Python allows no handlers, signals keep the meaning that they had.
+    A signal that is ignored stays so: `nohup` ignores SIGHUP, and shells SIGINT for what they start in the
+    background. Outside the main thread, where Python allows no handlers, signals keep their meaning.
 
     Args:
         echo: seconds in which further signals are taken for the first one.
@@ -38,8 +41,9 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+            for number in _NUMBERS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -47,6 +51,13 @@ class Interruption:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def rearm(self) -> list[str]:
+        """Put the handlers back that other code (of an environment) has replaced; returns their signals."""
+        replaced = [number for number in self._previous if signal.getsignal(number) != self._note]
+        for number in replaced:
+            signal.signal(number, self._note)
+        return [number.name for number in replaced]
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

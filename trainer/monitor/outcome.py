@@ -1,0 +1,72 @@
+"""How a run ended: `summary.json` says so, and `failure.txt` explains an error."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from equipoise.trainer.evaluation import Evaluation
+from equipoise.trainer.monitor.summary import Summary, git_revision, versions
+from equipoise.trainer.system.files import replace_file
+from equipoise.trainer.system.run_folder import REPORT, SUMMARY
+
+if TYPE_CHECKING:
+    from equipoise.trainer.loop import Trainer
+
+
+def summarize(trainer: Trainer, result: Evaluation | None = None) -> Summary:
+    """What `summary.json` says of a run as it stands; without a closing evaluation its metrics are null."""
+    config, compiling = trainer.config, trainer.compiling
+    summary = {
+        "status": "interrupted" if result is None else "finished",
+        "env": config.env.label,
+        "preset": config.preset,
+        "seed": config.seed,
+        "device": str(trainer.collector.env.device),
+        "env_steps": trainer.env_steps,
+        "iterations": trainer.iteration,
+        "seconds": trainer.seconds,
+        "steps_per_second": trainer.env_steps / trainer.seconds if trainer.seconds else None,
+        "compile_seconds": sum(c.seconds for c in compiling) if compiling else None,
+        **trainer.balance.summary(trainer.schedule.env_steps),
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }
+    if result is not None:
+        summary |= {
+            "return_mean": result.return_mean,
+            "return_std": result.return_std,
+            "normalized_score": result.score,
+            "success_rate": result.success_rate,
+        }
+    measured = result.metrics if result is not None else {}
+    return Summary.of(summary | {n if n not in summary else f"env_{n}": x for n, x in measured.items()})
+
+
+def clear_outcome(run_dir: Path) -> None:
+    """Remove what an earlier session of the run wrote of its end."""
+    for name in (SUMMARY, REPORT):
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def write_failure(run_dir: Path, error: BaseException, summary: Summary) -> None:
+    """Record how a run ended that did not finish; `summary` is that of an interrupted run."""
+    interrupted = isinstance(error, KeyboardInterrupt)
+    if not interrupted:
+        summary = replace(summary, status="failed", error=_named(error))
+    with contextlib.suppress(OSError):  # a full disk may be the very error, and that one is raised
+        summary.write(run_dir / SUMMARY)
+        if not interrupted:
+            replace_file(run_dir / REPORT, _report(error).encode(errors="backslashreplace"))
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _report(error: BaseException) -> str:
+    trace = "".join(traceback.format_exception(error))
+    return "\n\n".join([_named(error), *getattr(error, "details", ()), "Where it happened:", trace])
