@@ -78,30 +78,46 @@ def keep_outside_links_as_text(app: Any, docname: str, source: list[str]) -> Non
     source[0] = re.sub(r"\[([^\]]*)\]\(\)", r"\1", text)
 
 
+SECTIONS = ("Args:", "Raises:", "Returns:", "Yields:", "Attributes:")
+
+
 def markdown_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are Markdown: code in single backticks, lists, indented blocks."""
-    if lines and lines[0].startswith(
-        "Alias for field number"
-    ):  # what a NamedTuple says of a field without words
+    if not lines or lines[0].startswith("Alias for field number"):  # a NamedTuple's, without words of ours
         lines.clear()
-    pieces = re.split(r"(`+[^`]+`+)", "\n".join(lines))
-    for index in range(0, len(pieces), 2):
-        pieces[index] = re.sub(r"([*|\\]|(?<=\w)_(?=\W|$))", r"\\\1", pieces[index])
-    spaced: list[str] = []
-    sections = False  # from `Args:` on the indentation is Napoleon's business
-    for line in "".join(pieces).split("\n"):
-        sections |= line in ("Args:", "Raises:", "Returns:", "Yields:", "Attributes:")
-        previous = spaced[-1] if spaced else ""
-        if line.strip() and previous.strip() and not sections:
+        return
+    shown: list[str] = []
+    sections = code = in_list = False
+    for line, escaped in zip(lines, escape("\n".join(lines)).split("\n"), strict=True):
+        sections |= line in SECTIONS  # from there on the indentation is Napoleon's business
+        blank, deep = not line.strip(), indent(line) > 0
+        previous = shown[-1] if shown else ""
+        if code and (blank or deep):
+            shown.append(line)
+            continue
+        code = deep and not (blank or sections or in_list or previous.strip())
+        if code:
+            shown += ["::", "", line]
+            continue
+        in_list = is_item(line) or (in_list and (blank or deep))
+        if not blank and previous.strip() and not sections:
             deeper = indent(line) - indent(previous)
             starts_list = is_item(line) and not is_item(previous) and deeper >= 0
             if deeper < 0 or starts_list or (deeper > 0 and not is_item(previous)):
-                spaced.append("")
-        spaced.append(line)
+                shown.append("")
+        shown.append(escaped)
     # Napoleon would make a type and a description of an attribute's "`[B, K]`: what it is".
     if what in ("attribute", "data", "property"):
-        spaced = [line.replace(":", COLON) for line in spaced]
-    lines[:] = spaced
+        shown = [line.replace(":", COLON) for line in shown]
+    lines[:] = shown
+
+
+def escape(text: str) -> str:
+    """What is markup in reStructuredText, but neither in Markdown nor in code, as plain characters."""
+    pieces = re.split(r"(`+[^`]+`+)", text)
+    for index in range(0, len(pieces), 2):
+        pieces[index] = re.sub(r"([*|\\]|(?<=\w)_(?=\W|$))", r"\\\1", pieces[index])
+    return "".join(pieces)
 
 
 def colons_back(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
