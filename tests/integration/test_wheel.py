@@ -152,7 +152,7 @@ def here(folder: Path) -> Path:
 def trained(equipoise: Path, here: Path) -> Path:
     """A run folder of `equipoise train env=mine`."""
     output = run(equipoise, "train", "env=mine", *SHORT, "hydra.run.dir=runs/first", cwd=here)
-    best = f"checkpoint={here}/runs/first/checkpoints/best.pt"
+    best = "checkpoint=runs/first/checkpoints/best.pt"
     commands = (f"evaluate {best} 'allow=[envs]' episodes=100", f"play {best} 'allow=[envs]'", "dashboard")
     assert all(f"\n  equipoise {command}\n" in output for command in commands), output
     return here / "runs/first"
