@@ -19,6 +19,7 @@ from equipoise.trainer.configuration.errors import (
     Problem,
     bad_value,
     key_names,
+    missing,
     nearest,
     problems_of,
     unknown,
@@ -295,6 +296,9 @@ def _without_echoes(problems: list[Problem]) -> list[Problem]:
 
 def _contradictions(config: Config, bad: Collection[str]) -> Iterator[Problem]:
     """Keys that are fine by themselves and wrong together; `bad` are those that are not fine."""
+    keywords = config.env.keywords
+    if {"id", "make"} <= keywords.keys() and keywords["id"] is None and keywords["make"] is None:
+        yield missing("env.id", "given, as gymnasium.make takes it, or env.make=module:callable")
     trainer, batch = config.trainer, config.trainer.batch
     weights = trainer.policy_loss_weights
     if weights.discrete_weight == weights.continuous_weight == 0:
