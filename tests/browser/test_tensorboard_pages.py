@@ -17,6 +17,7 @@ import pytest
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.monitor.layout import LAYOUT
+from equipoise.trainer.monitor.summary import Summary
 from tests.conftest import TINY_TOPOLOGY
 
 pytestmark = pytest.mark.browser
@@ -53,7 +54,7 @@ TEXTS = "return deep(document, 'code').map(e => e.textContent);"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
     """A short run of the default: its folder and summary."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     config = compose(
@@ -63,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def address(run: tuple[Path, dict[str, Any]]) -> Iterator[str]:
+def address(run: tuple[Path, Summary]) -> Iterator[str]:
     command = [sys.executable, "-m", "scripts.dashboard", "--runs", str(run[0].parent)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
@@ -113,12 +114,12 @@ def test_custom_scalars_draws_every_chart_of_the_layout(ask: Callable[..., Any])
 
 
 def test_hparams_shows_preset_seed_and_final_score_side_by_side(
-    ask: Callable[..., Any], run: tuple[Path, dict[str, Any]]
+    ask: Callable[..., Any], run: tuple[Path, Summary]
 ) -> None:
     cells = ask("hparams", CELLS, lambda found: "balanced" in found)
     assert {"preset", "seed", "env.num_envs", "final/normalized_score"} <= set(cells)
     row = cells[cells.index("tiny") :]
-    score = run[1]["normalized_score"]
+    score = run[1].normalized_score
     assert "balanced" in row
     assert any(
         re.fullmatch(r"-?[\d.]+", cell) and float(cell) == pytest.approx(score, rel=1e-3) for cell in row
@@ -130,9 +131,7 @@ def test_images_has_a_film_that_has_loaded(ask: Callable[..., Any]) -> None:
     assert [picture[:3] for picture in pictures] == [[True, 480, 270]]
 
 
-def test_text_has_configuration_and_revision(
-    ask: Callable[..., Any], run: tuple[Path, dict[str, Any]]
-) -> None:
+def test_text_has_configuration_and_revision(ask: Callable[..., Any], run: tuple[Path, Summary]) -> None:
     texts = ask("text", TEXTS, lambda found: len(found) == 2)
     assert "preset: balanced" in texts[0]
-    assert run[1]["git_revision"] in texts[1]
+    assert run[1].git_revision in texts[1]

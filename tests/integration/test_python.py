@@ -184,13 +184,13 @@ def test_a_run_goes_on(tmp_path: Path) -> None:
 
 class Interrupting(Crane):
     def step(self, action: Any) -> Any:
-        if not interrupted:
-            interrupted.append(True)
+        steps.append(None)
+        if len(steps) == 20:  # in the first rollout: one step before it tries the environment for evaluations
             signal.raise_signal(signal.SIGINT)
         return super().step(action)
 
 
-interrupted: list[bool] = []
+steps: list[None] = []
 
 
 def test_ctrl_c_saves_what_was_learned_and_is_raised(tmp_path: Path) -> None:

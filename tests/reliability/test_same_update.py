@@ -24,6 +24,7 @@ from equipoise.trainer.data import Actions, Rollout
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.loop import Trainer
 from equipoise.trainer.metric_log import MetricLog
+from equipoise.trainer.targets import prepare
 from tests.conftest import TINY_TOPOLOGY
 
 ENVS, STEPS, EPOCHS, MINIBATCHES, ITERATIONS = 8, 16, 2, 2, 5
@@ -103,7 +104,9 @@ def learned(trainer: Trainer, rollouts: list[Rollout]) -> tuple[Tensor, dict[str
     )
     for number, rollout in enumerate(rollouts):
         log = MetricLog()
-        update.run(rollout, number / ITERATIONS, log)
+        _, samples = prepare(rollout, trainer.policy, update.pipeline, trainer.settings, log)
+        update.learn(samples, number / ITERATIONS, log)
+        trainer.policy.update_normalizer(rollout.observations)
     return torch.stack(history), log.read()
 
 

@@ -89,7 +89,7 @@ def test_what_is_compiled_teaches_the_same_and_tells_the_same(env: str, tmp_path
     before = eager.learner.flat.vector.detach().clone()
     told, expected = ({k: v for k, v in t.iterate().items() if k[:5] != "time/"} for t in (trainer, eager))
     assert told == pytest.approx(expected, rel=1e-3, abs=1e-4)
-    steps = [t.update.flat.vector.detach() - before for t in (trainer, eager)]
+    steps = [t.learner.flat.vector.detach() - before for t in (trainer, eager)]
     assert float((steps[0] - steps[1]).norm()) < 1e-3 * float(steps[1].norm())
 
 

@@ -20,15 +20,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from equipoise.trainer import loop
 from equipoise.trainer.build import build
 from equipoise.trainer.compilation import compiled_graphs, cuda_graphs, graphs
 from equipoise.trainer.compilation.graphs import EAGER_CALLS, Graphed, Kind
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.data import Minibatch, Targets
 from equipoise.trainer.loop import Trainer
+from equipoise.trainer.monitor.outcome import summarize
 from equipoise.trainer.policy import encoders
 from equipoise.trainer.stages.gradient_scaling import GradientScaling
 from equipoise.trainer.stages.protocol import LossState, Sides, WeightResult
+from equipoise.trainer.targets import prepare
 
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
 
@@ -407,7 +411,7 @@ def test_a_run_of_graphs_is_the_run_without(kind: Kind, env: str, tmp_path: Path
     ]
     graphs, metrics = trained([*overrides, f"trainer.compile={kind}"], tmp_path / "graphs")
     assert {work.notice for work in graphs.compiling} == {None}
-    assert graphs.summary(None)["compile_seconds"] > 0.0
+    assert summarize(graphs).compile_seconds > 0.0
     eager, expected = trained(overrides, tmp_path / "eager")
     assert eager.compiling == []
     assert metrics == expected
@@ -433,17 +437,21 @@ def test_epochs_end_early_where_they_do_without_graphs(kind: Kind, tmp_path: Pat
 
 
 def test_what_made_updates_bad_is_found_as_without_graphs(
-    kind: Kind, toy: Callable[..., Config], tmp_path: Path
+    kind: Kind, toy: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Squares of value targets of 1e30 are infinite in float32."""
+
+    def spoilt(*arguments: Any) -> tuple[Targets, Minibatch]:
+        targets, samples = prepare(*arguments)
+        return targets, samples._replace(returns=samples.returns * 1e30)
 
     def found(name: str, *overrides: str) -> tuple[float, list[str], Tensor]:
         trainer = build(toy("trainer.total_env_steps=2560", *overrides), tmp_path / name)
         for _ in range(4):
             trainer.iterate()
-        prepare = trainer.learner.prepare
-        trainer.learner.prepare = lambda *a: (s := prepare(*a))._replace(returns=s.returns * 1e30)
-        metrics = trainer.iterate()
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "prepare", spoilt)
+            metrics = trainer.iterate()
         return metrics["optimizer/skipped"], trainer.bad_updates, trainer.learner.flat.vector.detach()
 
     skipped, lines, parameters = found("graphs", f"trainer.compile={kind}")
@@ -497,7 +505,7 @@ def test_on_the_cpu_the_run_goes_on_and_says_why(
     toy: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = build(toy("trainer.compile=cudagraphs"), tmp_path / "graphs")
-    assert trainer.train()["status"] == "finished"
+    assert trainer.train().status == "finished"
     out = capsys.readouterr().out
     assert "WARNING: trainer.compile = cudagraphs: the update: not compiled" in " ".join(out.split())
     assert "CUDA graphs need cuda" in " ".join(out.split())
