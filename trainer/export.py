@@ -30,7 +30,8 @@ class ExportArguments(CheckpointArguments):
     torch: `torch.export.load("….pt2").module()(observation=…)`, with torch alone.
     onnx:  `onnxruntime.InferenceSession("….onnx").run(None, {"observation": …})`.
 
-    Policies with masks take `action_mask` too.
+    Policies with masks take `action_mask` too. The JSON says how an observation is laid out; the file
+    examples/exported_policy.py reads it with NumPy alone.
     """
 
     format: Literal["torch", "onnx"] = Field("torch", description="onnx needs the extra 'export'")
@@ -58,12 +59,15 @@ def _export(arguments: ExportArguments) -> None:
     # torch takes seconds to import: arguments first
     import torch
 
+    from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
     from equipoise.trainer.policy.standalone import StandalonePolicy
     from equipoise.trainer.restore import restore
 
     restored = restore(arguments.checkpoint, "cpu", arguments.allow)
     env = restored.make_env(1)
     policy = StandalonePolicy(restored.policy, masked=env.reset(0)[1] is not None).eval()
+    policy.requires_grad_(False)  # outputs convert to NumPy as they are
+    layout = getattr(env, "observation_layout", None) or ObservationLayout(env.observation_space).describe()
     env.close()
     output = arguments.output or restored.path.with_name(f"{restored.path.stem}-policy{suffix}")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +76,7 @@ def _export(arguments: ExportArguments) -> None:
         "format": arguments.format,
         "made_with": f"torch {torch.__version__}",
         "environment": restored.config.env.label,
-        **policy.describe(),
+        **policy.describe(layout),
     }
     beside = output.with_name(f"{output.name}.json")
     beside.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -129,6 +129,11 @@ class GymnasiumEnv:
             else Workers(id, guarded, timeout)
         )
 
+    @property
+    def observation_layout(self) -> list[dict[str, Any]]:
+        """What of an observation lies in which columns of a row, see `ObservationLayout.describe`."""
+        return self._layout.describe()
+
     @staticmethod
     def imports(section: Mapping[str, Any]) -> list[str]:
         """The code that runs when an environment is made with the keywords in `section`, see `sources`.

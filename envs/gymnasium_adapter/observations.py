@@ -112,6 +112,39 @@ class ObservationLayout:
         leaf = next(leaf for leaf in self._leaves if column < leaf.columns.stop)
         return f"{leaf.path}[{column - leaf.columns.start}]"
 
+    def describe(self) -> list[dict[str, Any]]:
+        """What lies in which columns, as plain values: enough to build a row without this package.
+
+        For each part `keys` (what leads to it in a nested observation), its `shape` and `dtype`, `columns`
+        (the first, and the one after the last) and `encoding`: `numbers`, as they are, in row-major order,
+        between `low` and `high` (None: unbounded); or `one-hot`: for each entry, in row-major order, as many
+        columns as it has `choices`, all 0 but number `value - start`, which is 1.
+        """
+        described = []
+        for leaf, (path, keys, space) in zip(
+            self._leaves, _walk(self._space, "observation", ()), strict=True
+        ):
+            part = {
+                "path": path,
+                "keys": list(keys),
+                "shape": list(space.shape or ()),
+                "dtype": str(space.dtype),
+            }
+            part["columns"] = [leaf.columns.start, leaf.columns.stop]
+            if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+                sizes, starts = _choices(space)
+                part |= {"encoding": "one-hot", "choices": sizes.tolist(), "start": starts.tolist()}
+            else:
+                part |= {"encoding": "numbers", "low": _finite(leaf.low), "high": _finite(leaf.high)}
+            described.append(part)
+        return described
+
+
+def _finite(bounds: Floats) -> list[float | None]:
+    """As JSON can say it; a bound that is the same for all is given once."""
+    numbers = bounds[:1] if bounds.size and (bounds == bounds[0]).all() else bounds
+    return [number if np.isfinite(number) else None for number in numbers.tolist()]
+
 
 def _walk(
     space: gymnasium.Space[Any], path: str, keys: tuple[Any, ...]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
+import equipoise
 from equipoise.trainer import export
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.schema import Config
@@ -22,6 +27,7 @@ from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.restore import restore
 from equipoise.trainer.system import checkpoint
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 COUNT = 10_000
 TORCH_ALONE = """
 import sys, torch
@@ -29,6 +35,16 @@ inputs = torch.load(sys.argv[2])
 torch.save(torch.export.load(sys.argv[1]).module()(**inputs), sys.argv[3])
 loaded = {name.partition(".")[0] for name in sys.modules}
 assert not loaded & {"trainer", "envs", "gymnasium", "pydantic"}, loaded
+"""
+# Only the example's file is there to be imported, as when somebody has copied it.
+EXAMPLE = """
+import pathlib, pickle, sys
+sys.path.insert(0, sys.argv[1])
+from exported_policy import ExportedPolicy
+observations = pickle.load(open(sys.argv[3], "rb"))
+policy = ExportedPolicy(pathlib.Path(sys.argv[2]))
+pickle.dump([policy.act(observation) for observation in observations], open(sys.argv[4], "wb"))
+assert not [name for name in sys.modules if name.startswith("equipoise")]
 """
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnxscript", "onnxruntime")),
@@ -75,8 +91,8 @@ def inputs_for(policy: Policy) -> dict[str, Tensor]:
     return {"observation": observation[clear], **({"action_mask": mask[clear]} if masked else {})}
 
 
-def leaves(action: Any) -> list[Tensor]:
-    if isinstance(action, Tensor):
+def leaves(action: Any) -> list[Any]:
+    if not isinstance(action, dict | tuple):
         return [action]
     return [
         leaf for part in (action.values() if isinstance(action, dict) else action) for leaf in leaves(part)
@@ -140,6 +156,74 @@ def test_onnx_acts_like_the_trainer(trained: Path, monkeypatch: pytest.MonkeyPat
     assert_acts_alike(policy, inputs, outputs)
     one = session.run(None, {name: array[:1] for name, array in arrays.items()})
     assert all(len(array) == 1 for array in one)
+
+
+class Parts(gymnasium.Env[Any, Any]):
+    """Observations of every kind, and actions whose names differ in punctuation only."""
+
+    observation_space = spaces.Dict(
+        gear=spaces.Discrete(3, start=-1),
+        arm=spaces.Tuple(
+            (spaces.Box(-np.inf, 3.0, (2, 2), np.float64), spaces.MultiDiscrete([[2, 3]], start=[[5, 6]]))
+        ),
+        lamps=spaces.MultiBinary(3),
+        camera=spaces.Box(0, 255, (2, 3), np.uint8),
+    )
+    action_space = spaces.Dict(
+        {
+            "left-arm": spaces.Box(-0.1, 0.7, (2,), np.float64),
+            "left_arm": spaces.Box(np.array([5.0, 0.1]), np.array([6.0, 0.1]), dtype=np.float64),
+            "a": spaces.Dict({"b": spaces.Discrete(3, start=2)}),
+            "a.b": spaces.Tuple((spaces.MultiDiscrete([2, 3]), spaces.Box(0, 200, (1,), np.int16))),
+            "+": spaces.Box(0.0, 1.0, (), np.float32),
+            "-": spaces.Box(0.0, 1.0, (1,), np.float32),
+        }
+    )
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        return (
+            self.observation_space.sample(),
+            float(action["+"]),
+            bool(self.np_random.random() < 0.2),
+            False,
+            {},
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.parametrize("form", ["torch", pytest.param("onnx", marks=needs_onnx)])
+def test_the_json_is_enough_to_act(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By somebody who has the two files and the example, on observations in the environment's structure."""
+    tiny = {"num_envs": 4, "rollout_steps": 8, "num_minibatches": 1, "hidden_sizes": [8], "eval_every": 0}
+    run = equipoise.train(Parts, folder=tmp_path / "run", total_env_steps=64, final_eval_episodes=1, **tiny)
+    state = checkpoint.load(run.folder / "checkpoints" / "last.pt")
+    for name in ("discrete_head.weight", "continuous_head.weight"):
+        state["policy"][name] *= 1000.0
+    checkpoint.save(tmp_path / "policy.pt", state)
+    files = {"torch": "policy-policy.pt2", "onnx": "policy-policy.onnx"}
+    arguments = [f"checkpoint={tmp_path / 'policy.pt'}", f"format={form}", f"allow=[{__name__}]"]
+    assert exported(monkeypatch, *arguments) == 0
+    space = Parts.observation_space
+    space.seed(3)
+    observations = [space.sample() for _ in range(50)]
+    (tmp_path / "observations").write_bytes(pickle.dumps(observations))
+    paths = [EXAMPLES, tmp_path / files[form], tmp_path / "observations", tmp_path / "actions"]
+    subprocess.run([sys.executable, "-c", EXAMPLE, *map(str, paths)], check=True, cwd=tmp_path, timeout=120)
+    actions = pickle.loads((tmp_path / "actions").read_bytes())
+    policy = equipoise.load(tmp_path / "policy.pt")
+    for observation, action in zip(observations, actions, strict=True):
+        assert action in Parts.action_space
+        for ours, theirs in zip(leaves(policy.act(observation)), leaves(action), strict=True):
+            np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    drives = [float(number) for action in actions for number in action["left-arm"]]
+    assert any(min(drive + 0.1, 0.7 - drive) < 1e-7 for drive in drives), "some are at a bound"
+    described = json.loads((tmp_path / f"{files[form]}.json").read_text())["outputs"]
+    names = ["action.+", "action.-", "action.a.b", r"action.a\.b[0]", r"action.a\.b[1]"]
+    assert [entry["name"] for entry in described] == [*names, "action.left-arm", "action.left_arm"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,10 @@ class StandalonePolicy(nn.Module):
         """`[B, O]` float32, `[B, H, C]` bool -> the leaves of the action space by name, each `[B, ...]`."""
         policy = self.policy
         actions = policy.distribution(policy.normalize(observation), action_mask).mode()
-        return dict(
-            zip(self.names, policy.space.table.take_apart(policy.space.to_native(actions)), strict=True)
-        )
+        table = policy.space.table
+        parts = table.take_apart(policy.space.to_native(actions))
+        outputs = [_in_bounds(part, leaf) for part, leaf in zip(parts, table.leaves, strict=True)]
+        return dict(zip(self.names, outputs, strict=True))
 
     def examples(self) -> dict[str, Tensor]:
         """Inputs of the right shape; the batch is 2, as tracing takes 1 for a constant."""
@@ -40,18 +41,27 @@ class StandalonePolicy(nn.Module):
             inputs["action_mask"] = space.valid_choices.repeat(2, 1, 1)
         return inputs
 
-    def describe(self) -> dict[str, list[dict[str, Any]]]:
-        """Names, dtypes, shapes and ranges of what goes in and comes out."""
-        meaning = {
-            "observation": "as the environment gives it, flattened",
-            "action_mask": "true for a valid choice, of each head; at least one for each",
+    def describe(self, observation: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+        """Names, dtypes, shapes and ranges of what goes in and comes out.
+
+        `observation`: what lies in which columns, see `ObservationLayout.describe`.
+        """
+        about: dict[str, dict[str, Any]] = {
+            "observation": {
+                "meaning": "the parts of an observation in a row: numbers as they are, in row-major order; "
+                "one-hot: for each entry as many columns as choices, 1 in number value - start, else 0",
+                "parts": [dict(part) for part in observation],
+            },
+            "action_mask": {
+                "meaning": "true for a valid choice of each head, at least one; false beyond a head's choices"
+            },
         }
         inputs = [
             {
                 "name": name,
                 "dtype": str(example.dtype).removeprefix("torch."),
                 "shape": ["batch", *example.shape[1:]],
-                "meaning": meaning[name],
+                **about[name],
             }
             for name, example in self.examples().items()
         ]
@@ -60,20 +70,35 @@ class StandalonePolicy(nn.Module):
 
 
 def _name(leaf: ActionLeaf) -> str:
-    """`action['spawn']` as `action_spawn`."""
-    return re.sub(r"\W+", "_", leaf.path).strip("_")
+    """`action['aim'][0]` as `action.aim[0]`; `\\` before what such a name has of its own in a key."""
+    parts = [
+        f"[{key}]" if isinstance(key, int) else "." + re.sub(r"([\\.[])", r"\\\1", key) for key in leaf.keys
+    ]
+    return "action" + "".join(parts)
+
+
+def _in_bounds(part: Tensor, leaf: ActionLeaf) -> Tensor:
+    """In float64 where the environment wants that: float32 does not have every one of its bounds."""
+    if leaf.discrete or leaf.dtype != np.float64:
+        return part
+    low, high = (torch.tensor(bound, dtype=torch.float64).view(leaf.shape) for bound in (leaf.low, leaf.high))
+    return part.to(torch.float64).clamp(low.to(part.device), high.to(part.device))
 
 
 def _output(name: str, leaf: ActionLeaf) -> dict[str, Any]:
     def shaped(numbers: Sequence[float]) -> Any:
         return np.reshape(numbers, leaf.shape).tolist()
 
+    whole = leaf.discrete or leaf.rounded
     described = {
         "name": name,
-        "dtype": "int64" if leaf.discrete or leaf.rounded else "float32",
+        "keys": list(leaf.keys),
+        "dtype": "int64" if whole else "float64" if leaf.dtype == np.float64 else "float32",
         "shape": ["batch", *leaf.shape],
+        "environment_dtype": str(leaf.dtype),
         "meaning": f"{leaf.path}, {'likeliest choices' if leaf.discrete else 'means in native units'}",
     }
     if leaf.discrete:
-        return {**described, "start": shaped(leaf.start), "choices": shaped(leaf.choices)}
+        heads = [leaf.first, leaf.first + leaf.count]
+        return {**described, "start": shaped(leaf.start), "choices": shaped(leaf.choices), "heads": heads}
     return {**described, "low": shaped(leaf.low), "high": shaped(leaf.high)}

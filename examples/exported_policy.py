@@ -1,0 +1,111 @@
+"""Plays with an exported policy, without this project: python exported_policy.py POLICY ENVIRONMENT.
+
+POLICY ends in .pt2 (needs PyTorch) or .onnx (needs onnxruntime), and its JSON lies beside it. ENVIRONMENT is
+what `gymnasium.make` takes; how many episodes may come third. To use a policy elsewhere, copy
+`ExportedPolicy`: it needs the two files and NumPy, and follows the JSON alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+
+class ExportedPolicy:
+    """An exported policy and its JSON."""
+
+    def __init__(self, path: Path) -> None:
+        described = json.loads(path.with_name(f"{path.name}.json").read_text())
+        self.inputs = {entry["name"]: entry for entry in described["inputs"]}
+        self.outputs = described["outputs"]
+        if path.suffix == ".onnx":
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(path)
+            names = [entry["name"] for entry in self.outputs]
+            self._call = lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
+        else:
+            import torch
+
+            module = torch.export.load(path).module()
+
+            def call(inputs: dict[str, Any]) -> dict[str, Any]:
+                tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+                return {name: output.numpy() for name, output in module(**tensors).items()}
+
+            self._call = call
+
+    def act(self, observation: Any, masks: list[Any] | None = None) -> Any:
+        """The action for an observation, in the structure that the environment expects.
+
+        `masks`: for a policy that was trained with them, which choices are valid: one array, or one for each
+        decision, in the order of the action.
+        """
+        inputs = {"observation": self._row(observation)}
+        if "action_mask" in self.inputs:
+            inputs["action_mask"] = self._mask(masks)
+        outputs, action = self._call(inputs), {}
+        for entry in self.outputs:
+            value = outputs[entry["name"]][0].astype(entry["environment_dtype"])
+            _put(action, entry["keys"], value)
+        return action[()] if () in action else _structure(action)
+
+    def _row(self, observation: Any) -> Any:
+        """`[1, O]`: each part of the observation in its columns."""
+        entry = self.inputs["observation"]
+        row = np.zeros((1, entry["shape"][1]), np.float32)
+        for part in entry["parts"]:
+            value = observation
+            for key in part["keys"]:
+                value = value[key]
+            columns = row[0, slice(*part["columns"])]
+            if part["encoding"] == "numbers":
+                columns[:] = np.ravel(value)
+            else:
+                widths = np.array(part["choices"])
+                columns[np.cumsum(widths) - widths + np.ravel(value) - part["start"]] = 1.0
+        return row
+
+    def _mask(self, masks: list[Any] | None) -> Any:
+        """`[1, H, C]`: true for valid choices; without masks that is all of them."""
+        mask = np.zeros((1, *self.inputs["action_mask"]["shape"][1:]), bool)
+        counts = [int(count) for entry in self.outputs for count in np.ravel(entry.get("choices", []))]
+        valid = np.ones(sum(counts)) if masks is None else np.concatenate([np.ravel(each) for each in masks])
+        for head, part in enumerate(np.split(valid, np.cumsum(counts)[:-1])):
+            mask[0, head, : len(part)] = part
+        return mask
+
+
+def _put(action: dict[Any, Any], keys: list[Any], value: Any) -> None:
+    for key in keys[:-1]:
+        action = action.setdefault(key, {})
+    action[keys[-1] if keys else ()] = value
+
+
+def _structure(action: Any) -> Any:
+    """Numbered parts are those of a tuple."""
+    if not isinstance(action, dict):
+        return action
+    parts = {key: _structure(part) for key, part in action.items()}
+    return tuple(parts.values()) if all(isinstance(key, int) for key in parts) else parts
+
+
+def main() -> None:
+    policy, env = ExportedPolicy(Path(sys.argv[1])), gymnasium.make(sys.argv[2])
+    for episode in range(int(sys.argv[3]) if len(sys.argv) > 3 else 1):
+        observation, info = env.reset(seed=episode)
+        total, done = 0.0, False
+        while not done:
+            action = policy.act(observation, info.get("action_mask"))
+            observation, reward, terminated, truncated, info = env.step(action)
+            total, done = total + float(reward), terminated or truncated
+        print(f"return {total:g}")
+
+
+if __name__ == "__main__":
+    main()
