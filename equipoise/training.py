@@ -52,7 +52,8 @@ def train(
         overrides: more settings, as a dictionary with dotted names or as text, `["trainer.gamma=0.9"]`.
         progress: whether to print how far the training is and, at its end, a table.
         settings: `preset=`, `seed=`, `device=`, and any other. A section can be a dictionary:
-            `policy={"hidden_sizes": [128, 128]}`. `resume="auto"` continues what is in `folder`.
+            `policy={"hidden_sizes": [128, 128]}`. `resume="auto"` continues what is in `folder`;
+            `init_from=other.folder` starts from the weights of another run, as far as they fit.
 
     Raises:
         equipoise.ConfigError: a setting, the environment's spaces or the folder cannot be used; the message

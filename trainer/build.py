@@ -14,6 +14,7 @@ import torch
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv, ScriptedEnv, SharedEnv
 from equipoise.envs.references import References, reference_returns
+from equipoise.trainer import transfer
 from equipoise.trainer.configuration import schema
 from equipoise.trainer.configuration.constructors import factory, find_class
 from equipoise.trainer.configuration.schema import ComponentConfig, Config
@@ -58,12 +59,18 @@ def build(
         ValueError: for what only the environment, or the number of processes, can tell is wrong: an action
             space that is not supported, a policy that does not fit it, a norm over parameters that are not
             there, environments that cannot be shared out. And for a folder that holds something else.
+        ConfigError: `init_from` names no policy, or one of which nothing fits.
     """
+    source = None
     if state is not None:
         state = own_part(state)  # checked first: a different number of processes is the error to report
+    elif config.init_from is not None:
+        source = transfer.read(config.init_from)
     recorder = RunRecorder(config, _folder(config, run_dir, state)) if distributed.rank() == 0 else Recorder()
     with distributed.failing_together():
         trainer = make_trainer(config, recorder, environment)
+        if source is not None:
+            recorder.announce(transfer.take(source, trainer.policy, trainer.collector.env.reward_names))
     distributed.broadcast(trainer.learner.flat.vector.detach())
     with distributed.failing_together():
         if state is not None:

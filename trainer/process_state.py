@@ -73,6 +73,7 @@ def _interface(collector: Collector) -> State:
         "observation_shape": list(env.observation_space.shape),
         "action_space": to_data(env.action_space),
         "relevance": _plain(env.relevance),
+        "reward_names": list(env.reward_names),
         "masked": collector.masked,
     }
 

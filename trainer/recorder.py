@@ -40,8 +40,11 @@ class Recorder:
         """Around all that a run does from here to its end, be it a failure."""
         yield
 
+    def announce(self, text: str) -> None:
+        """A line for the reader of the terminal, once the run begins."""
+
     def message(self, text: str) -> None:
-        """A line for the reader of the terminal."""
+        """The same, during the run."""
 
     def iteration(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Log the iteration just done, with what there is to say of it."""
@@ -69,6 +72,7 @@ class RunRecorder(Recorder):
         self._checkpoints = Checkpoints(self.run_dir / CHECKPOINTS, settings.keep_every, settings.keep_max)
         self._log: RunLog
         self._told: set[str] = set()
+        self._announced: list[str] = []
         self._endless: EndlessEpisodes
 
     @property
@@ -120,7 +124,12 @@ class RunRecorder(Recorder):
         reached, later = self._checkpoints.later_than(iteration)
         return self.folder.set_aside(f"until-{reached:08d}", later) if later else None
 
+    def announce(self, text: str) -> None:
+        self._announced.append(text)
+
     def _introduce(self, trainer: Trainer) -> None:
+        for text in self._announced:
+            self.message(text)
         if trainer.iteration and trainer.collector.notice is not None:
             self.message(f"resume: {trainer.collector.notice}")
         if not trainer.iteration and trainer.policy.space.num_continuous:

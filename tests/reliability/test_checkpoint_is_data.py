@@ -262,6 +262,17 @@ def test_whose_code_a_name_is(name: str, allow: tuple[str, ...], may: bool) -> N
     assert may_import(name, allow) is may
 
 
+@pytest.mark.parametrize("where", ["env", "callable", "policy", "stage"])
+def test_a_run_that_starts_from_its_weights_looks_at_nothing_else(
+    where: str, marked: Marked, honest: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = changed(honest, *{**ACTING, **LEARNING}[where])
+    monkeypatch.setattr(sys, "argv", ["train", *TINY, f"init_from={path}", "hydra.run.dir=new"])
+    assert run.main() == 0
+    assert Path("new", "summary.json").exists()
+    assert marked.untouched()
+
+
 def test_gymnasiums_own_environments_and_optimizers_need_no_leave() -> None:
     config = compose(["env=gymnasium", "env.id=CartPole-v1", "optimizer._target_=torch.optim.RMSprop"])
     assert check(config.plain(), allow=()) == config

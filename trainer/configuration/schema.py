@@ -153,6 +153,9 @@ class Config(Section):
         description="run folder or checkpoint to continue, needs nothing else; auto: the run in "
         "hydra.run.dir, or a new one there",
     )
+    init_from: str | None = Field(
+        None, description="run folder or checkpoint whose weights, as far as they fit, a new run starts from"
+    )
     env: EnvConfig
     policy: ComponentConfig
     optimizer: OptimizerConfig
