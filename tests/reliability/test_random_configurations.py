@@ -139,6 +139,7 @@ WRONG = {
     "trainer.no_such_key": ["1", "{_target_: x}"],
     "hydra.run.dir": ["${no_such_key}"],
     "no_such_key": ["1"],
+    "init_from": ["no/such/folder"],
     "resume": ["no/such/folder"],
 }
 
