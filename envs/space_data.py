@@ -33,8 +33,19 @@ def to_data(space: gymnasium.Space[Any]) -> dict[str, Any]:
     return {"kind": type(space).__name__, "described": str(space)}
 
 
+class Unread(gymnasium.Space[Any]):
+    """Stands for a space of a kind that is not understood: a part of an observation that is left out."""
+
+    def __init__(self, described: str) -> None:
+        super().__init__()
+        self.described = described
+
+    def __repr__(self) -> str:
+        return self.described
+
+
 def from_data(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
-    """The space that `to_data` was given. Raises `ValueError` for a kind that is not known."""
+    """The space that `to_data` was given, with `Unread` for parts of a kind that is not known."""
     match data["kind"]:
         case "Dict":
             parts = map(from_data, data["parts"])
@@ -50,7 +61,7 @@ def from_data(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
             return spaces.MultiDiscrete(data["nvec"].numpy(), start=data["start"].numpy())
         case "MultiBinary":
             return spaces.MultiBinary(data["n"])
-    raise ValueError(f"{data.get('described', data['kind'])} is a kind of space that is not understood")
+    return Unread(str(data.get("described", data["kind"])))
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:

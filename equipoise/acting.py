@@ -78,7 +78,7 @@ class Policy:
         self.observation_space = loaded.observation_space
         self.action_space = loaded.network.space.native
         self._network, self._table = loaded.network, loaded.network.space.table
-        self._layout = ObservationLayout(self.observation_space, check_bounds=False)
+        self._layout = ObservationLayout(self.observation_space, loaded.ignored)
         self.env, self.allow = env, tuple(allow)
 
     def __repr__(self) -> str:
@@ -109,7 +109,8 @@ class Policy:
                 "policy.act(observation, info['action_mask'])",
                 stacklevel=2,
             )
-        size = _batch_size(self.observation_space, observation)
+        observation = self._known(self.observation_space, observation)
+        size = self._batch_size(self.observation_space, observation)
         count = 1 if size is None else size
         rows = [observation] if size is None else [_element(observation, index) for index in range(size)]
         masks = None
@@ -131,12 +132,38 @@ class Policy:
         return [_as_array(part, leaf) for part, leaf in zip(leaves, self._table.leaves, strict=True)]
 
     def _flat(self, observation: Any) -> Array:
-        arrays = _known(self.observation_space, _arrays(observation))
-        self._layout.check(arrays)
-        flat = self._layout.flatten(arrays, 1)
-        if (fault := self._layout.first_fault(flat)) is not None:
-            raise ValueError(fault[1])
+        arrays = self._known(self.observation_space, _arrays(observation))
+        flat, _ = self._layout.row(arrays)
+        if not np.isfinite(flat).all():
+            column = int(np.argmin(np.isfinite(flat)))
+            name, value = self._layout.name(column), flat[column]
+            raise ValueError(f"{name} is {value} as float32; observations must be finite")
         return flat
+
+    def _known(self, space: gymnasium.Space[Any], value: Any, keys: tuple[Any, ...] = ()) -> Any:
+        """`value` without what the policy does not look at; None in its place in a tuple."""
+        if isinstance(space, spaces.Dict) and isinstance(value, Mapping):
+            seen = [key for key in space.spaces if key in value and not self._layout.ignores((*keys, key))]
+            return {key: self._known(space[key], value[key], (*keys, key)) for key in seen}
+        if isinstance(space, spaces.Tuple) and isinstance(value, tuple) and len(value) == len(space):
+            return tuple(
+                None if self._layout.ignores((*keys, i)) else self._known(part, value[i], (*keys, i))
+                for i, part in enumerate(space.spaces)
+            )
+        return value
+
+    def _batch_size(self, space: gymnasium.Space[Any], value: Any, keys: tuple[Any, ...] = ()) -> int | None:
+        """How many observations `value` holds in a batch; None for a single one."""
+        if isinstance(space, spaces.Dict | spaces.Tuple):
+            if isinstance(value, list) and isinstance(space, spaces.Dict):
+                return len(value)
+            parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+            key, part = next(item for item in parts if not self._layout.ignores((*keys, item[0])))
+            try:
+                return self._batch_size(part, value[key], (*keys, key))
+            except (KeyError, IndexError, TypeError):
+                return None  # no observation of this space: the check of the layout says why
+        return len(value) if len(np.shape(value)) == len(space.shape or ()) + 1 else None
 
     def _read_mask(self, mask: Any) -> Array:
         try:
@@ -184,21 +211,6 @@ def evaluate(
     return numbers(measure(restore(path, device, allow, env), episodes, seed))
 
 
-def _batch_size(space: gymnasium.Space[Any], value: Any) -> int | None:
-    """How many observations `value` holds in a batch; None for a single one."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        if isinstance(value, list) and isinstance(space, spaces.Dict):
-            return len(value)
-        key, part = next(
-            iter(space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces))
-        )
-        try:
-            return _batch_size(part, value[key])
-        except (KeyError, IndexError, TypeError):
-            return None  # no observation of this space: the check of the layout says why
-    return len(value) if len(np.shape(value)) == len(space.shape or ()) + 1 else None
-
-
 def _element(value: Any, index: int) -> Any:
     """One of a batch."""
     if isinstance(value, Mapping):
@@ -217,13 +229,6 @@ def _arrays(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_arrays(part) for part in value)
     return value.numpy(force=True) if isinstance(value, Tensor) else value
-
-
-def _known(space: gymnasium.Space[Any], value: Any) -> Any:
-    """`value` without parts of a dictionary that the policy does not look at."""
-    if isinstance(space, spaces.Dict) and isinstance(value, Mapping):
-        return {key: _known(part, value[key]) for key, part in space.spaces.items() if key in value}
-    return value
 
 
 def _as_array(part: Tensor, leaf: ActionLeaf) -> Array:

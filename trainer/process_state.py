@@ -70,6 +70,7 @@ def _interface(collector: Collector) -> State:
     env = collector.env
     return {
         "observation_space": to_data(getattr(env, "native_observation_space", env.observation_space)),
+        "ignored": list(getattr(env, "ignored", ())),
         "observation_shape": list(env.observation_space.shape),
         "action_space": to_data(env.action_space),
         "relevance": _plain(env.relevance),

@@ -42,6 +42,8 @@ class Loaded:
     network: Policy
     observation_space: gymnasium.Space[Any]
     """As the environment itself has it; the network sees it flattened."""
+    ignored: tuple[str, ...]
+    """The parts of it that the network does not see."""
     masked: bool
     """Whether the environment gave action masks."""
     path: Path
@@ -102,7 +104,8 @@ def load_policy(location: Path, device: str = "auto", allow: Collection[str] = (
         shape = tuple(interface["observation_shape"])
         network = _trained(section, space, shape, found.state.get("policy")).eval()
         observation_space = from_data(interface["observation_space"])
-    return Loaded(network, observation_space, interface["masked"], found.path)
+        ignored = tuple(interface.get("ignored", ()))
+    return Loaded(network, observation_space, ignored, interface["masked"], found.path)
 
 
 @contextmanager

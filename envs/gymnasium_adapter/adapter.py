@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equipoise.envs.action_table import ActionLeaf, ActionTable
+from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
 from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError, Guard
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
@@ -51,7 +52,11 @@ class GymnasiumEnv:
             wrapper, if any (the outermost one counts). Empty: no table, not even the environment's.
         reference_returns: `random` and `expert` (may be None), see `envs.references.References`.
         timeout: seconds that an environment in a process of its own may take to answer; None: for ever.
-        check_bounds: whether observations must lie inside the observation space.
+        check_bounds: what becomes of finite observations outside of the observation space: `tell` counts
+            them, says so once and uses them, `strict` (or true) makes them an error, `off` (or false) uses
+            them. An integer outside of its range counts as the nearest one.
+        ignore: parts of the observation to leave out, by name: `[mission]`, or `[sensors.text]` for a nested
+            one.
         render_mode: `rgb_array` for `render()`.
 
     Raises:
@@ -71,7 +76,8 @@ class GymnasiumEnv:
         relevance: Relevance | None = None,
         reference_returns: Mapping[str, Any] | Sequence[Any] | None = None,
         timeout: float | None = 60.0,
-        check_bounds: bool = True,
+        check_bounds: CheckBounds = "tell",
+        ignore: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
         if num_envs < 1:
@@ -99,6 +105,8 @@ class GymnasiumEnv:
         self.action_space = probe.action_space
         self.native_observation_space = probe.observation_space
         """As the environment itself has it; `observation_space` is that of the flat rows."""
+        self.ignored = tuple(ignore)
+        """The parts of it that the rows lack."""
         self._table = ActionTable(self.action_space)
         self._remarks: list[str] = []
         self.relevance: Relevance | None = plain(relevance)
@@ -106,7 +114,8 @@ class GymnasiumEnv:
             self.relevance, remark = declared_relevance(probe)
             self._remarks += [remark] if remark else []
         try:
-            self._layout = ObservationLayout(probe.observation_space, num_envs, check_bounds)
+            self._layout = ObservationLayout(probe.observation_space, ignore)
+            self._bounds = Bounds(self._layout, num_envs, check_bounds)
         except ValueError as error:
             raise ValueError(f"{id}: {error}") from error
         finally:
@@ -118,7 +127,7 @@ class GymnasiumEnv:
         self._steps = 0  # since the start of this process, as `Guard` counts too
         self._steps_before = 0
 
-        contract = Contract(id, self._layout, self._table, tuple(components))
+        contract = Contract(id, self._layout, self._bounds.check, self._table, tuple(components))
         taken = set[int]()
         guarded = [
             functools.partial(_make_guarded, make_one, index, contract, taken) for index in range(num_envs)
@@ -149,12 +158,12 @@ class GymnasiumEnv:
         ]
         observation, infos = self._envs.reset(seed=seeds)
         self._masked = "action_mask" in infos
-        return self._tensor(self._flatten(observation)), self._action_mask(infos)
+        return self._tensor(self._looked_at(observation, infos)), self._action_mask(infos)
 
     def step(self, action: NativeAction) -> Timestep:
         self._steps += 1
         observation, rewards, terminated, truncated, infos = self._envs.step(_to_numpy(action, self._table))
-        flat = self._tensor(self._flatten(observation))
+        flat = self._tensor(self._looked_at(observation, infos))
         final = self._final_observations(infos, flat) if "final_obs" in infos else flat
         return Timestep(
             flat,
@@ -210,7 +219,8 @@ class GymnasiumEnv:
 
     def take_remarks(self) -> list[str]:
         remarks, self._remarks = self._remarks, []
-        return remarks
+        told, self._bounds.remark = self._bounds.remark, None
+        return [*remarks, told] if told else remarks
 
     def close(self) -> None:
         self._envs.close()
@@ -219,14 +229,19 @@ class GymnasiumEnv:
         tensor = torch.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
 
-    def _flatten(self, observation: Any) -> Floats:
-        flat = self._layout.flatten(observation, self.num_envs)
-        self._refuse_faulty(flat, range(self.num_envs))
-        return flat
+    def _looked_at(self, rows: Floats, infos: Mapping[str, Any]) -> Floats:
+        """A copy: `rows` is written anew in the next step."""
+        self._bounds.begin()
+        self._refuse_faulty(rows, range(self.num_envs))
+        for source in (infos, infos.get("final_info", {})):
+            if "outside" in source:
+                there = source["_outside"]
+                self._bounds.note(there.nonzero()[0].tolist(), source["outside"][there.argmax()])
+        return rows.copy()
 
     def _refuse_faulty(self, flat: Floats, indices: Sequence[int], field: str = "") -> None:
-        if (fault := self._layout.first_fault(flat)) is not None:
-            self._fail(indices[fault[0]], field + fault[1])
+        if (fault := self._bounds.fault(flat, indices)) is not None:
+            self._fail(fault[0], field + fault[1])
 
     def _fail(self, index: int, what: str) -> NoReturn:
         if isinstance(self._envs, Workers):
@@ -236,9 +251,8 @@ class GymnasiumEnv:
     def _final_observations(self, infos: Mapping[str, Any], flat: Tensor) -> Tensor:
         final = np.zeros((self.num_envs, self._layout.width), np.float32)
         for index in infos["_final_obs"].nonzero()[0].tolist():
-            row = self._layout.flatten(infos["final_obs"][index], 1)
-            self._refuse_faulty(row, [index], "final ")
-            final[index] = row
+            final[index] = infos["final_obs"][index]
+            self._refuse_faulty(final[[index]], [index], "final ")
         return self._tensor(final)
 
     def _rewards(self, rewards: NDArray[np.float64], infos: Mapping[str, Any]) -> Floats:
@@ -274,11 +288,14 @@ class GymnasiumEnv:
         return self._tensor(infos["action_mask"])
 
     def _metrics(self, infos: Mapping[str, Any]) -> dict[str, Tensor]:
+        metrics = {}
+        if self._bounds.count:
+            metrics["outside_bounds"] = self._tensor(self._bounds.last)
         last = infos.get("final_info", {})
-        if "success" not in last:
-            return {}
-        success = np.where(last["_success"], last["success"], np.nan).astype(np.float32)
-        return {"success": self._tensor(success)}
+        if "success" in last:
+            success = np.where(last["_success"], last["success"], np.nan).astype(np.float32)
+            metrics["success"] = self._tensor(success)
+        return metrics
 
 
 def _component_weights(components: Mapping[str, float] | Sequence[str] | None) -> dict[str, float]:

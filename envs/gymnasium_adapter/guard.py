@@ -7,7 +7,6 @@ value and a wrong shape into an error without an index.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -18,7 +17,7 @@ import numpy as np
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter import snapshot
 from equipoise.envs.gymnasium_adapter.masks import read_mask
-from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
+from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout, as_array
 
 
 class EnvError(RuntimeError):
@@ -31,14 +30,17 @@ class Contract:
 
     id: str
     layout: ObservationLayout
+    check_bounds: str
+    """`strict`, `tell` or `off`, see `bounds.Bounds`."""
     actions: ActionTable
     reward_components: tuple[str, ...]
     """Keys of `info`; empty: the reward itself is the one component."""
 
 
 class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Checks what one environment returns, and reduces `info` to what the trainer reads:
-    `components` `[K]`, `action_mask` `[H, C]` and `success`.
+    """Checks what one environment returns, makes a flat row `[O]` of its observation, and reduces `info` to
+    what the trainer reads: `components` `[K]`, `action_mask` `[H, C]`, `success`, and `outside`, which says
+    that an integer of the observation was outside of its space.
 
     Raises:
         EnvError: from `reset` and `step`, whatever went wrong in the environment.
@@ -47,6 +49,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], index: int, contract: Contract) -> None:
         super().__init__(env)
         self._index, self._contract, self._layout = index, contract, contract.layout
+        self.observation_space = contract.layout.flat_box()
         self._steps = 0
 
     def reset(
@@ -60,8 +63,8 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._fail(f"reset raised {type(error).__name__}: {error}", error)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
             self._fail("reset must return (observation, info)")
-        self._check_observation(result[0])
-        return result[0], self._mask(result[1])
+        row, said = self._row(result[0])
+        return row, said | self._mask(result[1])
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._steps += 1
@@ -72,20 +75,18 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
             self._fail("step must return (observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = result
-        self._check_observation(observation)
+        row, said = self._row(observation)
         if type(reward) is not float:
-            self._check_real("reward", reward)
+            reward = self._real("reward", reward)
         if not (type(terminated) is bool and type(truncated) is bool):
             terminated = self._to_bool("terminated", terminated)
             truncated = self._to_bool("truncated", truncated)
-        wanted = self._components(info) if self._contract.reward_components else {}
+        wanted = said | self._components(info) if self._contract.reward_components else said
         if terminated or truncated:
-            # An environment may hand out the same array for ever; the reset that follows would overwrite it.
-            observation = copy.deepcopy(observation)
             wanted |= self._success(info)
         elif info:
             wanted |= self._mask(info)
-        return observation, reward, terminated, truncated, wanted
+        return row, reward, terminated, truncated, wanted
 
     @property
     def snapshot(self) -> dict[str, Any] | str:
@@ -104,30 +105,35 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
             f"{self._contract.id}: environment {self._index}, step {self._steps}: {what}"
         ) from cause
 
-    def _check_observation(self, observation: Any) -> None:
+    def _row(self, observation: Any) -> tuple[Floats, dict[str, Any]]:
         try:
-            self._layout.check(observation)
+            row, outside = self._layout.row(observation)
         except ValueError as error:
             self._fail(str(error))
+        if outside is not None and self._contract.check_bounds == "strict":
+            self._fail(f"{outside}; env.check_bounds=tell would use the nearest")
+        return row, {} if outside is None else {"outside": outside}
 
-    def _check_real(self, field: str, value: Any) -> None:
-        if isinstance(value, int | float | np.integer | np.floating | np.bool_):
-            return
-        if not (isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind in "fiub"):
-            shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
+    def _real(self, field: str, value: Any) -> float:
+        """One real number, also in an array or a list of one."""
+        numbers = as_array(value)
+        if numbers.dtype.kind not in "fiub" or numbers.size != 1:
+            shape = f" of shape {numbers.shape}" if numbers.dtype != object and numbers.shape else ""
             self._fail(f"{field} is a {type(value).__name__}{shape}, expected one real number")
+        return float(numbers.item())
 
     def _to_bool(self, field: str, flag: Any) -> bool:
-        if not isinstance(flag, bool | np.bool_):
+        flags = as_array(flag)
+        if flags.dtype != np.bool_ or flags.size != 1:
             self._fail(f"{field} is {flag!r} of type {type(flag).__name__}, expected a bool")
-        return bool(flag)
+        return bool(flags.item())
 
     def _components(self, info: dict[str, Any]) -> dict[str, Any]:
         for name in self._contract.reward_components:
             if name not in info:
                 self._fail(f"info lacks the reward component {name!r}; it has {sorted(map(str, info))}")
-            self._check_real(f"reward component {name!r}", info[name])
-        return {"components": np.array([float(info[name]) for name in self._contract.reward_components])}
+        numbers = [self._real(f"reward component {n!r}", info[n]) for n in self._contract.reward_components]
+        return {"components": np.array(numbers)}
 
     def _success(self, info: dict[str, Any]) -> dict[str, Any]:
         for key in ("is_success", "success"):

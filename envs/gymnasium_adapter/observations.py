@@ -2,11 +2,14 @@
 
 `Box` is flattened, `Discrete` and `MultiDiscrete` become one-hot codes, `MultiBinary` zeros and ones;
 `Dict` and `Tuple` concatenate their parts in the order of the space, as `gymnasium.spaces.flatten` does.
+
+What environments of others return is taken as it is meant: numbers and lists for arrays, any dtype that holds
+real numbers, one number for an array of one and the other way round. Wrong shapes and structures are errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -26,11 +29,54 @@ class _Leaf:
     path: str
     keys: tuple[Any, ...]
     """Which entry of each nested Dict or Tuple leads here."""
+    space: gymnasium.Space[Any]
+    shape: tuple[int, ...]
     columns: slice
-    first_column: NDArray[np.int64] | None
-    """One-hot leaves: value `v` of entry `j` sets column `first_column[j] + v`. None: copied as it is."""
     low: Floats
     high: Floats
+    """Of each column."""
+    first: NDArray[np.int64] | None = None
+    """Of integers: the smallest value of each entry."""
+    count: NDArray[np.int64] | None = None
+    """Of integers: how many values each entry has."""
+    column: NDArray[np.int64] | None = None
+    """One-hot leaves: the column of the smallest value of each entry. None: copied as it is."""
+
+    def read(self, value: Any) -> Array:
+        """The entries of one observation, `[entries]`. Raises ValueError."""
+        array = as_array(value)
+        if array.dtype.kind not in "fiub":
+            got = f"dtype {array.dtype}" if isinstance(value, np.ndarray) else f"the value {value!r:.80}"
+            raise ValueError(f"{self.path} has {got}, expected {self._form()}")
+        if array.shape != self.shape and (array.size, self.shape.count(1)) != (1, len(self.shape)):
+            raise ValueError(f"{self.path} has shape {array.shape}, expected {self._form()}")
+        entries = array.reshape(-1)
+        whole = np.isfinite(entries) & (entries == np.floor(entries)) if array.dtype.kind == "f" else True
+        if self.first is not None and not np.all(whole):
+            raise ValueError(f"{self.path} is {value}, expected integers of {self.space}")
+        return entries
+
+    def write(self, flat: Floats, entries: Array) -> tuple[int, str] | None:
+        """Fill the columns of `flat` `[rows, O]` from `[rows, entries]`. Integers beyond the range of their
+        space count as its nearest: gives the row of the first such and what is wrong with it."""
+        outside = None
+        if self.first is not None and self.count is not None:
+            kept = np.clip(entries, self.first, self.first + self.count - 1).astype(np.int64)
+            if (kept != entries).any():
+                row, entry = (int(index) for index in np.argwhere(kept != entries)[0])
+                place = f"{self.path}[{entry}]" if self.shape else self.path
+                outside = row, f"{place} is {entries[row, entry]}, outside its space {self.space}"
+            entries = kept - self.first
+        if self.column is None:
+            flat[:, self.columns] = entries
+        else:
+            np.put_along_axis(flat, entries + self.column, np.float32(1.0), axis=1)
+        return outside
+
+    def _form(self) -> str:
+        if isinstance(self.space, spaces.Box):
+            return f"{self.shape} of {self.space.dtype}"
+        return f"{self.shape}, integers of {self.space}"
 
 
 class ObservationLayout:
@@ -38,77 +84,78 @@ class ObservationLayout:
 
     Args:
         space: of one environment.
-        max_rows: the largest number of rows that `first_fault` gets.
-        check_bounds: whether `first_fault` holds observations against the bounds of their space.
+        ignore: parts to leave out, by name: `mission`, or `sensors.text` and `0.text` for a nested one.
 
     Raises:
-        ValueError: the space has a leaf that cannot be flattened; the message gives its path.
+        ValueError: the space has a leaf that cannot be flattened; the message gives its path and the way out.
     """
 
-    def __init__(self, space: gymnasium.Space[Any], max_rows: int = 1, check_bounds: bool = True) -> None:
-        self._space = space
+    def __init__(self, space: gymnasium.Space[Any], ignore: Collection[str] = ()) -> None:
+        self._space, self.ignore = space, tuple(ignore)
         self._simple = (space.dtype, space.shape) if isinstance(space, spaces.Box) else None
         self._leaves: list[_Leaf] = []
-        for path, keys, leaf in _walk(space, "observation", ()):
-            start = self._leaves[-1].columns.stop if self._leaves else 0
-            self._leaves.append(_make_leaf(path, keys, leaf, start))
+        found = list(_walk(space, "observation", ()))
+        self._refuse(found)
+        for path, keys, leaf in found:
+            if not self.ignores(keys):
+                start = self._leaves[-1].columns.stop if self._leaves else 0
+                self._leaves.append(_make_leaf(path, keys, leaf, start))
         self.width: int = self._leaves[-1].columns.stop if self._leaves else 0
         if self.width == 0:
             raise ValueError(f"observation space {space} is empty: a policy needs something to look at")
         self.low = np.concatenate([leaf.low for leaf in self._leaves])
         self.high = np.concatenate([leaf.high for leaf in self._leaves])
-        largest = np.finfo(np.float32).max
-        # Two comparisons with finite numbers catch NaN and infinity too. One row per environment, as NumPy
-        # compares arrays of equal shape several times faster than it broadcasts.
-        floor, ceiling = (self.low, self.high) if check_bounds else (-largest, largest)
-        self._floor = np.full((max_rows, self.width), np.maximum(floor, -largest), np.float32)
-        self._ceiling = np.full((max_rows, self.width), np.minimum(ceiling, largest), np.float32)
 
     def box(self) -> spaces.Box:
         """The space of the flat rows; a single `Box` keeps its own shape, so that images and sets show."""
         shape = self._space.shape if isinstance(self._space, spaces.Box) else (self.width,)
         return spaces.Box(self.low.reshape(shape), self.high.reshape(shape), dtype=np.float32)
 
-    def flatten(self, observation: Any, rows: int) -> Floats:
-        """`[rows, O]`, newly allocated, of a batch of `rows` observations, or of a single one (`rows=1`)."""
-        flat = np.zeros((rows, self.width), np.float32)
+    def flat_box(self) -> spaces.Box:
+        """As `box`, flat and without bounds."""
+        return spaces.Box(-np.inf, np.inf, (self.width,), np.float32)
+
+    def row(self, observation: Any) -> tuple[Floats, str | None]:
+        """`[O]`, newly allocated, of one observation; and of the first integer that lies outside its space,
+        which counts as the nearest one, what is wrong with it.
+
+        Raises:
+            ValueError: the observation does not fit the space; the message gives the path of the part.
+        """
+        if type(observation) is np.ndarray and (observation.dtype, observation.shape) == self._simple:
+            return np.array(observation, np.float32).reshape(-1), None
+        flat = np.zeros((1, self.width), np.float32)
+        outside = None
+        self._check_structure(self._space, observation)
         for leaf in self._leaves:
             value = observation
             for key in leaf.keys:
                 value = value[key]
-            entries = np.asarray(value).reshape(rows, -1)
-            if leaf.first_column is None:
-                flat[:, leaf.columns] = entries
-            else:
-                np.put_along_axis(flat, entries + leaf.first_column, np.float32(1.0), axis=1)
-        return flat
+            fault = leaf.write(flat, leaf.read(value)[None])
+            outside = outside or (fault[1] if fault is not None else None)
+        return flat[0], outside
 
-    def check(self, observation: Any) -> None:
-        """Check structure, shape and dtype of one environment's observation, and the range of integers.
+    def rows(self, observations: Any, count: int) -> tuple[Floats, tuple[int, str] | None]:
+        """`[count, O]` of a batch as vector environments give it, each array with a leading axis; and the row
+        of the first integer outside its space, with what is wrong with it. The rest is not checked."""
+        flat = np.zeros((count, self.width), np.float32)
+        outside = None
+        for leaf in self._leaves:
+            value = observations
+            for key in leaf.keys:
+                value = value[key]
+            fault = leaf.write(flat, np.asarray(value).reshape(count, -1))
+            outside = outside or fault
+        return flat, outside
 
-        Precision may be lost on the way to a float `Box` (float64 for float32 is common), nothing else.
-        Floats and their range are checked in the flat batch, which is cheaper.
+    def ignores(self, keys: tuple[Any, ...]) -> bool:
+        """Whether the part that `keys` lead to, or one that it is in, is left out."""
+        if not self.ignore:
+            return False
+        return any(".".join(map(str, keys[: n + 1])) in self.ignore for n in range(len(keys)))
 
-        Raises:
-            ValueError: it does not fit the space; the message gives the path of the offending part.
-        """
-        if type(observation) is np.ndarray and (observation.dtype, observation.shape) == self._simple:
-            return
-        _check(self._space, observation, "observation")
-
-    def first_fault(self, flat: Floats) -> tuple[int, str] | None:
-        """The row of the first entry that is not finite or out of bounds, and what is wrong with it."""
-        good = (flat >= self._floor[: len(flat)]) & (flat <= self._ceiling[: len(flat)])
-        if good.all():
-            return None
-        row, column = (int(index) for index in np.argwhere(~good)[0])
-        value = flat[row, column]
-        if not np.isfinite(value):
-            return row, f"{self._name(column)} is {value} as float32; observations must be finite"
-        low, high = self.low[column], self.high[column]
-        return row, f"{self._name(column)} is {value}, outside its space's [{low}, {high}]"
-
-    def _name(self, column: int) -> str:
+    def name(self, column: int) -> str:
+        """The entry of the observation that a column is of, `observation['place'][1]`."""
         leaf = next(leaf for leaf in self._leaves if column < leaf.columns.stop)
         return f"{leaf.path}[{column - leaf.columns.start}]"
 
@@ -118,26 +165,64 @@ class ObservationLayout:
         For each part `keys` (what leads to it in a nested observation), its `shape` and `dtype`, `columns`
         (the first, and the one after the last) and `encoding`: `numbers`, as they are, in row-major order,
         between `low` and `high` (None: unbounded); or `one-hot`: for each entry, in row-major order, as many
-        columns as it has `choices`, all 0 but number `value - start`, which is 1.
+        columns as it has `choices`, all 0 but number `value - start`, which is 1. Parts that are left out are
+        not there.
         """
         described = []
-        for leaf, (path, keys, space) in zip(
-            self._leaves, _walk(self._space, "observation", ()), strict=True
-        ):
+        for leaf in self._leaves:
             part = {
-                "path": path,
-                "keys": list(keys),
-                "shape": list(space.shape or ()),
-                "dtype": str(space.dtype),
+                "path": leaf.path,
+                "keys": list(leaf.keys),
+                "shape": list(leaf.shape),
+                "dtype": str(leaf.space.dtype),
             }
             part["columns"] = [leaf.columns.start, leaf.columns.stop]
-            if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-                sizes, starts = _choices(space)
-                part |= {"encoding": "one-hot", "choices": sizes.tolist(), "start": starts.tolist()}
+            if leaf.column is not None and leaf.first is not None and leaf.count is not None:
+                part |= {"encoding": "one-hot", "choices": leaf.count.tolist(), "start": leaf.first.tolist()}
             else:
                 part |= {"encoding": "numbers", "low": _finite(leaf.low), "high": _finite(leaf.high)}
             described.append(part)
         return described
+
+    def _refuse(self, found: list[tuple[str, tuple[Any, ...], gymnasium.Space[Any]]]) -> None:
+        """Raise ValueError for parts that cannot be read, or that are to be left out and are not there."""
+        names = [".".join(map(str, keys)) for _, keys, _ in found]
+        for name in self.ignore:
+            if not any(part == name or part.startswith(f"{name}.") for part in names):
+                raise ValueError(f"ignore: {name!r} is no part of the observation; there are {names}")
+        readable = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+        seen = [
+            (path, name, leaf)
+            for (path, keys, leaf), name in zip(found, names, strict=True)
+            if not self.ignores(keys)
+        ]
+        unread = [part for part in seen if not isinstance(part[2], readable)]
+        if not unread:
+            return
+        said = (f"{path} is a {type(leaf).__name__} space ({leaf!s:.200})" for path, _, leaf in unread)
+        named = ", ".join(said)
+        way_out = "wrap the environment so that it gives numbers"
+        if len(unread) < len(seen):
+            listed = ",".join([*self.ignore, *(name for _, name, _ in unread)])
+            way_out = f"env.ignore=[{listed}] leaves {'it' if len(unread) == 1 else 'them'} out"
+        raise ValueError(f"{named}; accepted are {ACCEPTED}; {way_out}")
+
+    def _check_structure(self, space: gymnasium.Space[Any], value: Any, keys: tuple[Any, ...] = ()) -> None:
+        """Raise ValueError where a Dict or Tuple has other parts; those that are left out may be absent."""
+        parts = [(key, part) for key, part in _parts(space) if not self.ignores((*keys, key))]
+        fits, got = True, f"a {type(value).__name__}"
+        if isinstance(space, spaces.Dict) and isinstance(value, Mapping):
+            fits = value.keys() <= space.spaces.keys() and all(key in value for key, _ in parts)
+            got = f"a dict of {list(value)}"
+        elif isinstance(space, spaces.Tuple) and isinstance(value, tuple | list):
+            fits, got = len(value) == len(space.spaces), f"{len(value)} parts"
+        elif isinstance(space, spaces.Dict | spaces.Tuple):
+            fits = False
+        if not fits:
+            wanted = list(space.spaces) if isinstance(space, spaces.Dict) else f"{len(_parts(space))} parts"
+            raise ValueError(f"{_path(keys)} is {got}; its space has {wanted}")
+        for key, part in parts:
+            self._check_structure(part, value[key], (*keys, key))
 
 
 def _finite(bounds: Floats) -> list[float | None]:
@@ -149,84 +234,49 @@ def _finite(bounds: Floats) -> list[float | None]:
 def _walk(
     space: gymnasium.Space[Any], path: str, keys: tuple[Any, ...]
 ) -> Iterator[tuple[str, tuple[Any, ...], gymnasium.Space[Any]]]:
-    if isinstance(space, spaces.Dict):
-        for key, part in space.spaces.items():
-            yield from _walk(part, f"{path}[{key!r}]", (*keys, key))
-    elif isinstance(space, spaces.Tuple):
-        for index, part in enumerate(space.spaces):
-            yield from _walk(part, f"{path}[{index}]", (*keys, index))
-    elif isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
         yield path, keys, space
-    else:
-        raise ValueError(f"{path} is a {type(space).__name__} space ({space}); accepted are {ACCEPTED}")
+    for key, part in _parts(space):
+        yield from _walk(part, f"{path}[{key!r}]", (*keys, key))
+
+
+def _parts(space: gymnasium.Space[Any]) -> list[tuple[Any, gymnasium.Space[Any]]]:
+    if isinstance(space, spaces.Dict):
+        return list(space.spaces.items())
+    return list(enumerate(space.spaces)) if isinstance(space, spaces.Tuple) else []
 
 
 def _make_leaf(path: str, keys: tuple[Any, ...], space: gymnasium.Space[Any], start: int) -> _Leaf:
+    shape = tuple(space.shape or ())
     if isinstance(space, spaces.Box):
         low = space.low.astype(np.float32).reshape(-1)
         high = space.high.astype(np.float32).reshape(-1)
-        return _Leaf(path, keys, slice(start, start + low.size), None, low, high)
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        sizes, starts = _choices(space)
-        width = int(sizes.sum())
-        first = start + np.cumsum(sizes) - sizes - starts
-    else:
-        width, first = int(np.prod(space.shape or (1,))), None
+        return _Leaf(path, keys, space, shape, slice(start, start + low.size), low, high)
+    first, count = _choices(space)
+    one_hot = not isinstance(space, spaces.MultiBinary)
+    width = int(count.sum()) if one_hot else len(count)
+    column = start + np.cumsum(count) - count if one_hot else None
     low, high = np.zeros(width, np.float32), np.ones(width, np.float32)
-    return _Leaf(path, keys, slice(start, start + width), first, low, high)
+    return _Leaf(path, keys, space, shape, slice(start, start + width), low, high, first, count, column)
 
 
-def _choices(space: spaces.Discrete | spaces.MultiDiscrete) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The number of choices and the first choice of each entry, both flat."""
+def _choices(space: gymnasium.Space[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The smallest value of each entry of a space of integers and how many there are, both flat."""
     if isinstance(space, spaces.Discrete):
-        return np.array([space.n], np.int64), np.array([space.start], np.int64)
-    return space.nvec.reshape(-1).astype(np.int64), space.start.reshape(-1).astype(np.int64)
+        return np.array([space.start], np.int64), np.array([space.n], np.int64)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start.reshape(-1).astype(np.int64), space.nvec.reshape(-1).astype(np.int64)
+    entries = int(np.prod(space.shape or ()))
+    return np.zeros(entries, np.int64), np.full(entries, 2)
 
 
-def _check(space: gymnasium.Space[Any], value: Any, path: str) -> None:
-    if isinstance(space, spaces.Box):
-        _check_box(space, value, path)
-    elif isinstance(space, spaces.Dict):
-        if not isinstance(value, Mapping) or value.keys() != space.spaces.keys():
-            got = f"a dict of {list(value)}" if isinstance(value, Mapping) else f"a {type(value).__name__}"
-            raise ValueError(f"{path} is {got}; its space has {list(space.spaces)}")
-        for key, part in space.spaces.items():
-            _check(part, value[key], f"{path}[{key!r}]")
-    elif isinstance(space, spaces.Tuple):
-        if not isinstance(value, tuple | list) or len(value) != len(space.spaces):
-            got = f"{len(value)} parts" if isinstance(value, tuple | list) else f"a {type(value).__name__}"
-            raise ValueError(f"{path} is {got}; its space has {len(space.spaces)} parts")
-        for index, part in enumerate(space.spaces):
-            _check(part, value[index], f"{path}[{index}]")
-    else:
-        _check_integers(space, value, path)
+def _path(keys: tuple[Any, ...]) -> str:
+    return "observation" + "".join(f"[{key!r}]" for key in keys)
 
 
-def _check_box(space: spaces.Box, value: Any, path: str) -> None:
-    if not isinstance(value, np.ndarray | np.generic):
-        raise ValueError(f"{path} is a {type(value).__name__}, expected a numpy array {_form(space)}")
-    if value.shape != space.shape:
-        raise ValueError(f"{path} has shape {value.shape}, expected {_form(space)}")
-    if value.dtype != space.dtype:
-        lossy = np.issubdtype(space.dtype, np.floating)
-        if not np.can_cast(value.dtype, space.dtype, "same_kind" if lossy else "safe"):
-            raise ValueError(f"{path} has dtype {value.dtype}, expected {_form(space)}")
-
-
-def _check_integers(space: gymnasium.Space[Any], value: Any, path: str) -> None:
-    entries = np.asarray(value)
-    if entries.dtype.kind not in "iub":
-        raise ValueError(f"{path} has dtype {entries.dtype}, expected integers of {space}")
-    if entries.shape != space.shape:
-        raise ValueError(f"{path} has shape {entries.shape}, expected {space.shape} of {space}")
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        sizes, starts = _choices(space)
-    else:
-        sizes, starts = np.array([2]), np.array([0])
-    flat = entries.reshape(-1)
-    if ((flat < starts) | (flat >= starts + sizes)).any():
-        raise ValueError(f"{path} is {value}, outside its space {space}")
-
-
-def _form(space: spaces.Box) -> str:
-    return f"{space.shape} of {space.dtype}"
+def as_array(value: Any) -> Array:
+    """Of dtype object where `value` is no array of anything."""
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError):  # lists of different lengths; a tensor of autograd's
+        return np.asarray(None)

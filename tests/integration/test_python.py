@@ -330,7 +330,7 @@ def test_an_observation_that_does_not_fit_is_named(crane: equipoise.Run) -> None
     observation, _ = Crane().reset(seed=1)
     for key, value, expected in (
         ("camera", np.zeros((3, 3), np.uint8), r"observation\['camera'\] has shape \(3, 3\)"),
-        ("gear", 2, r"observation\['gear'\] is 2, outside"),
+        ("gear", 0.5, r"observation\['gear'\] is 0.5, expected integers"),
         ("arm", (np.float64("nan"), np.array([0, 0])), r"observation\['arm'\]\[0\]\[0\] is nan"),
     ):
         with pytest.raises(ValueError, match=expected):
