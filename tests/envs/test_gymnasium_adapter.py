@@ -21,7 +21,7 @@ import torch
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
-from misbehaving import FAULTS, Structured
+from misbehaving import FAULTS
 
 from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv, _seed_of
 from equipoise.envs.gymnasium_adapter.guard import EnvError

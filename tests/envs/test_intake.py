@@ -198,7 +198,7 @@ MISSION = spaces.Dict(
 
 
 def test_the_refusal_names_every_part_that_cannot_be_read_and_the_way_out() -> None:
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(ValueError, match="accepted") as refusal:
         replay(MISSION, {})
     message = str(refusal.value)
     assert "observation['mission'] is a Text space" in message
