@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from equipoise.envs.process_wide import preserved
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.imports import foreign
 from equipoise.trainer.configuration.keywords import MakeEnv, changed, configure
@@ -146,21 +147,21 @@ class Run:
 
 @contextmanager
 def _as_from_python(progress: bool) -> Iterator[None]:
-    """Around a run, which sets PyTorch's threads and seed: they become again what they were.
+    """Around a run, which sets PyTorch's threads and all seeds: they become again what they were.
 
     Messages that name the command line's key for the folder name the argument instead.
     """
-    threads, generator = torch.get_num_threads(), torch.get_rng_state()
+    threads = torch.get_num_threads()
     token = quiet.set(not progress)
     try:
-        yield
+        with preserved():
+            yield
     except ConfigError as error:
         problems = [p.replace("hydra.run.dir", "folder") if isinstance(p, str) else p for p in error.problems]
         raise ConfigError(*problems) from error.__cause__
     finally:
         quiet.reset(token)
         torch.set_num_threads(threads)
-        torch.set_rng_state(generator)
 
 
 class _Columns(dict[str, NDArray[np.float64]]):

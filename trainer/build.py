@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from equipoise.envs import process_wide
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv, ScriptedEnv, SharedEnv
 from equipoise.envs.references import References, reference_returns
@@ -90,6 +91,7 @@ def make_trainer(
     torch_switches.require()
     torch.set_num_threads(config.threads)
     keep_freed_memory()
+    process_wide.Streams(training_seed(config.seed, process)).enter()
     torch.manual_seed(config.seed)
     device = torch.device(find_device(config.device))
     num_envs = _share(config.env.num_envs, batch)

@@ -96,15 +96,17 @@ def measure(restored: Restored, episodes: int, seed: int, render: bool = False) 
     Raises:
         EnvError: the environment misbehaves.
     """
+    from equipoise.envs.process_wide import preserved
     from equipoise.trainer.evaluation import evaluate
     from equipoise.trainer.seeding import fresh_seed
 
-    env = restored.make_env(min(episodes, restored.config.env.num_envs))
-    most = restored.config.trainer.eval_max_steps
-    try:
-        return evaluate(restored.policy, env, episodes, fresh_seed(seed), restored.references, render, most)
-    finally:
-        env.close()
+    seed, most = fresh_seed(seed), restored.config.trainer.eval_max_steps
+    with preserved(seed):
+        env = restored.make_env(min(episodes, restored.config.env.num_envs))
+        try:
+            return evaluate(restored.policy, env, episodes, seed, restored.references, render, most)
+        finally:
+            env.close()
 
 
 def numbers(result: Evaluation) -> dict[str, float | None]:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equipoise.envs import process_wide
 from equipoise.envs.checked import CheckedEnv
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction
 from equipoise.envs.references import References
 from equipoise.trainer.footage import Footage, Frame, can_render
 from equipoise.trainer.policy.protocol import Policy
-from equipoise.trainer.seeding import evaluation_seed, final_evaluation_seed, preserved_generators
+from equipoise.trainer.seeding import evaluation_seed, final_evaluation_seed
 from equipoise.trainer.system import distributed, torch_switches
 
 FILM_STEPS = 2_000
@@ -112,7 +113,7 @@ class Evaluator:
 
         Draws nothing from the generators of the process. Raises `EnvError`.
         """
-        with distributed.failing_together(), preserved_generators():
+        with distributed.failing_together(), process_wide.preserved():
             if distributed.rank() > 0:
                 return
             try:
@@ -144,7 +145,7 @@ class Evaluator:
         if self._env is None:
             self._env = self._make_env(num_envs)
         most = max_steps or self._max_steps
-        with torch_switches.kept(type(self._env).__name__):
+        with torch_switches.kept(type(self._env).__name__), process_wide.preserved(seed):
             return evaluate(self._policy, self._env, episodes, seed, self._references, render, most)
 
     def close(self) -> None:

@@ -125,19 +125,15 @@ def _film(
     deterministic: bool,
 ) -> list[list[Frame]]:
     """The frames of each episode; prints how it went."""
+    from equipoise.envs.process_wide import Streams
     from equipoise.trainer.monitor.film import film_episode
     from equipoise.trainer.seeding import fresh_seed
 
     films = []
     for episode in range(arguments.episodes):
-        film = film_episode(
-            policy,
-            env,
-            fresh_seed(arguments.seed + episode),
-            f"{restored.config.env.label}, {title}",
-            restored.references,
-            deterministic,
-        )
+        seed, name = fresh_seed(arguments.seed + episode), f"{restored.config.env.label}, {title}"
+        Streams(seed).enter()
+        film = film_episode(policy, env, seed, name, restored.references, deterministic)
         score = "n/a" if film.score is None else f"{film.score:.3f}"
         print(
             f"{title}: {film.outcome} after {film.steps} steps, return {film.task_return:.4g}, score {score}"

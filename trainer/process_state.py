@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from equipoise.commands import module, typed
+from equipoise.envs import process_wide
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import Relevance
 from equipoise.envs.space_data import to_data
@@ -61,7 +62,7 @@ def run_state(run: Trainer) -> State:
         "interface": _interface(run.collector),
         **{name: getattr(run, name) for name in _COUNTERS},
         **{name: getattr(run, name).state_dict() for name in _PARTS},
-        "torch_generator": torch.get_rng_state(),
+        "generators": process_wide.Streams().state_dict(),
     }
 
 
@@ -96,7 +97,7 @@ def load_run_state(run: Trainer, state: Mapping[str, Any]) -> None:
             state = {**state, "collector": {**state["collector"], "env": None}}
         for name in _PARTS:
             getattr(run, name).load_state_dict(state[name])
-        torch.set_rng_state(state["torch_generator"])
+        _load_generators(state)
     except EnvError:
         raise
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -104,6 +105,15 @@ def load_run_state(run: Trainer, state: Mapping[str, Any]) -> None:
             "the checkpoint does not fit: the environment, a stage or this trainer has changed since it "
             f"was written: {type(error).__name__}: {error}"
         ) from error
+
+
+def _load_generators(state: Mapping[str, Any]) -> None:
+    if "generators" not in state:  # as release 0.2 wrote it
+        torch.set_rng_state(state["torch_generator"])
+        return
+    streams = process_wide.Streams()
+    streams.load_state_dict(state["generators"])
+    streams.enter()
 
 
 def _states_of_others(collector: Collector, learner: Learner) -> list[State]:
@@ -114,7 +124,7 @@ def _states_of_others(collector: Collector, learner: Learner) -> list[State]:
     own: State = {
         "collector": collector.state_dict(),
         "learner": {name: learning[name] for name in ("generator", "stages")},
-        "torch_generator": torch.get_rng_state(),
+        "generators": process_wide.Streams().state_dict(),
     }
     return distributed.all_gather(plain(own, "state"))[1:]
 

@@ -6,11 +6,6 @@ never coincide, nor do the random numbers of different processes.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import numpy as np
 import torch
 
 _PROCESS_STRIDE = 1_000_000_007
@@ -51,15 +46,3 @@ def shuffling_generator(device: torch.device, seed: int, process: int) -> torch.
 
 def _generator(device: torch.device, seed: int, stream: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed * _STREAMS + stream)
-
-
-@contextmanager
-def preserved_generators() -> Iterator[None]:
-    """Inside, what is drawn from the generators of the process (PyTorch, NumPy, Python) does not count."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])

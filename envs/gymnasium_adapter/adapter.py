@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equipoise.envs import process_wide
 from equipoise.envs.action_table import ActionLeaf, ActionTable
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
 from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
@@ -101,7 +102,8 @@ class GymnasiumEnv:
         self.reward_weights = tuple(components.values()) or (1.0,)
 
         make_one = functools.partial(_make, id, make, dict(kwargs or {}), render_mode)
-        probe = make_one()
+        with process_wide.preserved():
+            probe = make_one()
         self.action_space = probe.action_space
         self.native_observation_space = probe.observation_space
         """As the environment itself has it; `observation_space` is that of the flat rows."""
@@ -129,14 +131,17 @@ class GymnasiumEnv:
 
         contract = Contract(id, self._layout, self._bounds.check, self._table, tuple(components))
         taken = set[int]()
+        seed = int(np.random.randint(2**31))  # until `reset` is given one: of what constructors draw
         guarded = [
-            functools.partial(_make_guarded, make_one, index, contract, taken) for index in range(num_envs)
+            functools.partial(_make_guarded, make_one, index, contract, taken, seed)
+            for index in range(num_envs)
         ]
-        self._envs: SyncVectorEnv[Any, Any] | Workers = (
-            SyncVectorEnv(guarded, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
-            if vectorization == "sync"
-            else Workers(id, guarded, timeout)
-        )
+        with process_wide.preserved():
+            self._envs: SyncVectorEnv[Any, Any] | Workers = (
+                SyncVectorEnv(guarded, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+                if vectorization == "sync"
+                else Workers(id, guarded, timeout)
+            )
 
     @property
     def observation_layout(self) -> list[dict[str, Any]]:
@@ -156,20 +161,25 @@ class GymnasiumEnv:
         seeds = [
             None if seed is None else _seed_of(seed, self.first_env + index) for index in range(self.num_envs)
         ]
-        observation, infos = self._envs.reset(seed=seeds)
+        with process_wide.preserved():
+            observation, infos = self._envs.reset(seed=seeds)
         self._masked = "action_mask" in infos
         return self._tensor(self._looked_at(observation, infos)), self._action_mask(infos)
 
     def step(self, action: NativeAction) -> Timestep:
         self._steps += 1
-        observation, rewards, terminated, truncated, infos = self._envs.step(_to_numpy(action, self._table))
+        own = process_wide.Streams()
+        try:
+            observation, rewards, ended, cut, infos = self._envs.step(_to_numpy(action, self._table))
+        finally:
+            own.enter()
         flat = self._tensor(self._looked_at(observation, infos))
         final = self._final_observations(infos, flat) if "final_obs" in infos else flat
         return Timestep(
             flat,
             self._tensor(self._rewards(rewards, infos)),
-            self._tensor(terminated),
-            self._tensor(truncated),
+            self._tensor(ended),
+            self._tensor(cut),
             final,
             self._action_mask(infos),
             self._metrics(infos),
@@ -378,11 +388,17 @@ def _found(place: str) -> Callable[..., Any]:
 
 
 def _make_guarded(
-    make: functools.partial[gymnasium.Env[Any, Any]], index: int, contract: Contract, taken: set[int]
+    make: functools.partial[gymnasium.Env[Any, Any]],
+    index: int,
+    contract: Contract,
+    taken: set[int],
+    seed: int,
 ) -> Guard:
-    env = make()
-    own_spaces(env, taken)
-    return Guard(env, index, contract)
+    streams = process_wide.Streams(seed, index)
+    with streams.in_force():
+        env = make()
+        own_spaces(env, taken)
+    return Guard(env, index, contract, streams)
 
 
 def _to_numpy(action: NativeAction, table: ActionTable) -> Any:

@@ -18,6 +18,10 @@ from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter import snapshot
 from equipoise.envs.gymnasium_adapter.masks import read_mask
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout, as_array
+from equipoise.envs.process_wide import Streams
+
+_PROCESS_WIDE = 2
+"""Tells these streams from others that are made of the same seed."""
 
 
 class EnvError(RuntimeError):
@@ -42,25 +46,36 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     what the trainer reads: `components` `[K]`, `action_mask` `[H, C]`, `success`, and `outside`, which says
     that an integer of the observation was outside of its space.
 
+    Args:
+        streams: what the environment finds in the generators of the whole process. They stay in force: who
+            steps environments in its own process puts its own back.
+
     Raises:
         EnvError: from `reset` and `step`, whatever went wrong in the environment.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], index: int, contract: Contract) -> None:
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], index: int, contract: Contract, streams: Streams
+    ) -> None:
         super().__init__(env)
         self._index, self._contract, self._layout = index, contract, contract.layout
         self.observation_space = contract.layout.flat_box()
+        self._streams = streams
         self._steps = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            self._streams.begin(seed, _PROCESS_WIDE)
+        self._streams.enter()
         try:
             if seed is not None:
                 snapshot.seed_spaces(self.env, seed)
             result = self.env.reset(seed=seed, options=options)
         except (Exception, SystemExit) as error:
             self._fail(f"reset raised {type(error).__name__}: {error}", error)
+        self._streams.leave()
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
             self._fail("reset must return (observation, info)")
         row, said = self._row(result[0])
@@ -68,10 +83,12 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._steps += 1
+        self._streams.enter()
         try:
             result = self.env.step(action)
         except (Exception, SystemExit) as error:
             self._fail(f"step raised {type(error).__name__}: {error}", error)
+        self._streams.leave()
         if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
             self._fail("step must return (observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = result
@@ -92,13 +109,15 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     def snapshot(self) -> dict[str, Any] | str:
         """The environment's state as plain values, or the reason why it cannot be had."""
         try:
-            return snapshot.take(self.env)
-        except snapshot.NotPlainError as reason:
+            return {**snapshot.take(self.env), "process_wide": self._streams.state_dict()}
+        except (snapshot.NotPlainError, ValueError) as reason:
             return str(reason)
 
     @snapshot.setter
     def snapshot(self, state: Mapping[str, Any]) -> None:
         snapshot.restore(self.env, state)
+        if "process_wide" in state:  # not in checkpoints of older versions
+            self._streams.load_state_dict(state["process_wide"])
 
     def _fail(self, what: str, cause: BaseException | None = None) -> NoReturn:
         raise EnvError(

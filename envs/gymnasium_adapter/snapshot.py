@@ -7,7 +7,7 @@ Anything else (a simulator's handle, an object of one's own) could hide state, s
 unless the environment has `state_dict`/`load_state_dict` or `get_state`/`set_state` of its own: what those
 give, the random streams and the wrappers are enough.
 
-Randomness from anywhere but such attributes (`random`, `np.random.*`) is out of reach.
+The generators of the whole process (`np.random`, `random`, `torch`) are `Guard`'s business.
 """
 
 from __future__ import annotations

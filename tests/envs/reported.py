@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 
 BOX = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -76,6 +78,26 @@ class NamesStream(OneStep):
         return self.state.copy(), {}
 
 
+class GlobalRandom(gymnasium.Env[Any, Any]):
+    """Draws what it is, and every observation, from the generators of the whole process."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (8,), np.float64)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.drawn_first = self._draw()
+
+    def _draw(self) -> list[float]:
+        return [np.random.normal(), random.random(), random.gauss(), torch.rand(1).item()]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        super().reset(seed=seed)
+        return np.array(self.drawn_first + self._draw()), {}
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        return np.array(self.drawn_first + self._draw()), 0.0, False, False, {}
+
+
 class Inner(OneStep):
     action_space = spaces.Tuple((spaces.Discrete(2), BOX))
     relevance = [[[], [0]]]
@@ -96,7 +118,7 @@ class DoublingWithTable(Doubling):
     relevance = [[[0, 1], []]]
 
 
-for _one in (SamplesGoal, SamplesThrice, NamesStream, Inner):
+for _one in (SamplesGoal, SamplesThrice, NamesStream, GlobalRandom, Inner):
     gymnasium.register(f"reported/{_one.__name__}-v0", entry_point=_one, max_episode_steps=20)
 gymnasium.register("reported/Wrapped-v0", entry_point=lambda: DoublingWithTable(Inner()))
 gymnasium.register("reported/WrappedSilently-v0", entry_point=lambda: Doubling(Inner()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import random
 from typing import Any
 
 import numpy as np
@@ -70,6 +72,65 @@ def test_spaces_shared_by_all_copies_go_on_drawing_apart() -> None:
         return torch.stack([env.step(stay).observation[0] for _ in range(45)])
 
     assert torch.equal(episodes(1), episodes(3))
+
+
+@BOTH
+def test_what_comes_from_the_generators_of_the_process_is_each_environment_s_own(vectorization: Any) -> None:
+    """Forked workers would all begin with one stream, and copies in one process would share it."""
+
+    def episode(num_envs: int, seed: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        env = GymnasiumEnv("reported/GlobalRandom-v0", num_envs, vectorization=vectorization)
+        observations = [env.reset(seed)[0], *(env.step(torch.zeros(num_envs)).observation for _ in range(3))]
+        env.close()
+        return torch.stack(observations)
+
+    drawn = episode(3, 1)
+    assert len(drawn.flatten().unique()) == 3 * 4 + 4 * 3 * 4  # the first half is drawn once
+    assert torch.equal(drawn, episode(3, 1))
+    assert torch.equal(drawn[:, :2], episode(2, 1))
+    again = episode(3, 2)
+    assert torch.equal(drawn[..., :4], again[..., :4])
+    assert not torch.isclose(drawn[..., 4:], again[..., 4:]).any()
+
+
+def test_environments_leave_the_generators_of_the_process_alone() -> None:
+    def draw() -> list[float]:
+        return [np.random.rand(), random.random(), torch.rand(1).item()]
+
+    env = GymnasiumEnv("reported/GlobalRandom-v0", 2)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    expected = [draw() for _ in range(3)]
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    found = [draw()]
+    env.reset(0)
+    found.append(draw())
+    env.step(torch.zeros(2))
+    assert [*found, draw()] == expected
+
+
+@BOTH
+def test_the_generators_of_the_process_go_on_when_an_environment_does(vectorization: Any) -> None:
+    def observations(env: GymnasiumEnv) -> torch.Tensor:
+        return torch.stack([env.step(torch.zeros(2)).observation[:, 4:] for _ in range(4)])
+
+    env, other = (GymnasiumEnv("reported/GlobalRandom-v0", 2, vectorization=vectorization) for _ in range(2))
+    env.reset(0)
+    env.step(torch.zeros(2))
+    file = io.BytesIO()
+    torch.save(env.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert other.notice is None
+    assert torch.equal(observations(other), observations(env))
+    env.close()
+    other.close()
 
 
 # --- relevance -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from equipoise.trainer.configuration.compose import CONFIG_DIR, compose
 from equipoise.trainer.configuration.schema import Config, check
 from equipoise.trainer.loop import Trainer
 from equipoise.trainer.system import checkpoint
-from tests.conftest import TINY
+from tests.conftest import TINY, TOY
 from tests.integration.test_training import assert_same
 from tests.reliability.processes import assert_curves_are_whole, lines, points, run, state, summary, toy
 
@@ -65,6 +65,19 @@ def test_every_preset(toy: Callable[..., Config], tmp_path: Path, preset: str) -
 def test_a_gymnasium_environment(tmp_path: Path, vectorization: str) -> None:
     small = ("env.num_envs=2", f"env.vectorization={vectorization}")
     assert_resumes_exactly(compose([*GYMNASIUM, *EVERYTHING, *small]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        ("env._target_=tests.reliability.disturbed.DrawingEnv",),
+        ("env=gymnasium", "env.id=tests.envs.reported:reported/GlobalRandom-v0"),
+    ],
+)
+def test_what_is_drawn_from_the_generators_of_the_process(
+    toy: Callable[..., Config], tmp_path: Path, env: tuple[str, ...]
+) -> None:
+    assert_resumes_exactly(compose([*env, *TOY[:-2], *EVERYTHING]), tmp_path)
 
 
 def test_a_gymnasium_environment_that_hides_its_state_begins_new_episodes_and_says_so(tmp_path: Path) -> None:
