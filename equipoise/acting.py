@@ -75,6 +75,7 @@ class Policy:
     ) -> None:
         loaded = load_policy(Path(location), device, allow)
         self.path, self.masked = loaded.path, loaded.masked
+        self._mask_in_observation = loaded.mask_in_observation
         self.observation_space = loaded.observation_space
         self.action_space = loaded.network.space.native
         self._network, self._table = loaded.network, loaded.network.space.table
@@ -95,7 +96,7 @@ class Policy:
             observation: what `reset` and `step` return, of one environment, or of several in one batch as
                 vector environments return it, each array with a leading axis.
             mask: which choices are valid, in any form that `info["action_mask"]` can have, one or a batch;
-                None: all of them.
+                None: `observation["action_mask"]`, if the policy was trained with that, else all of them.
             deterministic: the likeliest choices and the mean of each parameter; else a sample, drawn with
                 PyTorch's generator.
 
@@ -103,6 +104,8 @@ class Policy:
             ValueError: the observation or the mask does not fit the environment's spaces; the message names
                 the part.
         """
+        if mask is None and self._mask_in_observation:
+            mask = _mask_in(observation)
         if mask is None and self.masked:
             warnings.warn(
                 "the policy was trained with action masks and acts without one now: "
@@ -209,6 +212,13 @@ def evaluate(
         path = policy.path if isinstance(policy, Policy) else policy.folder
         env, allow = env or policy.env, (*allow, *policy.allow)
     return numbers(measure(restore(path, device, allow, env), episodes, seed))
+
+
+def _mask_in(observation: Any) -> Any:
+    """The masks that come as a part of one observation, of a batch, or of a list of them."""
+    if isinstance(observation, list):
+        return [_mask_in(one) for one in observation]
+    return observation.get("action_mask") if isinstance(observation, Mapping) else None
 
 
 def _element(value: Any, index: int) -> Any:

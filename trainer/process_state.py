@@ -77,6 +77,7 @@ def _interface(collector: Collector) -> State:
         "relevance": _plain(env.relevance),
         "reward_names": list(env.reward_names),
         "masked": collector.masked,
+        "mask_in_observation": bool(getattr(env, "mask_in_observation", False)),
     }
 
 

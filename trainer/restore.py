@@ -46,6 +46,8 @@ class Loaded:
     """The parts of it that the network does not see."""
     masked: bool
     """Whether the environment gave action masks."""
+    mask_in_observation: bool
+    """Whether it gave them as the part `action_mask` of its observations."""
     path: Path
     """Of the checkpoint."""
 
@@ -104,8 +106,8 @@ def load_policy(location: Path, device: str = "auto", allow: Collection[str] = (
         shape = tuple(interface["observation_shape"])
         network = _trained(section, space, shape, found.state.get("policy")).eval()
         observation_space = from_data(interface["observation_space"])
-        ignored = tuple(interface.get("ignored", ()))
-    return Loaded(network, observation_space, ignored, interface["masked"], found.path)
+        ignored, observed = tuple(interface.get("ignored", ())), interface.get("mask_in_observation", False)
+    return Loaded(network, observation_space, ignored, interface["masked"], observed, found.path)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from equipoise.envs.action_table import ActionLeaf, ActionTable
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
 from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError, Guard
+from equipoise.envs.gymnasium_adapter.mask_sources import OBSERVATION
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
 from equipoise.envs.gymnasium_adapter.snapshot import own_spaces
 from equipoise.envs.gymnasium_adapter.sources import sources
@@ -36,9 +37,9 @@ class GymnasiumEnv:
     """`num_envs` copies of a Gymnasium environment, one after the other or in a process each.
 
     Read from `info`, where the environment gives it:
-      `action_mask`: 0/1 or bool for each choice, of the observation it comes with, from `reset` on. One
-        array for one `Discrete`; with more heads one array per head, or all in a row, in the order of the
-        action space; for a `Dict` also a dict with the mask of each part that holds heads.
+      `action_mask`: 0/1 or bool for each choice, of the observation it comes with, from `reset` on, in a form
+        that `masks.read_mask` takes. Where `info` has none: the method `action_masks()` of the environment
+        or of a wrapper, or the part `action_mask` of a `Dict` observation.
       `is_success` or `success` where an episode ends: the metric `success`.
       the keys of `reward_components`, at every step.
 
@@ -125,6 +126,8 @@ class GymnasiumEnv:
         self.observation_space = self._layout.box()
         self.render_mode = render_mode
         self._masked = False
+        self.mask_in_observation = False
+        """Whether the masks are part of the observations; known from the first `reset` on."""
         self._seed: int | None = None
         self._steps = 0  # since the start of this process, as `Guard` counts too
         self._steps_before = 0
@@ -164,7 +167,15 @@ class GymnasiumEnv:
         with process_wide.preserved():
             observation, infos = self._envs.reset(seed=seeds)
         self._masked = "action_mask" in infos
+        self._introduce(infos)
         return self._tensor(self._looked_at(observation, infos)), self._action_mask(infos)
+
+    def _introduce(self, infos: Mapping[str, Any]) -> None:
+        """What the environments say of themselves at their first reset."""
+        if "mask_source" in infos:
+            self.mask_in_observation = infos["mask_source"][0] == OBSERVATION
+        lines = [line for said in infos.get("remarks", ()) for line in (said or "").split("\n") if line]
+        self._remarks += dict.fromkeys(lines)
 
     def step(self, action: NativeAction) -> Timestep:
         self._steps += 1

@@ -16,7 +16,8 @@ import numpy as np
 
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter import snapshot
-from equipoise.envs.gymnasium_adapter.masks import read_mask
+from equipoise.envs.gymnasium_adapter.mask_sources import INFO, MaskSource
+from equipoise.envs.gymnasium_adapter.masks import MaskError
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout, as_array
 from equipoise.envs.process_wide import Streams
 
@@ -43,8 +44,8 @@ class Contract:
 
 class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Checks what one environment returns, makes a flat row `[O]` of its observation, and reduces `info` to
-    what the trainer reads: `components` `[K]`, `action_mask` `[H, C]`, `success`, and `outside`, which says
-    that an integer of the observation was outside of its space.
+    what the trainer reads: `components` `[K]`, `action_mask` `[H, C]`, `success`, `outside`, which says that
+    an integer of the observation was outside of its space, and what `MaskSource.decide` gives.
 
     Args:
         streams: what the environment finds in the generators of the whole process. They stay in force: who
@@ -61,6 +62,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._index, self._contract, self._layout = index, contract, contract.layout
         self.observation_space = contract.layout.flat_box()
         self._streams = streams
+        self._masks = MaskSource(env, contract.actions)
         self._steps = 0
 
     def reset(
@@ -79,7 +81,8 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
             self._fail("reset must return (observation, info)")
         row, said = self._row(result[0])
-        return row, said | self._mask(result[1])
+        said |= self._masks.decide(*result)
+        return row, said | self._mask(*result)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._steps += 1
@@ -101,8 +104,8 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         wanted = said | self._components(info) if self._contract.reward_components else said
         if terminated or truncated:
             wanted |= self._success(info)
-        elif info:
-            wanted |= self._mask(info)
+        else:
+            wanted |= self._mask(observation, info)
         return row, reward, terminated, truncated, wanted
 
     @property
@@ -168,10 +171,10 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
                 return {"success": float(number.item())}
         return {}
 
-    def _mask(self, info: dict[str, Any]) -> dict[str, Any]:
-        if "action_mask" not in info or not self._contract.actions.num_heads:
-            return {}
+    def _mask(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {"action_mask": read_mask(info["action_mask"], self._contract.actions)}
-        except ValueError as error:
-            self._fail(f"info['action_mask'] {error}")
+            mask = self._masks.read(observation, info)
+        except (Exception, SystemExit) as error:
+            said = str(error) if isinstance(error, MaskError) else f"raised {type(error).__name__}: {error}"
+            self._fail(f"{self._masks.source or INFO} {said}", error)
+        return {} if mask is None else {"action_mask": mask}

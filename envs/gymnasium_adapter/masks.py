@@ -19,21 +19,25 @@ FORMS = (
 )
 
 
+class MaskError(ValueError):
+    """A mask has no form that is understood, or leaves a head no choice."""
+
+
 def read_mask(given: Any, table: ActionTable) -> NDArray[np.bool_]:
     """`[H, C]`: which choices are valid, False beyond the last choice of a head.
 
     Raises:
-        ValueError: `given` has none of the forms that are understood, or leaves a head no choice.
+        MaskError: `given` has none of the forms that are understood, or leaves a head no choice.
     """
     rows = _split(given, table.structure, table.leaves)
     if rows is None:
-        raise ValueError(
+        raise MaskError(
             f"must mask heads of {list(table.choices)} choices with {FORMS}; got {str(given)[:200]}"
         )
     mask = np.zeros((table.num_heads, max(table.choices)), np.bool_)
     for head, row in enumerate(rows):
         if not row.any():
-            raise ValueError(f"leaves head {head} no valid choice")
+            raise MaskError(f"leaves head {head} no valid choice")
         mask[head, : row.size] = row
     return mask
 
