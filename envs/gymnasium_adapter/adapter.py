@@ -23,7 +23,7 @@ from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError, Guard
 from equipoise.envs.gymnasium_adapter.mask_sources import OBSERVATION
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
-from equipoise.envs.gymnasium_adapter.snapshot import own_spaces
+from equipoise.envs.gymnasium_adapter.own_spaces import own_spaces
 from equipoise.envs.gymnasium_adapter.sources import sources
 from equipoise.envs.gymnasium_adapter.workers import Workers
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
@@ -220,12 +220,13 @@ class GymnasiumEnv:
         # Also for exact states: an environment may make part of itself only when it is first reset.
         self.reset(seed=_seed_of(state["seed"] or 0, state["steps"]))
         self._seed, self._steps_before = state["seed"], state["steps"] - self._steps
+        reasons = [state.get("reason", "its state is of another version of the adapter")]
         if state["exact"] and state.get("version") == VERSION:
             self._envs.set_attr("snapshot", list(state["envs"]))
-            self.notice = None
-        else:
-            reason = state.get("reason", "its state is of another version of the adapter")
-            self.notice = f"{self.id} cannot be resumed exactly, episodes begin anew: {reason}"
+            reasons = [reason for reason in self._envs.call("not_restored") if reason is not None]
+        self.notice = None
+        if reasons:
+            self.notice = f"{self.id} cannot be resumed exactly, episodes begin anew: {reasons[0]}"
 
     def render(self, index: int = 0) -> NDArray[np.uint8]:
         if self.render_mode is None:

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from equipoise.envs.gymnasium_adapter.snapshot import layers
+from equipoise.envs.gymnasium_adapter.own_spaces import layers
 
 
 def declared_relevance(env: gymnasium.Env[Any, Any]) -> tuple[Any, str | None]:

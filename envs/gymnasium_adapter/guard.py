@@ -15,10 +15,11 @@ import gymnasium
 import numpy as np
 
 from equipoise.envs.action_table import ActionTable
-from equipoise.envs.gymnasium_adapter import snapshot
+from equipoise.envs.gymnasium_adapter import own_spaces, snapshot
 from equipoise.envs.gymnasium_adapter.mask_sources import INFO, MaskSource
 from equipoise.envs.gymnasium_adapter.masks import MaskError
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout, as_array
+from equipoise.envs.gymnasium_adapter.plain_values import NotPlainError
 from equipoise.envs.process_wide import Streams
 
 _PROCESS_WIDE = 2
@@ -62,6 +63,8 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._index, self._contract, self._layout = index, contract, contract.layout
         self.observation_space = contract.layout.flat_box()
         self._streams = streams
+        self.not_restored: str | None = None
+        """Why the last snapshot could not be put back."""
         self._masks = MaskSource(env, contract.actions)
         self._steps = 0
 
@@ -73,7 +76,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._streams.enter()
         try:
             if seed is not None:
-                snapshot.seed_spaces(self.env, seed)
+                own_spaces.seed_spaces(self.env, seed)
             result = self.env.reset(seed=seed, options=options)
         except (Exception, SystemExit) as error:
             self._fail(f"reset raised {type(error).__name__}: {error}", error)
@@ -113,12 +116,16 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         """The environment's state as plain values, or the reason why it cannot be had."""
         try:
             return {**snapshot.take(self.env), "process_wide": self._streams.state_dict()}
-        except (snapshot.NotPlainError, ValueError) as reason:
+        except (NotPlainError, ValueError) as reason:
             return str(reason)
 
     @snapshot.setter
     def snapshot(self, state: Mapping[str, Any]) -> None:
-        snapshot.restore(self.env, state)
+        try:
+            snapshot.restore(self.env, state)
+            self.not_restored = None
+        except NotPlainError as reason:
+            self.not_restored = str(reason)
         if "process_wide" in state:  # not in checkpoints of older versions
             self._streams.load_state_dict(state["process_wide"])
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter.declared import declares
 from equipoise.envs.gymnasium_adapter.masks import MaskError, read_mask
-from equipoise.envs.gymnasium_adapter.snapshot import layers
+from equipoise.envs.gymnasium_adapter.own_spaces import layers
 
 KEY = "action_mask"
 INFO, METHOD, OBSERVATION = f"info[{KEY!r}]", "action_masks()", f"observation[{KEY!r}]"
