@@ -83,19 +83,23 @@ class Encoder:
             )
         self._seen.add(id(memory))
 
+    def encode_stream(self, value: np.random.Generator | None, path: str) -> Any:
+        """As `encode`, of a generator that only draws. What its `spawn` would make is not saved: it follows
+        from how the generator was made, which may be from the system's entropy."""
+        if value is None:
+            return None
+        self._note(value, path)
+        name = type(value.bit_generator).__name__
+        return ("generator", name, Encoder([]).encode(dict(value.bit_generator.state), f"{path}.state"))
+
     def _generator(self, value: np.random.Generator, path: str) -> Any:
-        bits = value.bit_generator
-        parts = [value.bit_generator.state, None]
-        if isinstance(sequence := getattr(bits, "seed_seq", None), np.random.SeedSequence):
-            # What `spawn` makes follows from it.
-            parts[1] = {
-                "entropy": sequence.entropy,
-                "spawn_key": tuple(sequence.spawn_key),
-                "pool_size": sequence.pool_size,
-                "n_children_spawned": sequence.n_children_spawned,
-            }
-        apart = Encoder([])
-        return ("generator", type(bits).__name__, *(apart.encode(part, f"{path}.state") for part in parts))
+        sequence = getattr(value.bit_generator, "seed_seq", None)
+        kind, name, state = Encoder([]).encode_stream(value, path)
+        if not isinstance(sequence, np.random.SeedSequence):
+            return (kind, name, state)
+        names = ("entropy", "spawn_key", "pool_size", "n_children_spawned")
+        parts = {part: getattr(sequence, part) for part in names}
+        return (kind, name, state, Encoder([]).encode(parts, f"{path}.seed_seq"))
 
     def _name(self, value: Any, path: str) -> str:
         """What a class, a function or a method is called: which one it is must be part of the state."""

@@ -44,7 +44,7 @@ def take(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
         own = Encoder([]).encode(getter(), f"{type(layer).__name__}.{getter.__name__}()") if getter else None
         saved.append({"type": _name(layer), "attributes": attributes, "own": own})
     # The attribute itself: asking for `np_random` would seed a stream that nobody uses, from the system.
-    streams = [encoder.encode(space._np_random, f"{space}.np_random") for space in spaces(env)]
+    streams = [encoder.encode_stream(space._np_random, f"{space}.np_random") for space in spaces(env)]
     return {"layers": saved, "spaces": streams}
 
 
