@@ -12,10 +12,12 @@ import pytest
 
 from equipoise.envs.topology_spawn import TopologySpawn
 from equipoise.trainer.build import build
+from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.evaluate import main
 from equipoise.trainer.restore import restore
 from equipoise.trainer.system.checkpoint import load, save
+from tests.conftest import TINY
 
 
 @pytest.fixture
@@ -92,6 +94,17 @@ def test_under_other_settings_of_the_environment(checkpoint: Path) -> None:
     assert refused.returncode == 2
     assert "env.max_stps" in refused.stderr
     assert "did you mean env.max_steps?" in refused.stderr
+
+
+def test_under_other_arguments_of_a_gymnasium_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pole = ["env=gymnasium", "env.id=CartPole-v1", "policy.hidden_sizes=[8]"]
+    build(compose([*pole, *TINY, "env.kwargs.max_episode_steps=5"]), tmp_path / "run").train()
+    for more, length in ([], 5), (["env.kwargs.max_episode_steps=3"], 3):
+        monkeypatch.setattr(sys, "argv", ["evaluate", f"checkpoint={tmp_path / 'run'}", "episodes=2", *more])
+        assert main() == 0
+        assert re.search(rf"episode length\s*│\s*{length} │", capsys.readouterr().out)
 
 
 def test_episodes_that_do_not_end_are_cut_off_and_named(checkpoint: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ INEXACT = (
 )
 """What an error or a full memory may make one change; from there on the run is another one. So are all keys
 of `env` but these:"""
-_FIXED_IN_ENV = ("_target_", "id", "name", "ignore", "reward_components", "relevance")
+_FIXED_IN_ENV = ("_target_", "id", "make", "name", "ignore", "reward_components", "relevance")
 
 RESUMABLE = f"{', '.join([*EXACT, *INEXACT])}, env.* but {', '.join(_FIXED_IN_ENV)}"
 """For messages."""
@@ -59,11 +59,15 @@ class Change(NamedTuple):
     after: Any
 
     def __str__(self) -> str:
-        return f"{self.key} {shown(self.before)} -> {shown(self.after)}"
+        before, after = ("unset" if value is None else shown(value) for value in (self.before, self.after))
+        return f"{self.key} {before} -> {after}"
 
 
 def changes(before: _Settings, after: _Settings) -> list[Change]:
-    """Keys that differ between two configurations as `Config.plain` gives them."""
+    """Keys that differ between two configurations as `Config.plain` gives them.
+
+    What is null, empty or not there is the same.
+    """
     old, new = dict(_leaves(before)), dict(_leaves(after))
     both = dict.fromkeys([*old, *new])
     found = [Change(key, old.get(key), new.get(key)) for key in both if old.get(key) != new.get(key)]
@@ -133,7 +137,7 @@ def _may_change(key: str) -> bool:
 
 def _leaves(settings: _Settings, path: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from _leaves(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value
