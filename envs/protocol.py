@@ -18,7 +18,7 @@ NativeAction: TypeAlias = "Tensor | tuple[NativeAction, ...] | dict[str, NativeA
 """An action in the structure and the units of `action_space`, every leaf with a leading `N`.
 
 A `Discrete` leaf is `[N]` int64, a `MultiDiscrete`, `MultiBinary` or integer `Box` leaf `[N, *shape]` int64,
-a float `Box` leaf `[N, *shape]` float32.
+a float `Box` leaf `[N, *shape]` float32. In the place of a `OneOf` is `(which option, (each of them))`.
 """
 
 RelevanceTable: TypeAlias = Sequence[Sequence[Sequence[int]]]

@@ -88,7 +88,13 @@ def random_action(env: BatchedEnv, mask: Tensor | None, stream: StreamPerEnv) ->
             return (low + (high - low + 1.0) * luck).floor().minimum(high).to(torch.int64)
         return low + (high - low) * luck
 
+    taken: dict[int, Tensor] = {}  # of each OneOf the choice of its head, from which the rest follows
+
     def sample(leaf: ActionLeaf) -> Tensor:
-        return (choices if leaf.discrete else parameters)(leaf).view(env.num_envs, *leaf.shape)
+        sampled = (choices if leaf.discrete else parameters)(leaf) if leaf.count else torch.empty(0)
+        if leaf.outcomes:
+            choice = taken.setdefault(leaf.first, sampled.view(-1))
+            sampled = torch.tensor(leaf.outcomes, device=env.device)[choice]
+        return sampled.view(env.num_envs, *leaf.shape)
 
     return table.assemble([sample(leaf) for leaf in table.leaves])

@@ -21,6 +21,8 @@ def to_data(space: gymnasium.Space[Any]) -> dict[str, Any]:
             return {"kind": "Dict", "keys": list(space.spaces), "parts": parts}
         case spaces.Tuple():
             return {"kind": "Tuple", "parts": [to_data(part) for part in space.spaces]}
+        case spaces.OneOf():
+            return {"kind": "OneOf", "parts": [to_data(part) for part in space.spaces]}
         case spaces.Box():
             numbers = {"low": _tensor(space.low), "high": _tensor(space.high)}
             return {"kind": "Box", "dtype": str(space.dtype), **numbers}
@@ -52,6 +54,8 @@ def from_data(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
             return spaces.Dict(OrderedDict(zip(data["keys"], parts, strict=True)))
         case "Tuple":
             return spaces.Tuple([from_data(part) for part in data["parts"]])
+        case "OneOf":
+            return spaces.OneOf([from_data(part) for part in data["parts"]])
         case "Box":
             dtype: Any = np.dtype(data["dtype"])
             return spaces.Box(data["low"].numpy(), data["high"].numpy(), dtype=dtype)

@@ -122,7 +122,9 @@ class Policy:
             masks = torch.from_numpy(np.stack([self._read_mask(one) for one in each]))
         flat = torch.from_numpy(np.concatenate([self._flat(row) for row in rows]).reshape(count, -1))
         leaves: list[Any] = self._leaves(flat, masks, deterministic)
-        return self._table.assemble(leaves if size is not None else [_single(leaf) for leaf in leaves])
+        if size is not None:
+            return self._table.actions_of(leaves)
+        return self._table.action_of(leaves, 0)
 
     @torch.inference_mode()
     def _leaves(self, flat: Tensor, masks: Tensor | None, deterministic: bool) -> list[Array]:
@@ -249,8 +251,3 @@ def _as_array(part: Tensor, leaf: ActionLeaf) -> Array:
         low, high = (np.array(bound, leaf.dtype).reshape(leaf.shape) for bound in (leaf.low, leaf.high))
         np.clip(array, low, high, out=array)
     return array
-
-
-def _single(batch: Array) -> Any:
-    """The only element of a batch: a number to index by, or an array, be it one without axes."""
-    return batch[0] if batch.dtype.kind in "iu" else batch[0, ...]

@@ -53,7 +53,8 @@ class ExportedPolicy:
         for entry in self.outputs:
             value = outputs[entry["name"]][0].astype(entry["environment_dtype"])
             _put(action, entry["keys"], value)
-        return action[()] if () in action else _structure(action)
+        options = [entry["keys"][:-1] for entry in self.outputs if "one_of" in entry]
+        return action[()] if () in action else _structure(action, options, [])
 
     def _row(self, observation: Any) -> Any:
         """`[1, O]`: each part of the observation in its columns."""
@@ -87,11 +88,14 @@ def _put(action: dict[Any, Any], keys: list[Any], value: Any) -> None:
     action[keys[-1] if keys else ()] = value
 
 
-def _structure(action: Any) -> Any:
-    """Numbered parts are those of a tuple."""
+def _structure(action: Any, options: list[list[Any]], keys: list[Any]) -> Any:
+    """Numbered parts are those of a tuple; of `(which option, the options)` the one that is taken stays."""
     if not isinstance(action, dict):
         return action
-    parts = {key: _structure(part) for key, part in action.items()}
+    parts = {key: _structure(part, options, [*keys, key]) for key, part in action.items()}
+    if keys in options:
+        option = int(parts[0])
+        return option, parts[1][option]
     return tuple(parts.values()) if all(isinstance(key, int) for key in parts) else parts
 
 

@@ -149,6 +149,8 @@ class HybridSpace:
         """Where heads and parameters stand in the action, and the relevance table: a few lines of ASCII."""
         parts = []
         for leaf in self.table.leaves:
+            if leaf.outcomes and not leaf.count:
+                continue  # said by the head of its OneOf
             kind = "head" if leaf.discrete else "parameter"
             numbers = range(leaf.first, leaf.first + leaf.count)
             parts.append(f"{leaf.path} = {kind}{'s' * (leaf.count > 1)} {_ranges(numbers) or 'none'}")
@@ -175,11 +177,17 @@ class _Part:
     def __init__(self, leaf: ActionLeaf, device: torch.device) -> None:
         self._discrete, self._rounded, self._shape = leaf.discrete, leaf.rounded, leaf.shape
         self._columns = leaf.first, leaf.first + leaf.count
+        self._outcomes: Tensor | None = None
+        if leaf.outcomes:
+            self._outcomes = torch.tensor(leaf.outcomes, dtype=torch.int64, device=device)
         self._start = torch.tensor(leaf.start, device=device) if any(leaf.start) else None
         self._most = torch.tensor(leaf.high, device=device)
 
     def native(self, choices: Tensor, scaled: Tensor) -> Tensor:
         """`[N, *shape]`: int64 choices as the environment counts them, or numbers in its units."""
+        if self._outcomes is not None:
+            part = self._outcomes.index_select(0, choices[:, self._columns[0]])
+            return part.reshape(part.shape[0], *self._shape)
         part = (choices if self._discrete else scaled)[:, self._columns[0] : self._columns[1]]
         if self._rounded:
             part = part.floor().minimum(self._most).to(torch.int64)

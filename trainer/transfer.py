@@ -151,7 +151,7 @@ def _labels(table: ActionTable, reward_names: Sequence[str], num_values: int) ->
     parameters: list[object] = []
     most = max(table.choices, default=0)
     for leaf in table.leaves:
-        for number, index in enumerate(np.ndindex(leaf.shape)):
+        for number, index in enumerate(np.ndindex(leaf.shape) if leaf.count else ()):
             if leaf.discrete:
                 labels = [(leaf.path, index, leaf.start[number] + c) for c in range(leaf.choices[number])]
                 choices += [*labels, *[None] * (most - len(labels))]

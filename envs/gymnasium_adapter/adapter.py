@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equipoise.envs import process_wide
+from equipoise.envs.action_bounds import ActionBounds, bounded
 from equipoise.envs.action_table import ActionLeaf, ActionTable
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
 from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
@@ -59,6 +60,7 @@ class GymnasiumEnv:
             them. An integer outside of its range counts as the nearest one.
         ignore: parts of the observation to leave out, by name: `[mission]`, or `[sensors.text]` for a nested
             one.
+        action_bounds: see `envs.action_bounds.bounded`.
         render_mode: `rgb_array` for `render()`.
 
     Raises:
@@ -80,6 +82,7 @@ class GymnasiumEnv:
         timeout: float | None = 60.0,
         check_bounds: CheckBounds = "tell",
         ignore: Sequence[str] = (),
+        action_bounds: ActionBounds | None = None,
         render_mode: str | None = None,
     ) -> None:
         if num_envs < 1:
@@ -106,6 +109,8 @@ class GymnasiumEnv:
         with process_wide.preserved():
             probe = make_one()
         self.action_space = probe.action_space
+        if action_bounds is not None:
+            self.action_space = bounded(probe.action_space, action_bounds)
         self.native_observation_space = probe.observation_space
         """As the environment itself has it; `observation_space` is that of the flat rows."""
         self.ignored = tuple(ignore)
@@ -132,7 +137,9 @@ class GymnasiumEnv:
         self._steps = 0  # since the start of this process, as `Guard` counts too
         self._steps_before = 0
 
-        contract = Contract(id, self._layout, self._bounds.check, self._table, tuple(components))
+        contract = Contract(
+            id, self._layout, self._bounds.check, probe.action_space, self._table, tuple(components)
+        )
         taken = set[int]()
         seed = int(np.random.randint(2**31))  # until `reset` is given one: of what constructors draw
         guarded = [
@@ -167,15 +174,9 @@ class GymnasiumEnv:
         with process_wide.preserved():
             observation, infos = self._envs.reset(seed=seeds)
         self._masked = "action_mask" in infos
-        self._introduce(infos)
-        return self._tensor(self._looked_at(observation, infos)), self._action_mask(infos)
-
-    def _introduce(self, infos: Mapping[str, Any]) -> None:
-        """What the environments say of themselves at their first reset."""
         if "mask_source" in infos:
             self.mask_in_observation = infos["mask_source"][0] == OBSERVATION
-        lines = [line for said in infos.get("remarks", ()) for line in (said or "").split("\n") if line]
-        self._remarks += dict.fromkeys(lines)
+        return self._tensor(self._looked_at(observation, infos)), self._action_mask(infos)
 
     def step(self, action: NativeAction) -> Timestep:
         self._steps += 1
@@ -256,6 +257,9 @@ class GymnasiumEnv:
         self._bounds.begin()
         self._refuse_faulty(rows, range(self.num_envs))
         for source in (infos, infos.get("final_info", {})):
+            if "remarks" in source:
+                lines = [line for said in source["remarks"] for line in (said or "").split("\n") if line]
+                self._remarks += dict.fromkeys(lines)
             if "outside" in source:
                 there = source["_outside"]
                 self._bounds.note(there.nonzero()[0].tolist(), source["outside"][there.argmax()])
@@ -413,10 +417,11 @@ def _make_guarded(
     return Guard(env, index, contract, streams)
 
 
-def _to_numpy(action: NativeAction, table: ActionTable) -> Any:
-    """Batched arrays of the space's own dtypes; copies, as an environment may keep what it is given."""
+def _to_numpy(action: NativeAction, table: ActionTable) -> list[Any]:
+    """The action of each environment, of the space's own dtypes; an environment may keep what it is given."""
     leaves = zip(table.leaves, table.take_apart(action), strict=True)
-    return table.assemble([_leaf_to_numpy(part, leaf) for leaf, part in leaves])
+    arrays = [_leaf_to_numpy(part, leaf) for leaf, part in leaves]
+    return [table.action_of(arrays, index) for index in range(len(arrays[0]))]
 
 
 def _leaf_to_numpy(part: Any, leaf: ActionLeaf) -> NDArray[Any]:

@@ -20,6 +20,7 @@ from equipoise.envs.gymnasium_adapter.mask_sources import INFO, MaskSource
 from equipoise.envs.gymnasium_adapter.masks import MaskError
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout, as_array
 from equipoise.envs.gymnasium_adapter.plain_values import NotPlainError
+from equipoise.envs.gymnasium_adapter.scalars import with_numbers
 from equipoise.envs.process_wide import Streams
 
 _PROCESS_WIDE = 2
@@ -38,9 +39,21 @@ class Contract:
     layout: ObservationLayout
     check_bounds: str
     """`strict`, `tell` or `off`, see `bounds.Bounds`."""
+    action_space: gymnasium.Space[Any]
+    """As the environments have it; `actions` is of what a policy may use of it."""
     actions: ActionTable
     reward_components: tuple[str, ...]
     """Keys of `info`; empty: the reward itself is the one component."""
+
+
+class Anything(gymnasium.Space[Any]):
+    """Of which vector environments take a list, an action for each environment: Gymnasium's own way of taking
+    a batch apart (1.4) knows no empty `Tuple`."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Anything)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -62,15 +75,19 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._index, self._contract, self._layout = index, contract, contract.layout
         self.observation_space = contract.layout.flat_box()
+        self.action_space = Anything()
         self._streams = streams
         self.not_restored: str | None = None
         """Why the last snapshot could not be put back."""
         self._masks = MaskSource(env, contract.actions)
         self._steps = 0
+        self._numbers_for_arrays = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        if self.env.action_space != self._contract.action_space:
+            self._fail(f"its action space is {self.env.action_space}, not {self._contract.action_space}")
         if seed is not None:
             self._streams.begin(seed, _PROCESS_WIDE)
         self._streams.enter()
@@ -91,7 +108,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._steps += 1
         self._streams.enter()
         try:
-            result = self.env.step(action)
+            result = self._env_step(action)
         except (Exception, SystemExit) as error:
             self._fail(f"step raised {type(error).__name__}: {error}", error)
         self._streams.leave()
@@ -99,6 +116,8 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._fail("step must return (observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = result
         row, said = self._row(observation)
+        if self._steps == 1 and self._numbers_for_arrays:
+            said["remarks"] = "a box of one entry gets a number: the environment takes no array there"
         if type(reward) is not float:
             reward = self._real("reward", reward)
         if not (type(terminated) is bool and type(truncated) is bool):
@@ -110,6 +129,23 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         else:
             wanted |= self._mask(observation, info)
         return row, reward, terminated, truncated, wanted
+
+    def _env_step(self, action: Any) -> Any:
+        """Some take numbers for boxes of one entry, and no arrays: they refuse the very first action."""
+        if self._numbers_for_arrays:
+            return self.env.step(with_numbers(self.env.action_space, action))
+        try:
+            return self.env.step(action)
+        except Exception as refusal:
+            numbers = with_numbers(self.env.action_space, action)
+            if self._steps > 1 or numbers is action:
+                raise
+            try:
+                result = self.env.step(numbers)
+            except Exception:
+                raise refusal from None
+        self._numbers_for_arrays = True
+        return result
 
     @property
     def snapshot(self) -> dict[str, Any] | str:

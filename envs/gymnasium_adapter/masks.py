@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.envs.action_table import ActionLeaf, ActionTable, Nested
+from equipoise.envs.action_parts import OneOf, Structure
+from equipoise.envs.action_table import ActionLeaf, ActionTable
 
 Rows = list[NDArray[np.bool_]]
 """For each head, whether each of its choices is valid: `[choices]`."""
@@ -42,10 +43,12 @@ def read_mask(given: Any, table: ActionTable) -> NDArray[np.bool_]:
     return mask
 
 
-def _split(given: Any, structure: Nested[int], leaves: Sequence[ActionLeaf]) -> Rows | None:
+def _split(given: Any, structure: Structure, leaves: Sequence[ActionLeaf]) -> Rows | None:
     """The rows of the heads under `structure`; None if `given` is in no form that fits them."""
     if isinstance(structure, int):
         return _split_leaf(given, leaves[structure])
+    if isinstance(structure, OneOf):
+        return _split_one_of(given, structure)
     parts = _pairs(given, structure)
     if parts is not None:
         split = [_split(mask, part, leaves) for mask, part in parts]
@@ -54,7 +57,38 @@ def _split(given: Any, structure: Nested[int], leaves: Sequence[ActionLeaf]) -> 
     return _split_row(given, [n for leaf in _under(structure, leaves) for n in leaf.choices])
 
 
-def _pairs(given: Any, structure: Nested[int]) -> list[tuple[Any, Nested[int]]] | None:
+def _split_one_of(given: Any, node: OneOf) -> Rows | None:
+    """Of a mask for each option (Gymnasium's form, which cannot forbid an option), of a pair of a mask of the
+    options and those, of a mask of the options, or of all combinations in a row."""
+    if given is None:
+        return [np.ones(len(node.combinations), np.bool_)]
+    every = np.ones(len(node.parts), np.bool_)
+    rows = _combined(every, given, node)
+    if rows is None and isinstance(given, tuple) and len(given) == 2:
+        options = _split_row(given[0], [len(every)])
+        rows = None if options is None else _combined(options[0], given[1], node)
+    if rows is None and (options := _split_row(given, [len(every)])) is not None:
+        rows = _combined(options[0], None, node)
+    return _split_row(given, [len(node.combinations)]) if rows is None else rows
+
+
+def _combined(options: NDArray[np.bool_], masks: Any, node: OneOf) -> Rows | None:
+    """From the valid options and a mask for each of them; without valid choices an option is not valid."""
+    masks = (None,) * len(options) if masks is None else masks
+    if not isinstance(masks, tuple) or len(masks) != len(options):
+        return None
+    rows = [_split(mask, part.structure, part.leaves) for mask, part in zip(masks, node.parts, strict=True)]
+    if None in rows:
+        return None
+
+    def valid(option: int, chosen: tuple[int, ...]) -> bool:
+        each = zip(rows[option] or (), chosen, strict=True)
+        return bool(options[option]) and all(row[choice] for row, choice in each)
+
+    return [np.array([valid(*combination) for combination in node.combinations])]
+
+
+def _pairs(given: Any, structure: Structure) -> list[tuple[Any, Structure]] | None:
     """Each part of the structure with its mask, where `given` is nested in the same way."""
     if isinstance(structure, dict):
         if given is None:
@@ -74,9 +108,11 @@ _MISSING = object()
 """In the place of a key that a dict of masks lacks, which is a fault only where there are heads."""
 
 
-def _under(structure: Nested[int], leaves: Sequence[ActionLeaf]) -> list[ActionLeaf]:
+def _under(structure: Structure, leaves: Sequence[ActionLeaf]) -> list[ActionLeaf]:
     if isinstance(structure, int):
         return [leaves[structure]]
+    if isinstance(structure, OneOf):
+        return [leaves[structure.index]]
     parts = structure.values() if isinstance(structure, dict) else structure
     return [leaf for part in parts for leaf in _under(part, leaves)]
 

@@ -14,6 +14,8 @@ from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter.masks import read_mask
 
 BOX = spaces.Box(-1, 1, (2,))
+ONE_OF = spaces.OneOf((BOX, spaces.Tuple((spaces.Discrete(2), spaces.Discrete(2)))))
+"""Combinations: the box; 00, 01, 10, 11."""
 PAIR = spaces.Tuple((spaces.Discrete(3), spaces.Discrete(2)))
 
 
@@ -50,6 +52,16 @@ def bits(*values: int) -> np.ndarray[Any, np.dtype[np.int8]]:
             [[1, 0], [0, 1, 1], [1, 1], [0, 1]],
         ),
         (spaces.MultiBinary(3), bits(0, 1, 2), [[1, 0], [0, 1], [1, 1]]),
+        (ONE_OF, None, [[1, 1, 1, 1, 1]]),
+        (ONE_OF, (None, None), [[1, 1, 1, 1, 1]]),
+        (ONE_OF, (None, (bits(0, 1), None)), [[1, 0, 0, 1, 1]]),  # Gymnasium's form
+        (ONE_OF, (None, (bits(0, 1), bits(0, 0))), [[1, 0, 0, 0, 0]]),  # nothing to choose: no such option
+        (ONE_OF, bits(0, 1), [[0, 1, 1, 1, 1]]),
+        (ONE_OF, (bits(0, 1), None), [[0, 1, 1, 1, 1]]),
+        (ONE_OF, (bits(0, 1), (None, (None, bits(1, 0)))), [[0, 1, 0, 1, 0]]),
+        (ONE_OF, bits(0, 1, 0, 0, 1), [[0, 1, 0, 0, 1]]),
+        (spaces.Dict(a=ONE_OF, b=spaces.Discrete(2)), {"b": bits(0, 1), "a": None}, [[1] * 5, [0, 1]]),
+        (spaces.Dict(a=ONE_OF, b=spaces.Discrete(2)), bits(1, 1, 0, 0, 0, 0, 1), [[1, 1, 0, 0, 0], [0, 1]]),
         (spaces.Dict(a=PAIR, b=BOX), {"a": None, "b": None}, [[1, 1, 1], [1, 1]]),
         (spaces.Dict(a=PAIR, b=BOX), {"a": (None, bits(1, 0))}, [[1, 1, 1], [1, 0]]),
         (spaces.Dict(a=PAIR, b=BOX), {"a": bits(0, 0, 1, 1, 0)}, [[0, 0, 1], [1, 0]]),

@@ -175,6 +175,12 @@ class Parts(gymnasium.Env[Any, Any]):
             "left_arm": spaces.Box(np.array([5.0, 0.1]), np.array([6.0, 0.1]), dtype=np.float64),
             "a": spaces.Dict({"b": spaces.Discrete(3, start=2)}),
             "a.b": spaces.Tuple((spaces.MultiDiscrete([2, 3]), spaces.Box(0, 200, (1,), np.int16))),
+            "one": spaces.OneOf(
+                (
+                    spaces.Box(0.0, 2.0, (2,), np.float64),
+                    spaces.Tuple((spaces.Discrete(2, start=3), spaces.Box(-1.0, 0.0, (1,), np.float32))),
+                )
+            ),
             "+": spaces.Box(0.0, 1.0, (), np.float32),
             "-": spaces.Box(0.0, 1.0, (1,), np.float32),
         }
@@ -222,8 +228,10 @@ def test_the_json_is_enough_to_act(form: str, tmp_path: Path, monkeypatch: pytes
     drives = [float(number) for action in actions for number in action["left-arm"]]
     assert any(min(drive + 0.1, 0.7 - drive) < 1e-7 for drive in drives), "some are at a bound"
     described = json.loads((tmp_path / f"{files[form]}.json").read_text())["outputs"]
+    options = ["action.one[0]", "action.one[1][0]", "action.one[1][1][0]", "action.one[1][1][1]"]
     names = ["action.+", "action.-", "action.a.b", r"action.a\.b[0]", r"action.a\.b[1]"]
-    assert [entry["name"] for entry in described] == [*names, "action.left-arm", "action.left_arm"]
+    assert [entry["name"] for entry in described] == [*names, "action.left-arm", "action.left_arm", *options]
+    assert {action["one"][0] for action in actions} == {0, 1}, "both options are taken"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from gymnasium import Space, spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
+from equipoise.envs.action_table import ActionTable
 from equipoise.trainer.data import Actions
 from equipoise.trainer.spaces import HybridSpace, UnsupportedSpaceError
 
@@ -79,6 +80,7 @@ LEAVES = st.one_of(
         st.sampled_from([(), (2,)]),
         st.sampled_from([np.int8, np.int64]),
     ),
+    st.just(spaces.Tuple(())),
     st.builds(
         lambda low, width, shape: spaces.Box(low, low + width, shape),
         st.floats(-100, 100, width=32),
@@ -86,22 +88,36 @@ LEAVES = st.one_of(
         st.sampled_from([(), (1,), (3,), (2, 2)]),
     ),
 )
+
+
+def few_combinations(space: Space[Any]) -> bool:
+    try:
+        ActionTable(space)
+    except UnsupportedSpaceError as error:
+        return "no action at all" in str(error)
+    return True
+
+
+def holds_actions(space: Space[Any]) -> bool:
+    try:
+        return bool(ActionTable(space).leaves)
+    except UnsupportedSpaceError:
+        return False
+
+
 SPACES = st.recursive(
     LEAVES,
     lambda part: st.one_of(
         st.lists(part, min_size=1, max_size=3).map(spaces.Tuple),
         st.dictionaries(st.sampled_from("cab"), part, min_size=1, max_size=3).map(spaces.Dict),
+        st.lists(part, min_size=1, max_size=3).map(spaces.OneOf).filter(few_combinations),
     ),
     max_leaves=6,
-)
+).filter(holds_actions)
 
 
-def row(action: Any, index: int) -> Any:
-    if isinstance(action, dict):
-        return {key: row(part, index) for key, part in action.items()}
-    if isinstance(action, tuple):
-        return tuple(row(part, index) for part in action)
-    return action[index].numpy()
+def row(space: HybridSpace, batch: Any, index: int) -> Any:
+    return space.table.action_of([part.numpy() for part in space.table.take_apart(batch)], index)
 
 
 def typed(action: Any, space: Space[Any]) -> Any:
@@ -110,6 +126,8 @@ def typed(action: Any, space: Space[Any]) -> Any:
         return {key: typed(action[key], part) for key, part in space.items()}
     if isinstance(space, spaces.Tuple):
         return tuple(typed(part, of) for part, of in zip(action, space, strict=True))
+    if isinstance(space, spaces.OneOf):
+        return action[0], typed(action[1], space[action[0]])
     return action.astype(space.dtype)
 
 
@@ -131,9 +149,10 @@ def test_native_actions_are_members_of_the_space(space: Space[Any], seed: int) -
     )
     batch = hybrid.to_native(actions)
     for index in range(20):
-        action = row(batch, index)
+        action = row(hybrid, batch, index)
         assert space.contains(typed(action, space))
-        assert structure(action) == structure(space.sample())
+        if "OneOf" not in str(space):
+            assert structure(action) == structure(space.sample())
 
 
 def test_rounding_never_leaves_the_bounds() -> None:
@@ -302,6 +321,58 @@ def test_the_table_stays_short_where_there_are_many_heads_or_choices() -> None:
     assert many.endswith("6 -> 6; 7 -> 7; ... (100 in all)")
 
 
+# --- exactly one of several ------------------------------------------------------------------------------
+
+
+def taken(space: HybridSpace, choice: int, parameters: list[float]) -> Any:
+    return row(space, native(space, [choice], parameters), 0)
+
+
+def test_one_of_is_a_choice_with_the_parameters_of_each_option() -> None:
+    pair = spaces.Box(np.array([0.0, 10.0]), np.array([2.0, 20.0]))
+    space = HybridSpace(spaces.OneOf((UNIT, pair, spaces.Discrete(3, start=7), spaces.Tuple(()))))
+    assert space.choice_counts == (1 + 1 + 3 + 1,)
+    assert [relevant(space, choice) for choice in range(6)] == [[0], [1, 2], [], [], [], []]
+    assert space.num_decisions == 1
+    given = [0.5, -1.0, 1.0]
+    assert taken(space, 0, given) == (0, [0.5])
+    option, held = taken(space, 1, given)
+    assert (option, held.tolist()) == (1, [0.0, 20.0])
+    assert [taken(space, choice, given) for choice in (2, 3, 4)] == [(2, 7), (2, 8), (2, 9)]
+    assert taken(space, 5, given) == (3, ())
+    assert space.describe().splitlines() == [
+        "actions: action = head 0; action[option 0] = parameter 0; action[option 1] = parameters 1-2",
+        "relevant by choice of head 0: 0 -> 0; 1 -> 1-2; 2 -> none; 3 -> none; 4 -> none; 5 -> none",
+    ]
+
+
+def test_a_parameterised_option_keeps_its_own_relevance() -> None:
+    # Under option 1 the inner choice says which of two boxes counts, and the third always does.
+    inner = spaces.Tuple((spaces.Discrete(2), spaces.Tuple((UNIT, UNIT))))
+    space = HybridSpace(
+        spaces.Dict(
+            go=spaces.OneOf((UNIT, spaces.Dict(a=inner, b=UNIT))), speed=UNIT, stop=spaces.Discrete(2)
+        )
+    )
+    assert space.choice_counts == (3, 2)
+    assert [relevant(space, choice, 0) for choice in range(3)] == [[0, 4], [1, 3, 4], [2, 3, 4]]
+
+
+def test_one_of_in_one_of() -> None:
+    space = HybridSpace(spaces.OneOf((spaces.OneOf((UNIT, spaces.MultiBinary(2))), spaces.Discrete(2))))
+    assert space.choice_counts == (1 + 4 + 2,)
+    got = [taken(space, choice, [0.5]) for choice in range(7)]
+    assert [option for option, _ in got] == [0] * 5 + [1] * 2
+    assert got[0][1] == (0, [0.5])
+    assert [held[1].tolist() for _, held in got[1:5]] == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert [held for _, held in got[5:]] == [0, 1]
+
+
+def test_too_many_combinations_are_refused() -> None:
+    with pytest.raises(UnsupportedSpaceError, match=r"have 4097 combinations; allowed are 4096\. A Tuple of"):
+        HybridSpace(spaces.OneOf((UNIT, spaces.MultiBinary(12))))
+
+
 # --- what is refused ------------------------------------------------------------------------------------
 
 
@@ -310,13 +381,17 @@ def test_the_table_stays_short_where_there_are_many_heads_or_choices() -> None:
     [
         (spaces.Box(-np.inf, 1, (2,)), "unbounded"),
         (spaces.Box(0, np.inf, (2,)), "unbounded"),
-        (spaces.Box(-(2**31), 2**31 - 1, (2,), dtype=np.int64), "cannot tell its numbers apart"),
-        (spaces.Text(5), "not supported"),
-        (spaces.Sequence(spaces.Discrete(2)), "not supported"),
-        (spaces.Box(1.0, 1.0 + 1e-9, (2,), np.float64), "low >= high as float32"),
-        (spaces.Box(-3e38, 3e38, (2,)), "infinite as float32"),  # their difference, not the bounds
-        (spaces.Box(-1e300, 1e300, (2,), np.float64), "infinite as float32"),
-        (spaces.Box(1e299, 1e300, (2,), np.float64), "infinite as float32"),
+        (spaces.Box(0, np.inf, (2,)), "env.action_bounds=[-1,1]"),
+        (
+            spaces.Box(-(2**31), 2**31 - 1, (2,), dtype=np.int64),
+            "more whole numbers than float32 can tell apart; say between which numbers to act",
+        ),
+        (spaces.Text(5), "holds no numbers"),
+        (spaces.Sequence(spaces.Discrete(2)), "holds no numbers"),
+        (spaces.Box(1.0, 1.0 + 1e-9, (2,), np.float64), "rescale (gymnasium.wrappers.RescaleAction)"),
+        (spaces.Box(-3e38, 3e38, (2,)), "unbounded"),  # their difference, not the bounds
+        (spaces.Box(-1e300, 1e300, (2,), np.float64), "unbounded"),
+        (spaces.Box(1e299, 1e300, (2,), np.float64), "unbounded"),
     ],
 )
 def test_a_leaf_that_does_not_fit_is_named(leaf: Space[Any], reason: str) -> None:

@@ -44,7 +44,16 @@ INEXACT = (
 )
 """What an error or a full memory may make one change; from there on the run is another one. So are all keys
 of `env` but these:"""
-_FIXED_IN_ENV = ("_target_", "id", "make", "name", "ignore", "reward_components", "relevance")
+_FIXED_IN_ENV = (
+    "_target_",
+    "id",
+    "make",
+    "name",
+    "ignore",
+    "action_bounds",
+    "reward_components",
+    "relevance",
+)
 
 RESUMABLE = f"{', '.join([*EXACT, *INEXACT])}, env.* but {', '.join(_FIXED_IN_ENV)}"
 """For messages."""

@@ -98,6 +98,11 @@ def _output(name: str, leaf: ActionLeaf) -> dict[str, Any]:
         "environment_dtype": str(leaf.dtype),
         "meaning": f"{leaf.path}, {'likeliest choices' if leaf.discrete else 'means in native units'}",
     }
+    if leaf.outcomes and not leaf.count:
+        return {**described, "meaning": f"{leaf.path}, where that option is taken"}
+    if leaf.outcomes:
+        described |= {"meaning": f"{leaf.path}, which option; a mask has a choice for each combination"}
+        described |= {"one_of": True, "options": [outcome for (outcome,) in leaf.outcomes]}
     if leaf.discrete:
         heads = [leaf.first, leaf.first + leaf.count]
         return {**described, "start": shaped(leaf.start), "choices": shaped(leaf.choices), "heads": heads}
