@@ -90,7 +90,7 @@ def _output(name: str, leaf: ActionLeaf) -> dict[str, Any]:
         return np.reshape(numbers, leaf.shape).tolist()
 
     whole = leaf.discrete or leaf.rounded
-    described = {
+    described: dict[str, Any] = {
         "name": name,
         "keys": list(leaf.keys),
         "dtype": "int64" if whole else "float64" if leaf.dtype == np.float64 else "float32",
