@@ -25,6 +25,7 @@ from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError, Guard
 from equipoise.envs.gymnasium_adapter.mask_sources import OBSERVATION
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
 from equipoise.envs.gymnasium_adapter.own_spaces import own_spaces
+from equipoise.envs.gymnasium_adapter.rewards import Components, Weights, rewards_of
 from equipoise.envs.gymnasium_adapter.sources import sources
 from equipoise.envs.gymnasium_adapter.workers import Workers
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
@@ -50,7 +51,11 @@ class GymnasiumEnv:
         vectorization: `sync` suits fast environments, `async` (a process each) slow ones.
         kwargs: for the environment's constructor (and what `gymnasium.make` takes: `max_episode_steps`).
         reward_components: keys of `info` that are the `K` reward components, with their weights (1 if only
-            names are given); the environment's own reward is then left aside. None: `reward`, `K` = 1.
+            names are given, a list of them for an array); the reward itself is then left aside. None: it is
+            the one component, or, where it is a vector, each of its numbers is one.
+        reward_weights: of a vector's numbers, in order or by name; 1 if none is given. How many there are,
+            and what they are called, says the environment's `reward_space` (MO-Gymnasium's have one), or
+            else this list: `reward_0`, `reward_1`, …
         relevance: see `envs.protocol.Relevance`; None: the attribute `relevance` of the environment or of a
             wrapper, if any (the outermost one counts). Empty: no table, not even the environment's.
         reference_returns: `random` and `expert` (may be None), see `envs.references.References`.
@@ -76,7 +81,8 @@ class GymnasiumEnv:
         make: str | Callable[..., Any] | None = None,
         vectorization: Literal["sync", "async"] = "sync",
         kwargs: Mapping[str, Any] | None = None,
-        reward_components: Mapping[str, float] | Sequence[str] | None = None,
+        reward_components: Components | None = None,
+        reward_weights: Weights | None = None,
         relevance: Relevance | None = None,
         reference_returns: Mapping[str, Any] | Sequence[Any] | None = None,
         timeout: float | None = 60.0,
@@ -100,10 +106,6 @@ class GymnasiumEnv:
         self.reference_returns = _references(reference_returns)
         self.notice: str | None = None
         """Set by `load_state_dict` where the state could not be restored exactly: what is different."""
-        components = _component_weights(reward_components)
-        self._own_reward = not components
-        self.reward_names = tuple(components) or ("reward",)
-        self.reward_weights = tuple(components.values()) or (1.0,)
 
         make_one = functools.partial(_make, id, make, dict(kwargs or {}), render_mode)
         with process_wide.preserved():
@@ -111,6 +113,9 @@ class GymnasiumEnv:
         self.action_space = probe.action_space
         if action_bounds is not None:
             self.action_space = bounded(probe.action_space, action_bounds)
+        rewards = rewards_of(probe, reward_components, reward_weights)
+        self._own_reward = rewards.plain
+        self.reward_names, self.reward_weights = rewards.names, rewards.weights
         self.native_observation_space = probe.observation_space
         """As the environment itself has it; `observation_space` is that of the flat rows."""
         self.ignored = tuple(ignore)
@@ -137,9 +142,7 @@ class GymnasiumEnv:
         self._steps = 0  # since the start of this process, as `Guard` counts too
         self._steps_before = 0
 
-        contract = Contract(
-            id, self._layout, self._bounds.check, probe.action_space, self._table, tuple(components)
-        )
+        contract = Contract(id, self._layout, self._bounds.check, probe.action_space, self._table, rewards)
         taken = set[int]()
         seed = int(np.random.randint(2**31))  # until `reset` is given one: of what constructors draw
         guarded = [
@@ -322,21 +325,6 @@ class GymnasiumEnv:
             success = np.where(last["_success"], last["success"], np.nan).astype(np.float32)
             metrics["success"] = self._tensor(success)
         return metrics
-
-
-def _component_weights(components: Mapping[str, float] | Sequence[str] | None) -> dict[str, float]:
-    if components is None:
-        return {}
-    if isinstance(components, str):
-        raise ValueError(f"reward_components is {components!r}; give a list of names or name: weight pairs")
-    named = components if isinstance(components, Mapping) else dict.fromkeys(components, 1.0)
-    weights = {str(name): float(weight) for name, weight in named.items()}
-    for name, weight in weights.items():
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"reward_components: the weight of {name!r} is {weight}; it must be at least 0")
-    if not weights or not any(weights.values()):
-        raise ValueError("reward_components names no component with a weight above 0")
-    return weights
 
 
 def _references(given: Mapping[str, Any] | Sequence[Any] | None) -> References | None:

@@ -20,6 +20,7 @@ from equipoise.envs.gymnasium_adapter.mask_sources import INFO, MaskSource
 from equipoise.envs.gymnasium_adapter.masks import MaskError
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout, as_array
 from equipoise.envs.gymnasium_adapter.plain_values import NotPlainError
+from equipoise.envs.gymnasium_adapter.rewards import Rewards
 from equipoise.envs.gymnasium_adapter.scalars import with_numbers
 from equipoise.envs.process_wide import Streams
 
@@ -42,8 +43,7 @@ class Contract:
     action_space: gymnasium.Space[Any]
     """As the environments have it; `actions` is of what a policy may use of it."""
     actions: ActionTable
-    reward_components: tuple[str, ...]
-    """Keys of `info`; empty: the reward itself is the one component."""
+    rewards: Rewards
 
 
 class Anything(gymnasium.Space[Any]):
@@ -82,6 +82,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._masks = MaskSource(env, contract.actions)
         self._steps = 0
         self._numbers_for_arrays = False
+        self._plain_reward = contract.rewards.plain
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -118,17 +119,14 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         row, said = self._row(observation)
         if self._steps == 1 and self._numbers_for_arrays:
             said["remarks"] = "a box of one entry gets a number: the environment takes no array there"
-        if type(reward) is not float:
-            reward = self._real("reward", reward)
+        if type(reward) is not float or not self._plain_reward:
+            reward, components = self._read_reward(reward, info)
+            said |= components
         if not (type(terminated) is bool and type(truncated) is bool):
             terminated = self._to_bool("terminated", terminated)
             truncated = self._to_bool("truncated", truncated)
-        wanted = said | self._components(info) if self._contract.reward_components else said
-        if terminated or truncated:
-            wanted |= self._success(info)
-        else:
-            wanted |= self._mask(observation, info)
-        return row, reward, terminated, truncated, wanted
+        said |= self._success(info) if terminated or truncated else self._mask(observation, info)
+        return row, reward, terminated, truncated, said
 
     def _env_step(self, action: Any) -> Any:
         """Some take numbers for boxes of one entry, and no arrays: they refuse the very first action."""
@@ -179,26 +177,18 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._fail(f"{outside}; env.check_bounds=tell would use the nearest")
         return row, {} if outside is None else {"outside": outside}
 
-    def _real(self, field: str, value: Any) -> float:
-        """One real number, also in an array or a list of one."""
-        numbers = as_array(value)
-        if numbers.dtype.kind not in "fiub" or numbers.size != 1:
-            shape = f" of shape {numbers.shape}" if numbers.dtype != object and numbers.shape else ""
-            self._fail(f"{field} is a {type(value).__name__}{shape}, expected one real number")
-        return float(numbers.item())
+    def _read_reward(self, reward: Any, info: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+        try:
+            numbers = self._contract.rewards.read(reward, info)
+        except ValueError as error:
+            self._fail(str(error))
+        return (float(numbers[0]), {}) if self._plain_reward else (0.0, {"components": numbers})
 
     def _to_bool(self, field: str, flag: Any) -> bool:
         flags = as_array(flag)
         if flags.dtype != np.bool_ or flags.size != 1:
             self._fail(f"{field} is {flag!r} of type {type(flag).__name__}, expected a bool")
         return bool(flags.item())
-
-    def _components(self, info: dict[str, Any]) -> dict[str, Any]:
-        for name in self._contract.reward_components:
-            if name not in info:
-                self._fail(f"info lacks the reward component {name!r}; it has {sorted(map(str, info))}")
-        numbers = [self._real(f"reward component {n!r}", info[n]) for n in self._contract.reward_components]
-        return {"components": np.array(numbers)}
 
     def _success(self, info: dict[str, Any]) -> dict[str, Any]:
         for key in ("is_success", "success"):

@@ -52,6 +52,7 @@ _FIXED_IN_ENV = (
     "ignore",
     "action_bounds",
     "reward_components",
+    "reward_weights",
     "relevance",
 )
 

@@ -1,0 +1,146 @@
+"""Rewards that are vectors become components, by themselves or by what the user types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv
+from equipoise.envs.gymnasium_adapter.guard import EnvError
+
+BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
+VECTOR = spaces.Box(-10.0, 10.0, (2,), np.float32)
+
+
+class Treasure(gymnasium.Env[Any, Any]):
+    """Treasure and time, as MO-Gymnasium's environments return them."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, reward: Any, space: Any = None) -> None:
+        self.reward = reward
+        if space is not None:
+            self.reward_space = space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        info = {"vector_reward": self.reward, "near": 3.0}
+        return np.zeros(1, np.float32), self.reward, self.t == 2, False, info
+
+
+class Scalarised(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """As MO-Gymnasium's `LinearReward`: `reward_space` stays that of what it wraps."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        return observation, np.float64(np.dot(reward, [0.5, 1.0])), *rest
+
+
+def treasure(reward: Any, space: Any = None, wrap: Any = None, **how: Any) -> GymnasiumEnv:
+    def make() -> Any:
+        env = Treasure(reward, space)
+        return wrap(env) if wrap else env
+
+    env = GymnasiumEnv(make=make, num_envs=2, **how)
+    env.reset(0)
+    return env
+
+
+def rewards(env: GymnasiumEnv, steps: int = 1) -> Any:
+    for _ in range(steps):
+        step = env.step(torch.zeros(2, dtype=torch.int64))
+    return step.rewards.tolist()
+
+
+@BOTH
+def test_what_reward_space_declares_becomes_components(vectorization: Any) -> None:
+    env = treasure(np.array([2.0, -1.0], np.float32), VECTOR, vectorization=vectorization)
+    assert (env.reward_names, env.reward_weights) == (("reward_0", "reward_1"), (1.0, 1.0))
+    assert rewards(env, 2) == [[2.0, -1.0]] * 2  # of a step that ends an episode, too
+    env.close()
+
+
+@pytest.mark.parametrize("reward", [[2.0, -1.0], (2, -1), np.array([[2.0], [-1.0]])])
+def test_weights_in_a_list_say_how_many_there_are(reward: Any) -> None:
+    env = treasure(reward, reward_weights=[1, 0.5])
+    assert (env.reward_names, env.reward_weights) == (("reward_0", "reward_1"), (1.0, 0.5))
+    assert rewards(env) == [[2.0, -1.0]] * 2
+
+
+def test_weights_by_name() -> None:
+    env = treasure([2.0, -1.0], VECTOR, reward_weights={"reward_1": 0.25})
+    assert env.reward_weights == (1.0, 0.25)
+    with pytest.raises(
+        ValueError, match=r"'time' is no part of the reward; there are \['reward_0', 'reward_1'\]"
+    ):
+        treasure([2.0, -1.0], VECTOR, reward_weights={"time": 1})
+
+
+def test_a_dict_of_rewards_gives_its_names() -> None:
+    one = spaces.Box(-1.0, 1.0, ())
+    env = treasure({"time": -1.0, "gold": 2}, spaces.Dict(gold=one, time=one), reward_weights={"time": 0.5})
+    assert (env.reward_names, env.reward_weights) == (("gold", "time"), (1.0, 0.5))
+    assert rewards(env) == [[2.0, -1.0]] * 2
+
+
+def test_an_array_in_info_can_be_named() -> None:
+    env = treasure([2.0, -1.0], VECTOR, Scalarised, reward_components={"vector_reward": [1, 2], "near": 3})
+    assert env.reward_names == ("vector_reward_0", "vector_reward_1", "near")
+    assert env.reward_weights == (1.0, 2.0, 3.0)
+    assert rewards(env) == [[2.0, -1.0, 3.0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "typed"),
+    [
+        ({}, "reward is a list of shape (2,), expected one real number", {"reward_weights": [1, 1]}),
+        (
+            {"reward_components": ["vector_reward"]},
+            "reward component 'vector_reward' is a list of shape (2,)",
+            {"reward_components": {"vector_reward": [1, 1]}},
+        ),
+    ],
+)
+def test_a_vector_that_nobody_announced_says_what_to_type(how: Any, said: str, typed: Any) -> None:
+    with pytest.raises(EnvError) as failure:
+        rewards(treasure([2.0, -1.0], **how))
+    message = str(failure.value)
+    assert said in message
+    ((key, value),) = typed.items()
+    assert f"env.{key}={value}".replace(" ", "").replace("'", "") in message.replace(": ", ":")
+    assert rewards(treasure([2.0, -1.0], **typed)) == [[2.0, -1.0]] * 2
+
+
+def test_a_wrapper_that_adds_them_up_says_what_to_type() -> None:
+    with pytest.raises(
+        EnvError, match=r"shape \(\), expected 2 real numbers; env.reward_weights=\[1\] takes it as"
+    ):
+        rewards(treasure([2.0, -1.0], VECTOR, Scalarised))
+    env = treasure([2.0, -1.0], VECTOR, Scalarised, reward_weights=[1])
+    assert env.reward_names == ("reward",)
+    assert rewards(env) == [[0.0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"reward_weights": [1, -1]}, "weight of 'reward_1' is -1; it must be at least 0"),
+        ({"reward_weights": [0, 0]}, "names no component with a weight above 0"),
+        ({"reward_weights": []}, "names no component"),
+        ({"reward_weights": [1], "reward_components": ["a"]}, "reward_components has its own"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(how: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        treasure([2.0, -1.0], **how)
