@@ -16,7 +16,7 @@ from torch import Tensor
 from equipoise.envs.action_table import ActionLeaf
 from equipoise.envs.gymnasium_adapter.masks import read_mask
 from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
-from equipoise.trainer.evaluate import measure, numbers
+from equipoise.trainer.evaluate import acting_of, measure, numbers
 from equipoise.trainer.restore import load_policy, restore
 
 if TYPE_CHECKING:
@@ -187,22 +187,25 @@ def evaluate(
     episodes: int = 100,
     *,
     seed: int = 0,
+    deterministic: bool | None = None,
     env: MakeEnv | None = None,
     device: str = "auto",
     allow: Collection[str] = (),
 ) -> dict[str, float | None]:
-    """Measure a trained policy on fresh episodes, in which it acts deterministically.
+    """Measure a trained policy on fresh episodes, so many for each way to act.
 
     >>> equipoise.evaluate(run, episodes=20)["return_mean"]
 
     Args:
         policy: a policy, a run, a run folder or a checkpoint.
         seed: of the episodes; training never uses them.
+        deterministic: True: the likeliest choices and means alone; False: samples alone; None: both.
         env, device, allow: see `load`; a policy and a run know theirs.
 
     Returns:
         `return_mean`, `return_std`, `normalized_score`, `success_rate` (None where the environment has no
-        such number), `episode_length`, and the environment's own metrics.
+        such number), `episode_length`, and the environment's own metrics; where both were measured, the same
+        of the sampled policy as `sampled_return_mean` and so on.
 
     Raises:
         equipoise.ConfigError: the checkpoint or its environment cannot be used.
@@ -213,7 +216,9 @@ def evaluate(
     else:
         path = policy.path if isinstance(policy, Policy) else policy.folder
         env, allow = env or policy.env, (*allow, *policy.allow)
-    return numbers(measure(restore(path, device, allow, env), episodes, seed))
+    return numbers(
+        measure(restore(path, device, allow, env), episodes, seed, acting=acting_of(deterministic))
+    )
 
 
 def _mask_in(observation: Any) -> Any:

@@ -20,7 +20,7 @@ from equipoise.trainer.configuration import schema
 from equipoise.trainer.configuration.constructors import factory, find_class
 from equipoise.trainer.configuration.schema import ComponentConfig, Config
 from equipoise.trainer.contracts import SuppliedToEnv, SuppliedToPolicy, SuppliedToStage
-from equipoise.trainer.evaluation import Evaluator
+from equipoise.trainer.evaluator import Evaluator
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.loop import Trainer
@@ -261,6 +261,7 @@ def make_evaluator(
         settings.eval_episodes,
         settings.final_eval_episodes,
         settings.eval_max_steps,
+        settings.best_by,
     )
 
 

@@ -17,18 +17,22 @@ from equipoise.trainer.configuration.schema import Count, Seed
 from equipoise.trainer.system.streams import lasting_streams
 
 if TYPE_CHECKING:
-    from equipoise.trainer.evaluation import Evaluation
+    from equipoise.trainer.evaluation import Acting, Evaluation
     from equipoise.trainer.restore import Restored
 
 
 class EvaluateArguments(CheckpointArguments):
-    """Run the deterministic policy of a checkpoint, which needs nothing beside it, on fresh episodes.
+    """Run the policy of a checkpoint, which needs nothing beside it, on fresh episodes, deterministic and
+    sampled.
 
     python -m trainer.evaluate checkpoint=runs/<run>/checkpoints/best.pt episodes=100 render=gif
     """
 
     env: Mapping[str, Any] = Field({}, description="env.<key>=<value>: the environment's settings, changed")
-    episodes: Count = 100
+    episodes: Count = Field(100, description="of each policy")
+    deterministic: bool | None = Field(
+        None, description="true: likeliest choices and means alone; false: samples alone; null: both"
+    )
     seed: Seed = Field(0, description="of the episodes; training never uses them")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     render: Literal["none", "gif"] = Field("none", description="gif: a film of the first episode")
@@ -54,13 +58,27 @@ def main() -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    table = Table(title=f"{arguments.checkpoint}: {arguments.episodes} deterministic episodes")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in metrics.items():
-        table.add_row(name.replace("_", " "), _shown(value))
-    Console().print(table)
+    print_table(arguments, metrics)
     return 0
+
+
+def print_table(arguments: EvaluateArguments, metrics: Mapping[str, float | str | None]) -> None:
+    """What was measured; where both policies were, beside each other."""
+    both = arguments.deterministic is None
+    how = "episodes of each policy" if both else f"{acting_of(arguments.deterministic)} episodes"
+    table = Table(title=f"{arguments.checkpoint}: {arguments.episodes} {how}")
+    table.add_column("metric")
+    for column in ("deterministic", "sampled") if both else ("value",):
+        table.add_column(column, justify="right")
+    for name in dict.fromkeys(name.removeprefix("sampled_") for name in metrics):
+        names = (name, f"sampled_{name}") if both else (name,)
+        table.add_row(name.replace("_", " "), *(_shown(metrics.get(each, "")) for each in names))
+    Console().print(table)
+
+
+def acting_of(deterministic: bool | None) -> Acting:
+    """Of the setting `deterministic`."""
+    return "both" if deterministic is None else "deterministic" if deterministic else "sampled"
 
 
 def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
@@ -72,13 +90,15 @@ def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
     restored = restore(arguments.checkpoint, arguments.device, arguments.allow, overrides=arguments.env)
     render = arguments.render == "gif"
     try:
-        result = measure(restored, arguments.episodes, arguments.seed, render)
+        acting = acting_of(arguments.deterministic)
+        result = measure(restored, arguments.episodes, arguments.seed, render, acting)
     except EnvError as error:
         raise ConfigError(str(error)) from error
     metrics: dict[str, float | str | None] = {**numbers(result)}
-    if result.unfinished:
-        most = restored.config.trainer.eval_max_steps
-        metrics[f"episodes without an end in {most:,} steps"] = result.unfinished
+    most = restored.config.trainer.eval_max_steps
+    for prefix, each in (("", result), ("sampled_", result.sampled)):
+        if each is not None and each.unfinished:
+            metrics[f"{prefix}episodes without an end in {most:,} steps"] = each.unfinished
     if render and not result.frames:
         raise ConfigError(
             "render = gif: the environment was made without a render mode (trainer.play gives it one)"
@@ -90,8 +110,10 @@ def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
     return metrics
 
 
-def measure(restored: Restored, episodes: int, seed: int, render: bool = False) -> Evaluation:
-    """Deterministic episodes on seeds that training never uses, from `seed` on.
+def measure(
+    restored: Restored, episodes: int, seed: int, render: bool = False, acting: Acting = "both"
+) -> Evaluation:
+    """So many episodes of each policy, on seeds that training never uses, from `seed` on.
 
     Raises:
         EnvError: the environment misbehaves.
@@ -100,17 +122,19 @@ def measure(restored: Restored, episodes: int, seed: int, render: bool = False) 
     from equipoise.trainer.evaluation import evaluate
     from equipoise.trainer.seeding import fresh_seed
 
+    wanted = episodes * (2 if acting == "both" else 1)
     seed, most = fresh_seed(seed), restored.config.trainer.eval_max_steps
     with preserved(seed):
-        env = restored.make_env(min(episodes, restored.config.env.num_envs))
+        env = restored.make_env(min(wanted, restored.config.env.num_envs))
         try:
-            return evaluate(restored.policy, env, episodes, seed, restored.references, render, most)
+            return evaluate(restored.policy, env, episodes, seed, restored.references, render, most, acting)
         finally:
             env.close()
 
 
 def numbers(result: Evaluation) -> dict[str, float | None]:
     """All that an evaluation has measured, by name; None where the environment has no such number."""
+    sampled = {} if result.sampled is None else numbers(result.sampled)
     return {
         "return_mean": result.return_mean,
         "return_std": result.return_std,
@@ -118,6 +142,7 @@ def numbers(result: Evaluation) -> dict[str, float | None]:
         "success_rate": result.success_rate,
         "episode_length": sum(result.lengths) / len(result.lengths),
         **result.metrics,
+        **{f"sampled_{name}": value for name, value in sampled.items()},
     }
 
 

@@ -14,7 +14,8 @@ from equipoise.trainer.compilation.compiling import Compiling
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.diagnosis import check_targets, check_updates, collect_finite
 from equipoise.trainer.episodes import episode_means
-from equipoise.trainer.evaluation import Evaluation, Evaluator
+from equipoise.trainer.evaluation import Evaluation
+from equipoise.trainer.evaluator import Evaluator
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.monitor.balance import BalanceRecord
@@ -63,6 +64,7 @@ class Trainer:
         self.interruption = Interruption(ECHO if distributed.world_size() > 1 else 0.0)
         with self.interruption, self.recorder.session(self):
             self.evaluator.prepare()
+            self.recorder.first_look(self, self.evaluator.look())
             while self._goes_on():
                 metrics = self.iterate()
                 best = self._due(self.settings.eval_every) and self.evaluator.interim(metrics)

@@ -11,6 +11,8 @@ import yaml
 
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.evaluation import Evaluation
+from equipoise.trainer.first_look import FirstLook
+from equipoise.trainer.monitor import layout
 from equipoise.trainer.monitor.endless import EndlessEpisodes
 from equipoise.trainer.monitor.outcome import clear_outcome, summarize, write_failure
 from equipoise.trainer.monitor.run_log import RunLog
@@ -45,6 +47,9 @@ class Recorder:
 
     def message(self, text: str) -> None:
         """The same, during the run."""
+
+    def first_look(self, trainer: Trainer, look: FirstLook | None) -> None:
+        """What there is to say of the environment before the training begins."""
 
     def iteration(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Log the iteration just done, with what there is to say of it."""
@@ -143,6 +148,13 @@ class RunRecorder(Recorder):
 
     def message(self, text: str) -> None:
         self._log.message(text)
+
+    def first_look(self, trainer: Trainer, look: FirstLook | None) -> None:
+        if look is not None and not trainer.iteration:
+            for line in look.lines():
+                self.message(line)
+        if trainer.evaluator.random is not None:
+            self._log.reference(layout.RANDOM_RETURN, trainer.evaluator.random.mean)
 
     def handlers_replaced(self, signals: list[str]) -> None:
         if signals:

@@ -89,7 +89,7 @@ def test_an_environment_that_misbehaves_ends_with_one_message(
 def test_under_other_settings_of_the_environment(checkpoint: Path) -> None:
     result = evaluate(f"checkpoint={checkpoint}", "episodes=4", "env.max_steps=1", "device=cpu")
     assert result.returncode == 0, result.stderr
-    assert re.search(r"episode length\s*│\s*1 │", result.stdout), result.stdout
+    assert re.search(r"episode length\s*│\s*1 │\s*1 │", result.stdout), result.stdout
     refused = evaluate(f"checkpoint={checkpoint}", "env.max_stps=3", "device=cpu")
     assert refused.returncode == 2
     assert "env.max_stps" in refused.stderr
@@ -107,10 +107,18 @@ def test_under_other_arguments_of_a_gymnasium_environment(
         assert re.search(rf"episode length\s*│\s*{length} │", capsys.readouterr().out)
 
 
+def test_one_of_the_two_policies_alone(checkpoint: Path) -> None:
+    result = evaluate(f"checkpoint={checkpoint}", "episodes=4", "deterministic=false", "device=cpu")
+    assert result.returncode == 0, result.stderr
+    assert "4 sampled episodes" in " ".join(result.stdout.split())
+    assert re.search(r"return mean\s*│\s*-?[\d.]+ │\n", result.stdout), result.stdout
+
+
 def test_episodes_that_do_not_end_are_cut_off_and_named(checkpoint: Path, tmp_path: Path) -> None:
     state = load(checkpoint)
     state["config"]["trainer"]["eval_max_steps"] = 2
     save(tmp_path / "impatient.pt", state)
     result = evaluate(f"checkpoint={tmp_path / 'impatient.pt'}", "episodes=4", "device=cpu")
     assert result.returncode == 0, result.stderr
-    assert re.search(r"episodes without an end in 2 steps\s*│\s*[1-4] │", result.stdout), result.stdout
+    pattern = r"episodes without an end in 2 steps\s*│\s*[1-4] │\s*[1-4] │"
+    assert re.search(pattern, result.stdout), result.stdout

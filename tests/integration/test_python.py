@@ -185,7 +185,7 @@ def test_a_run_goes_on(tmp_path: Path) -> None:
 class Interrupting(Crane):
     def step(self, action: Any) -> Any:
         steps.append(None)
-        if len(steps) == 20:  # in the first rollout: one step before it tries the environment for evaluations
+        if len(steps) == 40:  # in the first rollout: before it the environment for evaluations is looked at
             signal.raise_signal(signal.SIGINT)
         return super().step(action)
 
@@ -220,6 +220,8 @@ def test_an_environment_without_a_name_must_be_given_again(tmp_path: Path) -> No
     run = train(make, tmp_path / "run", kwargs={"length": 3})
     assert run.summary["env"] == "make"
     assert equipoise.evaluate(run, 2)["episode_length"] == 3
+    assert equipoise.evaluate(run, 2)["sampled_episode_length"] == 3
+    assert "sampled_return_mean" not in equipoise.evaluate(run, 2, deterministic=False)
     observation, _ = Crane().reset(seed=1)
     assert equipoise.load(run.folder).act(observation) in Crane.action_space
     with pytest.raises(ConfigError, match=r"was given to equipoise.train as <make>.*give it again"):
@@ -287,7 +289,7 @@ class Recording(Crane):
 def test_what_acts_is_what_was_evaluated(tmp_path: Path) -> None:
     run = train(Recording, tmp_path / "run")
     Recording.taken.clear()
-    equipoise.evaluate(run, 2)
+    equipoise.evaluate(run, 2, deterministic=True)
     policy = equipoise.load(run.folder)
     assert len(Recording.taken) == 8
     for observation, action in Recording.taken:

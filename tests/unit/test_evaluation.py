@@ -1,4 +1,4 @@
-"""Deterministic episodes: how many, of whom, and what they say."""
+"""Episodes of the deterministic and the sampled policy: how many, of whom, and what they say."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import Act, Timestep
 from equipoise.envs.references import References
 from equipoise.trainer import footage
-from equipoise.trainer.evaluation import Evaluator, evaluate, normalized_score
+from equipoise.trainer.evaluation import evaluate, normalized_score
+from equipoise.trainer.evaluator import Evaluator
 from equipoise.trainer.policy.actor_critic import ActorCritic
 from equipoise.trainer.policy.encoders import MLP
 from equipoise.trainer.spaces import HybridSpace
@@ -188,6 +189,52 @@ def test_slow_rendering_ends_the_film_and_not_the_episode(monkeypatch: pytest.Mo
     result = evaluate(policy(), env, 1, seed=0, render=True)
     assert 1 <= len(result.frames) <= 4
     assert result.lengths == [200]
+
+
+class Watched(ToyEnv):
+    """Keeps the parameters of choice 1, `[N]` for each step."""
+
+    def __init__(self, num_envs: int) -> None:
+        super().__init__(num_envs, CPU, reward_weights=(1.0, 0.0))
+        self.seen: list[Tensor] = []
+
+    def step(self, action: Any) -> Timestep:
+        self.seen.append(action[1][1][:, 0].clone())
+        return super().step(action)
+
+
+def test_both_policies_act_side_by_side_each_in_its_half() -> None:
+    env = Watched(3)
+    generator = torch.get_rng_state()
+    result = evaluate(policy(), env, episodes=2, seed=0, acting="both")
+    assert torch.equal(torch.get_rng_state(), generator), "noise comes from a generator of its own"
+    assert result.sampled is not None
+    assert (sorted(result.returns), result.sampled.returns) == ([3, 8], [15, 15])
+    alone = Watched(3)
+    evaluate(policy(), alone, episodes=6, seed=0)
+    pairs = list(zip(env.seen, alone.seen, strict=False))
+    assert all(torch.equal(both[:2], one[:2]) for both, one in pairs), "the first two are deterministic"
+    assert all(both[2] != one[2] for both, one in pairs), "and the third is not"
+
+
+def test_a_single_environment_is_used_twice() -> None:
+    result = evaluate(policy(), wages(1), episodes=2, seed=0, acting="both")
+    assert result.sampled is not None
+    assert result.returns == result.sampled.returns == [3, 3]
+    assert result.named().keys() >= {"return", "sampled_return", "success", "sampled_success"}
+
+
+@pytest.mark.parametrize(("best_by", "best"), [("deterministic", 5.5), ("sampled", 15.0)])
+def test_the_best_policy_is_the_one_that_best_by_names(best_by: Any, best: float) -> None:
+    judge = Evaluator(policy(), wages, 3, None, 1, 2, 2, 1_000, best_by)
+    metrics: dict[str, float] = {}
+    assert judge.interim(metrics)
+    assert (metrics["evaluation/return"], metrics["evaluation/sampled_return"]) == (5.5, 15.0)
+    assert judge.best_return == best
+    assert not judge.interim({}), "no better than before"
+    other = Evaluator(policy(), wages, 3, None, 1, 2, 2, 1_000, "sampled")
+    other.load_state_dict(judge.state_dict())
+    assert other.best_return == (best if best_by == "sampled" else -float("inf"))
 
 
 def evaluator(make_env: Callable[[int], ToyEnv], num_envs: int = 3) -> Evaluator:

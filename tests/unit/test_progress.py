@@ -187,6 +187,12 @@ SUMMARY = {
     "return_std": 3.14,
     "normalized_score": 0.973,
     "success_rate": 0.97,
+    "evaluation_episodes": 100,
+    "sampled_return_mean": 41.0,
+    "sampled_return_std": 4.0,
+    "sampled_success_rate": 0.9,
+    "random_return_mean": -3.5,
+    "clock": 2.5,
     "decision_accuracy": 0.911,
     "spawn_parameter_error": None,
     "balance_ratio_before": 6.5,
@@ -212,10 +218,12 @@ def test_the_closing_table(tmp_path: Path) -> None:
     }
     assert rows == {
         "normalized score (0 random, 1 expert)": "0.973",
-        "return": "41.20 ± 3.14",
-        "success rate": "97.0%",
+        "return, deterministic": "41.20 ± 3.14",
+        "return, sampled": "41.00 ± 4.00",
+        "return of random actions": "-3.50",
+        "success rate": "97.0% / 90.0%",
         "decision accuracy": "91.1%",
-        "spawn parameter error": "n/a",
+        "clock": "2.5",
         "balance ratio, before → after weighting": "6.50 → 1.01",
         "weights, discrete / continuous": "0.264 / 0.736",
         "updates with a scale at its bound": "10.0%",
@@ -236,8 +244,25 @@ def test_the_closing_table_keeps_its_values_on_a_narrow_terminal(tmp_path: Path)
 
 def test_the_closing_table_of_nothing(tmp_path: Path) -> None:
     output = table({"status": "interrupted"}, tmp_path)
-    assert output.count("n/a") == 11 + 2  # the rows; environment and preset in the title
+    assert output.count("n/a") == 1 + 2  # the return; environment and preset in the title
     assert "None" not in output
+
+
+@pytest.mark.parametrize(
+    ("sampled", "sentence"),
+    [
+        (41.0, None),  # chance: 0.2 of 41, and 0.5 is the standard error
+        (38.0, None),  # more than chance, and less than a fifth of 41.2 + 3.5
+        (20.0, "The deterministic policy does much better than the sampled one (41.2 against 20)"),
+        (60.0, "deterministic=false, and let trainer.best_by=sampled choose"),
+    ],
+)
+def test_a_sentence_where_the_two_policies_differ_widely(
+    sampled: float, sentence: str | None, tmp_path: Path
+) -> None:
+    output = " ".join(table(SUMMARY | {"sampled_return_mean": sampled}, tmp_path).split())
+    assert ("policy does much better" in output) is (sentence is not None)
+    assert sentence is None or sentence in output
 
 
 def test_the_warning_where_a_side_was_clamped(tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def test_runs_are_ranked_by_their_score_or_else_by_their_return() -> None:
     )
     assert (scored.score_name, scored.score) == ("normalized_score", 0.5)
     assert (unscored.score_name, unscored.score) == ("return_mean", 9.0)
+    sampled = Summary("finished", best_by="sampled", return_mean=9.0, sampled_return_mean=7.0)
+    assert (sampled.score_name, sampled.score) == ("sampled_return_mean", 7.0)
 
 
 def test_the_summary_is_replaced_whole(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ EXACT = (
     "trainer.eval_episodes",
     "trainer.eval_max_steps",
     "trainer.final_eval_episodes",
+    "trainer.best_by",
     "trainer.checkpoint_every",
     "trainer.keep_every",
     "trainer.keep_max",

@@ -117,8 +117,13 @@ class TrainerConfig(Section):
     )
     normalize_values: bool = Field(description="critic learns normalised targets")
     eval_every: CountOrZero = Field(description="iterations between evaluations; 0: only at the end")
-    eval_episodes: Count = Field(description="episodes of such an evaluation")
-    final_eval_episodes: Count = Field(description="episodes of the evaluation at the end")
+    eval_episodes: Count = Field(
+        description="episodes of such an evaluation, for each of the two policies, deterministic and sampled"
+    )
+    final_eval_episodes: Count = Field(description="episodes of the evaluation at the end, for each as well")
+    best_by: Literal["deterministic", "sampled"] = Field(
+        description="whose return says which policy is kept in best.pt, and how runs are ranked"
+    )
     eval_max_steps: Count = Field(
         description="steps of each environment in an evaluation; what has not ended then counts as it is"
     )

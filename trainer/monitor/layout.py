@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+RANDOM_RETURN = "reference/random_return"
 BALANCED = "reference/balanced"
 MIN_DISCRETE_ENTROPY = "reference/min_entropy_threshold"
 MIN_CONTINUOUS_ENTROPY = "reference/min_continuous_entropy"
@@ -41,13 +42,14 @@ Chart = Lines | Bands
 
 LAYOUT: dict[str, tuple[Chart, ...]] = {
     "Is it learning?": (
-        Lines("Score (0 random, 1 expert)", ("^evaluation/score$",)),
-        Lines("Return: training episodes, deterministic episodes", ("^(episode|evaluation)/return$",)),
-        Lines("Success rate", ("^(episode|evaluation)/success$",)),
+        Lines("Score (0 random, 1 expert)", ("^evaluation/(sampled_)?score$",)),
         Lines(
-            "Decision accuracy, parameter error", ("^evaluation/(decision_accuracy|spawn_parameter_error)$",)
+            "Return: training, deterministic and sampled policy, random actions",
+            ("^(episode|evaluation)/(sampled_)?return$", f"^{RANDOM_RETURN}$"),
         ),
+        Lines("Success rate", ("^(episode|evaluation)/(sampled_)?success$",)),
         Lines("Episode length", ("^episode/length$",)),
+        Lines("The environment's own metrics", ("^evaluation/(?!(sampled_)?(score|return|success)$)",)),
     ),
     "Are both sides balanced?": (
         Lines("Push ratio discrete : continuous", ("^gradient_scaling/balance_ratio", f"^{BALANCED}$")),

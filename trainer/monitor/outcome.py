@@ -32,18 +32,27 @@ def summarize(trainer: Trainer, result: Evaluation | None = None) -> Summary:
         "steps_per_second": trainer.env_steps / trainer.seconds if trainer.seconds else None,
         "compile_seconds": sum(c.seconds for c in compiling) if compiling else None,
         **trainer.balance.summary(trainer.schedule.env_steps),
+        "best_by": config.trainer.best_by,
         "versions": versions(),
         "git_revision": git_revision(),
     }
+    if (random := trainer.evaluator.random) is not None:
+        summary |= {"random_return_mean": random.mean, "random_return_std": random.std}
     if result is not None:
-        summary |= {
-            "return_mean": result.return_mean,
-            "return_std": result.return_std,
-            "normalized_score": result.score,
-            "success_rate": result.success_rate,
-        }
+        summary |= {"evaluation_episodes": len(result.returns), **_returns(result)}
+        if result.sampled is not None:
+            summary |= {f"sampled_{name}": x for name, x in _returns(result.sampled).items()}
     measured = result.metrics if result is not None else {}
     return Summary.of(summary | {n if n not in summary else f"env_{n}": x for n, x in measured.items()})
+
+
+def _returns(result: Evaluation) -> dict[str, float | None]:
+    return {
+        "return_mean": result.return_mean,
+        "return_std": result.return_std,
+        "normalized_score": result.score,
+        "success_rate": result.success_rate,
+    }
 
 
 def clear_outcome(run_dir: Path) -> None:

@@ -209,8 +209,7 @@ def closing_table(summary: Summary, run_dir: str | Path, console: Console | None
     for name, value in _closing_rows(summary):
         table.add_row(name, value)
     console.print(table)
-    warning = _clamping_warning(summary)
-    if warning:
+    for warning in filter(None, (summary.disagreement, _clamping_warning(summary))):
         console.print(Text(warning, "yellow"))
     checkpoint = next(
         (path for name in ("best.pt", "last.pt") if (path := run_dir / "checkpoints" / name).exists()), None
@@ -231,16 +230,27 @@ def closing_table(summary: Summary, run_dir: str | Path, console: Console | None
 
 def _closing_rows(summary: Summary) -> list[tuple[str, str]]:
     def pair(first: float | None, between: str, second: float | None, form: str) -> str:
-        return "n/a" if first is None else f"{_number(first, form)} {between} {_number(second, form)}"
+        if first is None or second is None:
+            return _number(first, form)
+        return f"{_number(first, form)} {between} {_number(second, form)}"
+
+    def both(name: str, form: str) -> str:
+        of_sampled = getattr(summary, f"sampled_{name}")
+        return pair(getattr(summary, name), "/", of_sampled, form)
 
     weights = summary.discrete_weight_used, "/", summary.continuous_weight_used
     ratios = summary.balance_ratio_before, "→", summary.balance_ratio
-    return [
-        ("normalized score (0 random, 1 expert)", _number(summary.normalized_score, ".3f")),
-        ("return", pair(summary.return_mean, "±", summary.return_std, ".2f")),
-        ("success rate", _number(summary.success_rate, ".1%")),
+    random = pair(summary.random_return_mean, "±", summary.random_return_std, ".2f")
+    own = {n: x for n, x in summary.metrics.items() if isinstance(x, int | float)}
+    rows = [
+        ("normalized score (0 random, 1 expert)", both("normalized_score", ".3f")),
+        ("return, deterministic", pair(summary.return_mean, "±", summary.return_std, ".2f")),
+        ("return, sampled", pair(summary.sampled_return_mean, "±", summary.sampled_return_std, ".2f")),
+        ("return of random actions", random),
+        ("success rate", both("success_rate", ".1%")),
         ("decision accuracy", _number(summary.decision_accuracy, ".1%")),
         ("spawn parameter error", _number(summary.spawn_parameter_error, ".3f")),
+        *((name.replace("_", " "), _number(value, ".4g")) for name, value in own.items()),
         ("balance ratio, before → after weighting", pair(*ratios, ".2f")),
         ("weights, discrete / continuous", pair(*weights, ".3f")),
         ("updates with a scale at its bound", _number(summary.clamped_fraction, ".1%")),
@@ -248,6 +258,7 @@ def _closing_rows(summary: Summary) -> list[tuple[str, str]]:
         ("steps per second", _number(summary.steps_per_second, ",.0f")),
         ("time", "n/a" if summary.seconds is None else _duration(summary.seconds)),
     ]
+    return [(name, value) for name, value in rows if value != "n/a" or name == "return, deterministic"]
 
 
 def _clamping_warning(summary: Summary) -> str | None:

@@ -70,6 +70,10 @@ class RunLog:
     def message(self, text: str) -> None:
         self._progress.message(text)
 
+    def reference(self, tag: str, value: float) -> None:
+        """A constant line that charts compare with, from now on."""
+        self._tensorboard.reference(tag, value)
+
     def record(self, iteration: int, env_steps: int, metrics: Mapping[str, float]) -> None:
         """The metrics of an iteration, by tag. Raises `OSError` after the metrics were taken in: what a full
         disk has no room for is written later."""

@@ -38,12 +38,24 @@ class Summary:
     """Spent in iterations, over all sessions of the run."""
     steps_per_second: float | None = None
     compile_seconds: float | None = None
+    best_by: str | None = None
+    """Which policy chose `best.pt` and counts where runs are ranked: deterministic or sampled."""
+    evaluation_episodes: int | None = None
+    """Of the closing evaluation, for each policy."""
     return_mean: float | None = None
-    """Of the closing evaluation, as everything up to `spawn_parameter_error`."""
+    """Of the closing evaluation, as everything up to `spawn_parameter_error`: of the deterministic policy."""
     return_std: float | None = None
     normalized_score: float | None = None
     """Of the mean return: 0 = random actions, 1 = the scripted expert."""
     success_rate: float | None = None
+    sampled_return_mean: float | None = None
+    """The same four of the sampled policy, which acts as in training."""
+    sampled_return_std: float | None = None
+    sampled_normalized_score: float | None = None
+    sampled_success_rate: float | None = None
+    random_return_mean: float | None = None
+    """Of random actions, measured before the training, or stated by the environment."""
+    random_return_std: float | None = None
     decision_accuracy: float | None = None
     spawn_parameter_error: float | None = None
     balance_ratio_before: float | None = None
@@ -66,20 +78,44 @@ class Summary:
         "success_rate",
         "balance_ratio",
         "steps_per_second",
-        "decision_accuracy",
-        "spawn_parameter_error",
+        "sampled_return_mean",
+        "sampled_success_rate",
+        "random_return_mean",
     )
     """The numbers that runs are compared by, the most telling first."""
 
     @property
     def score_name(self) -> str:
         """By which runs are ranked: the normalised score, or the return where there is no expert."""
-        return "return_mean" if self.normalized_score is None else "normalized_score"
+        name = "return_mean" if self.normalized_score is None else "normalized_score"
+        return f"sampled_{name}" if self.best_by == "sampled" else name
 
     @property
     def score(self) -> float:
         """Of a finished run: the number named by `score_name`."""
         return float(getattr(self, self.score_name))
+
+    @property
+    def disagreement(self) -> str | None:
+        """A sentence where the two policies differ widely: by more than chance, and by a fifth of what the
+        better one has over random actions."""
+        one, other = self.return_mean, self.sampled_return_mean
+        if one is None or other is None or not self.evaluation_episodes:
+            return None
+        spread = math.hypot(self.return_std or 0.0, self.sampled_return_std or 0.0)
+        gap, chance = abs(one - other), 3.0 * spread / math.sqrt(self.evaluation_episodes)
+        if gap <= chance or gap <= _WIDELY * abs(max(one, other) - (self.random_return_mean or 0.0)):
+            return None
+        numbers = f"({max(one, other):.4g} against {min(one, other):.4g})"
+        if one > other:
+            return (
+                f"The deterministic policy does much better than the sampled one {numbers}, which is the one "
+                "that is training: it still explores much."
+            )
+        return (
+            f"The sampled policy does much better than the deterministic one {numbers}: act with "
+            "deterministic=false, and let trainer.best_by=sampled choose best.pt."
+        )
 
     @classmethod
     def of(cls, numbers: Mapping[str, Any]) -> Summary:
@@ -110,6 +146,7 @@ def read_config(run_dir: Path) -> dict[str, Any]:
 
 _FIELDS = tuple(each.name for each in fields(Summary) if each.name != "metrics")
 
+_WIDELY = 0.2
 _PACKAGES = ("equipoise", "torch", "numpy", "gymnasium", "hydra-core", "tensorboard")
 
 

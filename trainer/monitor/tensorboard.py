@@ -86,6 +86,10 @@ class TensorBoardLog:
             custom_scalar_plugin.CONFIG_SUMMARY_TAG, custom_scalar_plugin.create_summary_metadata(), layout, 0
         )
 
+    def reference(self, tag: str, value: float) -> None:
+        """Add a constant line."""
+        self._references[tag] = value
+
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
         """Add points at `step`. TensorBoard has no place for NaN or infinity (`metrics.jsonl`: null).
 
@@ -155,7 +159,9 @@ class TensorBoardLog:
 
         Not for an interrupted run: TensorBoard keeps the first end that it reads, and the run may go on.
         """
-        metrics = {f"final/{name}": getattr(summary, name) for name in RunSummary.RANKED_BY}
+        own = {name: x for name, x in summary.metrics.items() if isinstance(x, int | float)}
+        ranked = {name: getattr(summary, name) for name in RunSummary.RANKED_BY}
+        metrics = {f"final/{name}": x for name, x in {**own, **ranked}.items()}
         known = {tag: x for tag, x in metrics.items() if x is not None and math.isfinite(x)}
         self._scalars(known, summary.env_steps or 0)
         end = SessionEndInfo(status=Status.Value("STATUS_SUCCESS"), end_time_secs=time.time())

@@ -1,0 +1,168 @@
+"""Measures the policy of a run while it learns and at its end, and knows which was the best so far."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+
+from equipoise.envs import process_wide
+from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.protocol import BatchedEnv
+from equipoise.envs.references import References
+from equipoise.trainer.evaluation import Acting, Evaluation, evaluate
+from equipoise.trainer.first_look import FirstLook, RandomReturn, look_at
+from equipoise.trainer.footage import Frame, can_render
+from equipoise.trainer.policy.protocol import Policy
+from equipoise.trainer.seeding import evaluation_seed, final_evaluation_seed
+from equipoise.trainer.system import distributed, torch_switches
+
+FILM_STEPS = 2_000
+"""Steps that the film of a run's end shows at most."""
+
+
+class Evaluator:
+    """Measures the policy of a run, in environments of its own, and knows the best return so far.
+
+    Of several processes the first one measures; `interim` and `prepare` are for all of them to call.
+
+    Args:
+        make_env: number of environments -> environment.
+        num_envs: at most so many step together.
+        seed: of the run.
+        episodes, final_episodes: of each policy in an evaluation in between, and in the one at the end.
+        max_steps: see `evaluate`.
+        best_by: which of the two policies says what is the best so far.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        make_env: Callable[[int], BatchedEnv],
+        num_envs: int,
+        references: References | None,
+        seed: int,
+        episodes: int,
+        final_episodes: int,
+        max_steps: int,
+        best_by: Literal["deterministic", "sampled"] = "deterministic",
+    ) -> None:
+        self._policy, self._make_env, self._num_envs = policy, make_env, num_envs
+        self._references, self._seed = references, seed
+        self._episodes, self._final_episodes, self._max_steps = episodes, final_episodes, max_steps
+        self._env: BatchedEnv | None = None
+        self.best_by, self.best_return = best_by, -math.inf
+        self.random: RandomReturn | None = None
+        """What random actions achieve, once `look` has been called."""
+
+    def _judged(self, result: Evaluation) -> float:
+        """The return by which policies are compared."""
+        return (result.sampled if self.best_by == "sampled" and result.sampled else result).return_mean
+
+    def is_best(self, result: Evaluation) -> bool:
+        """Whether it is better than all interim evaluations so far."""
+        return self._judged(result) > self.best_return
+
+    def look(self) -> FirstLook | None:
+        """A first look at the environment for evaluations, with random actions, by the process that measures.
+
+        Draws nothing from the generators of the process. Raises `EnvError`.
+        """
+        with distributed.failing_together(), process_wide.preserved():
+            if distributed.rank() > 0:
+                return None
+            env = self._environment(min(2 * max(self._episodes, self._final_episodes), self._num_envs))
+            seed = evaluation_seed(self._seed)
+            with torch_switches.kept(type(env).__name__), process_wide.preserved(seed):
+                look = look_at(env, seed)
+            if self.random is None:
+                known = self._references
+                self.random = look.random_return if known is None else RandomReturn(known.random, None)
+            return look
+
+    def interim(self, metrics: dict[str, float]) -> bool:
+        """Whether the policy is the best so far. What was measured is added to `metrics`, by tag."""
+        best = False
+        if distributed.rank() == 0:
+            started = time.perf_counter()
+            result = self.run(self._episodes, evaluation_seed(self._seed))
+            best = self.is_best(result)
+            self.best_return = max(self._judged(result), self.best_return)
+            metrics |= {f"evaluation/{name}": value for name, value in result.named().items()}
+            metrics["time/evaluate"] = time.perf_counter() - started
+        return bool(distributed.all_reduce_max(torch.tensor(int(best))))
+
+    def final(self) -> Evaluation | None:
+        """Of the policy at the end, on episodes by which none was chosen."""
+        if distributed.rank() > 0:
+            return None
+        return self.run(self._final_episodes, final_evaluation_seed(self._seed))
+
+    def prepare(self) -> None:
+        """Make the environment and take one step: if that fails, it should not be after the training.
+
+        Draws nothing from the generators of the process. Raises `EnvError`.
+        """
+        with distributed.failing_together(), process_wide.preserved():
+            if distributed.rank() > 0:
+                return
+            try:
+                self.run(max(self._episodes, self._final_episodes), evaluation_seed(self._seed), max_steps=1)
+            except (EnvError, ValueError) as error:
+                raise EnvError(
+                    "the environment for evaluations, which exists beside the one for training, failed: "
+                    f"{error}"
+                ) from error
+
+    def film(self) -> list[Frame]:
+        """Pictures of the first closing episode, by an environment of its own; none if they cannot be had.
+
+        Rendering errors propagate.
+        """
+        visible = self._env is not None and can_render(self._env)
+        self.close()
+        if not visible:
+            return []
+        self._env = self._make_env(1)
+        most = min(self._max_steps, FILM_STEPS)
+        return self.run(1, final_evaluation_seed(self._seed), most, True, "deterministic").frames
+
+    def run(
+        self,
+        episodes: int,
+        seed: int,
+        max_steps: int | None = None,
+        render: bool = False,
+        acting: Acting = "both",
+    ) -> Evaluation:
+        """Episodes of the policy as it is, so many for each way to act."""
+        env = self._environment(min(episodes * (2 if acting == "both" else 1), self._num_envs))
+        most = max_steps or self._max_steps
+        with torch_switches.kept(type(env).__name__), process_wide.preserved(seed):
+            return evaluate(self._policy, env, episodes, seed, self._references, render, most, acting)
+
+    def _environment(self, num_envs: int) -> BatchedEnv:
+        if self._env is not None and self._env.num_envs != num_envs:
+            self.close()
+        if self._env is None:
+            self._env = self._make_env(num_envs)
+        return self._env
+
+    def close(self) -> None:
+        """Let go of the environments and their processes."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def state_dict(self) -> dict[str, Any]:
+        random = None if self.random is None else list(self.random)
+        return {"best_return": self.best_return, "best_by": self.best_by, "random": random}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state.get("best_by", "deterministic") == self.best_by:  # else nothing that compares
+            self.best_return = state["best_return"]
+        if state.get("random") is not None:
+            self.random = RandomReturn(*state["random"])

@@ -1,0 +1,125 @@
+"""A first look at an environment: what random actions get out of it, its episodes, its rewards, its speed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from equipoise.envs.action_table import ActionTable
+from equipoise.envs.checked import CheckedEnv
+from equipoise.envs.protocol import BatchedEnv
+from equipoise.envs.random_numbers import StreamPerEnv
+from equipoise.envs.references import random_action
+
+MOST_STEPS = 1_000
+"""Of each environment."""
+MOST_SECONDS = 5.0
+
+
+class RandomReturn(NamedTuple):
+    """What doing anything at all achieves: the task return of episodes of random actions."""
+
+    mean: float
+    std: float | None
+    """None where it is stated, not measured."""
+    unfinished: bool = False
+    """Whether episodes were longer than the look, and count as they were then."""
+
+
+class Sizes(NamedTuple):
+    """Of a reward component in a step."""
+
+    mean_size: float
+    """Mean of the absolute value."""
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """What `look_at` has seen; the first episode of each environment counts."""
+
+    returns: list[float]
+    lengths: list[float]
+    unfinished: int
+    """Episodes that had not ended when the look did."""
+    rewards: dict[str, Sizes]
+    """By component, in the environment's own units."""
+    valid: float | None
+    """Mean share of a decision's choices that the masks allow; None without masks."""
+    steps_per_second: float
+    """Over all environments, with random actions."""
+    inexact: str | None
+    """Why a run in this environment cannot be resumed bit for bit; None: it can."""
+
+    @property
+    def random_return(self) -> RandomReturn:
+        return RandomReturn(float(np.mean(self.returns)), float(np.std(self.returns)), self.unfinished > 0)
+
+    def lines(self) -> list[str]:
+        """For people, a line for each thing."""
+        count, mean, std = len(self.returns), *self.random_return[:2]
+        shortest, longest = min(self.lengths), max(self.lengths)
+        steps = f"{shortest:,.0f}" if shortest == longest else f"{shortest:,.0f} to {longest:,.0f}"
+        ended = f"of {steps} steps"
+        if self.unfinished:
+            ended = f"of which {self.unfinished} had not ended after {longest:,.0f} steps"
+        rewards = "; ".join(
+            f"{name} {sizes.lowest:.4g} to {sizes.highest:.4g}, mean size {sizes.mean_size:.4g}"
+            for name, sizes in self.rewards.items()
+        )
+        masks = "" if self.valid is None else f"masks: {self.valid:.0%} of the choices are valid on average"
+        return [
+            f"random actions: return {mean:.4g} ± {std:.4g} in {count} episodes {ended}",
+            f"reward of a step: {rewards}",
+            *([masks] if masks else []),
+        ]
+
+
+@torch.inference_mode()
+def look_at(
+    env: BatchedEnv, seed: int, max_steps: int = MOST_STEPS, max_seconds: float = MOST_SECONDS
+) -> FirstLook:
+    """Take random actions until the first episode of every environment has ended, or the time is up.
+
+    Raises:
+        EnvError: the environment misbehaved.
+    """
+    checked, stream = CheckedEnv(env), StreamPerEnv(env.num_envs, env.device, seed)
+    _, mask = checked.reset(seed)
+    weights = torch.tensor(env.reward_weights, device=env.device)
+    returns, lengths = torch.zeros(2, env.num_envs, device=env.device)
+    running = torch.ones_like(returns, dtype=torch.bool)
+    rewards, valid, spent, began = [], [], 0.0, time.perf_counter()
+    for _ in range(max_steps):
+        if mask is not None:
+            valid.append(mask.sum((1, 2)))
+        action, before = random_action(env, mask, stream), time.perf_counter()
+        step = checked.step(action)
+        spent += time.perf_counter() - before
+        mask = step.action_mask
+        rewards.append(step.rewards)
+        returns, lengths = returns + (step.rewards @ weights) * running, lengths + running
+        running = running & ~(step.terminated | step.truncated)
+        if not running.any() or time.perf_counter() - began > max_seconds:
+            break
+    choices = sum(ActionTable(env.action_space).choices)
+    state = env.state_dict()
+    return FirstLook(
+        returns=returns.tolist(),
+        lengths=lengths.tolist(),
+        unfinished=int(running.sum()),
+        rewards=_sizes(env, torch.cat(rewards)),
+        valid=float(torch.cat(valid).float().mean()) / choices if valid and choices else None,
+        steps_per_second=len(rewards) * env.num_envs / spent,
+        inexact=None if state.get("exact", True) else str(state.get("reason")),
+    )
+
+
+def _sizes(env: BatchedEnv, rewards: torch.Tensor) -> dict[str, Sizes]:
+    numbers = zip(rewards.abs().mean(0), rewards.amin(0), rewards.amax(0), strict=True)
+    return {name: Sizes(*map(float, each)) for name, each in zip(env.reward_names, numbers, strict=True)}
