@@ -246,15 +246,15 @@ def test_rewards_of_any_size_train(toy: MakeConfig, tmp_path: Path, scale: float
 BATCHED = [
     ("fault=constructor", r"cannot be made: OSError: no map found"),
     ("fault='raise on reset'", r"FaultyEnv: step 0: reset raised OSError: no map found"),
-    ("fault=raise", r"FaultyEnv: step 5: step raised RuntimeError: the simulator lost contact"),
+    ("fault=raise", r"FaultyEnv: step 15: step raised RuntimeError: the simulator lost contact"),
     (
         "fault=shape",
-        r"step 5: observation is \[8, 1\] torch.float32 on cpu; it must be \[8, 2\] torch.float32",
+        r"step 15: observation is \[8, 1\] torch.float32 on cpu; it must be \[8, 2\] torch.float32",
     ),
-    ("fault=shape,field=rewards", r"step 5: rewards is \[8, 1\]"),
-    ("fault=dtype,field=rewards", r"step 5: rewards is \[8, 2\] torch.float64"),
-    ("fault=list,field=terminated", r"step 5: terminated is a list; it must be a tensor"),
-    ("fault='not a number',field=rewards", r"reward 'wage' is nan in environment 0, step 4"),
+    ("fault=shape,field=rewards", r"step 15: rewards is \[8, 1\]"),
+    ("fault=dtype,field=rewards", r"step 15: rewards is \[8, 2\] torch.float64"),
+    ("fault=list,field=terminated", r"step 15: terminated is a list; it must be a tensor"),
+    ("fault='not a number',field=rewards", r"reward 'wage' is nan in environment 0, step 6 of the rollout that began at 64"),
 ]
 
 
@@ -267,19 +267,20 @@ def arguments(run_dir: Path, *overrides: str) -> list[str]:
 @pytest.mark.parametrize(("fault", "expected"), BATCHED, ids=[fault for fault, _ in BATCHED])
 def test_a_batched_environment_that_misbehaves(tmp_path: Path, fault: str, expected: str) -> None:
     overrides = [f"env.{part}" for part in fault.split(",")]
-    ended = run(tmp_path, *arguments(tmp_path / "run", FAULTY_ENV, *overrides))
+    # At step 15: the first look at an environment takes 11.
+    ended = run(tmp_path, *arguments(tmp_path / "run", FAULTY_ENV, "env.at=15", *overrides))
     assert ended.code == 1, ended.output
     assert re.search(f"The run ended with an error. .*{expected}", ended.output), ended.output
     assert "Traceback" not in ended.output
 
 
 GYMNASIUM = [
-    ("raise", r"environment \d, step 2: step raised RuntimeError: the simulator lost contact"),
+    ("raise", r"environment \d, step 3: step raised RuntimeError: the simulator lost contact"),
     ("raise on reset", "reset raised OSError: no map found"),
-    ("shape", r"environment \d, step 2: observation"),
-    ("outside", r"environment \d, step 2: observation"),
-    ("observation nan", r"environment \d, step 2: observation"),
-    ("reward inf", r"environment \d, step 2: reward"),
+    ("shape", r"environment \d, step 3: observation"),
+    ("outside", r"environment \d, step 3: observation"),
+    ("observation nan", r"environment \d, step 3: observation"),
+    ("reward inf", r"environment \d, step 3: reward"),
     ("hang", "no answer to step within 1"),
     ("die", "died in step, exit code 7"),
 ]
