@@ -254,7 +254,10 @@ BATCHED = [
     ("fault=shape,field=rewards", r"step 15: rewards is \[8, 1\]"),
     ("fault=dtype,field=rewards", r"step 15: rewards is \[8, 2\] torch.float64"),
     ("fault=list,field=terminated", r"step 15: terminated is a list; it must be a tensor"),
-    ("fault='not a number',field=rewards", r"reward 'wage' is nan in environment 0, step 6 of the rollout that began at 64"),
+    (
+        "fault='not a number',field=rewards",
+        r"reward 'wage' is nan in environment 0, step 6 of the rollout that began at 64",
+    ),
 ]
 
 
@@ -295,6 +298,7 @@ def test_a_gymnasium_environment_that_misbehaves_leaves_no_process_behind(
     overrides = [
         "env.id=tests.reliability.disturbed:test/Traced-v0",
         "env.vectorization=async",
+        "env.check_bounds=strict",
         "env.timeout=1.0",
         f"env.kwargs.folder={pids}",
         f"env.kwargs.fault='{fault}'",
