@@ -48,6 +48,13 @@ REDUCED = {
     "scripts.scaling": ("--steps=4096", "--seeds=1", "--parts=trunk", "--report=scaling.md"),
     "scripts.ablate": ("--steps=4096", "--seeds=1", "--arms=no_value_clipping", "--report=ablation.md"),
     "scripts.regret": ("--share=0.001", "--seeds=1", "--tasks=catch_point", "--report=regret.md"),
+    "scripts.first_try": (
+        "--quick",
+        "--tasks=Order",
+        "--episodes=2",
+        "--out=first_try",
+        "--report=first_try.md",
+    ),
     "scripts.list_files": ("--check",),
     "scripts.draw_diagrams": ("--out=images",),
 }
