@@ -26,7 +26,7 @@ from equipoise.trainer.configuration.compose import (
     search_path,
 )
 from equipoise.trainer.configuration.errors import ConfigError, bad_value
-from equipoise.trainer.continuation import begun
+from equipoise.trainer.continuation import AUTO, begun
 from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.monitor.sweep import JobScore, Sweep
 from equipoise.trainer.session import run_errors, train
@@ -62,6 +62,7 @@ def through_hydra(arguments: Sequence[str]) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("-m: a sweep is of runs in one process each; start one torchrun for each run")
     _check_direction(arguments)
+    _check_folders(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, to be worded here
     sys.argv[1:] = admit([*search_path(arguments), *arguments])
     status = 0
@@ -102,6 +103,16 @@ def _check_direction(arguments: Sequence[str]) -> None:
         if given is not None and given != wanted:
             allowed = f"{str(wanted).lower()}: a job gives its score, or its return"
             raise ConfigError(bad_value(f"hydra.sweeper.{key}", given, allowed))
+
+
+def _check_folders(arguments: Sequence[str]) -> None:
+    """Raises `ConfigError` where `resume=auto` would look into folders that are named after the time."""
+    if f"resume={AUTO}" not in arguments or not {"-m", "--multirun"} & set(arguments):
+        return
+    sweep = compose_unchecked([a for a in arguments if a.startswith("hydra.")]).hydra.sweep
+    if "${now:" in OmegaConf.to_yaml(sweep, resolve=False):
+        place = "hydra.sweep.dir=<folder> hydra.sweep.subdir='${hydra.job.num}'"
+        raise ConfigError(f"resume = {AUTO}: needs folders that stay the same, as with {place}")
 
 
 def _train(composed: DictConfig) -> Summary:

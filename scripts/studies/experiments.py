@@ -20,10 +20,11 @@ import yaml
 
 from equipoise.trainer.configuration.compose import compose, options
 from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.resuming import changes
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.system.files import unwritable, unwritable_folder
-from equipoise.trainer.system.run_folder import SUMMARY
+from equipoise.trainer.system.run_folder import CONFIG, SUMMARY, RunFolder
 
 P = ParamSpec("P")
 
@@ -227,12 +228,13 @@ def without_repetition(arms: Sequence[Arm], env: str, steps: int) -> tuple[list[
 
 def state_of(job: Job) -> State:
     """Whether the job has run. `different`: its folder holds something else, which is left alone."""
-    path = job.folder / "config.yaml"
-    if not path.exists():
-        return "different" if job.folder.exists() and any(job.folder.iterdir()) else "new"
-    found = yaml.safe_load(path.read_text())
-    # A resumed run names its checkpoint there.
-    if {**found, "resume": None} != yaml.safe_load(yaml.safe_dump({**job.config, "resume": None})):
+    content = RunFolder(job.folder).content
+    if content == "nothing":
+        return "new"
+    if content not in ("run", "unfinished"):
+        return "different"
+    found = yaml.safe_load((job.folder / CONFIG).read_text())
+    if changes(found, yaml.safe_load(yaml.safe_dump(job.config))):
         return "different"
     summary = job.folder / SUMMARY
     done = summary.exists() and Summary.read(summary).status == "finished"

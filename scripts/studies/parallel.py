@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -25,7 +24,6 @@ from rich.progress import BarColumn, Progress, TextColumn
 from equipoise.commands import child
 from equipoise.scripts.studies.experiments import Failure, Job, State, state_of
 from equipoise.trainer.configuration.compose import quoted
-from equipoise.trainer.configuration.imports import allowance
 from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.system.run_folder import SUMMARY
 
@@ -150,12 +148,8 @@ class _Crew:
 
 
 def _arguments(job: Job) -> list[str]:
-    """The command of a new run, or of a resumed one. Removes a run that ended before its first checkpoint."""
-    if any((job.folder / "checkpoints").glob("*.pt")):
-        return [f"resume={job.folder}", *allowance(job.config)]
-    if job.folder.exists():
-        shutil.rmtree(job.folder)
-    return [*job.overrides, f"hydra.run.dir={quoted(job.folder)}"]
+    """The command of a run, whether it is new or was killed, before its first checkpoint or later."""
+    return [*job.overrides, f"hydra.run.dir={quoted(job.folder)}", "resume=auto"]
 
 
 def _complaint(job: Job, code: int) -> str | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 from equipoise.scripts import ablate, compare
@@ -204,6 +205,22 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
     lines = metrics.read_text().splitlines()
     assert lines[: len(first)] == first  # not trained again
     assert [json.loads(line)["iteration"] for line in lines] == list(range(1, iterations + 1))
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_and_loses_no_file(
+    tmp_path: Path,
+) -> None:
+    (job,) = plan([Arm("short", SMALL)], ["topology_spawn"], [1], ITERATION, tmp_path)
+    job.folder.mkdir(parents=True)
+    (job.folder / "run.lock").write_text("")  # killed in its first second
+    assert state_of(job) == "new"
+    (job.folder / "config.yaml").write_text(yaml.safe_dump(job.config))
+    (job.folder / "notes.txt").write_text("mine")
+    assert state_of(job) == "unfinished"
+    (job.folder / "run.lock").unlink()
+    assert run([job], console=Console(quiet=True)) == []
+    assert state_of(job) == "finished"
+    assert (job.folder / "notes.txt").read_text() == "mine"
 
 
 def test_seeds_and_arms_are_read_as_typed() -> None:

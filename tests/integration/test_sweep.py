@@ -182,6 +182,20 @@ def test_a_sweep_that_cannot_be_is_one_message(tmp_path: Path) -> None:
     ]
 
 
+def test_with_resume_auto_the_same_sweep_goes_on_in_folders_that_stay_the_same(tmp_path: Path) -> None:
+    refused = sweep(tmp_path, "resume=auto", "seed=1,2")
+    assert refused.returncode == 2
+    (message,) = refused.stderr.splitlines()
+    assert message.startswith("Configuration error: resume = auto: needs folders that stay the same, as with")
+    same = message.split()[-1].strip("'").replace("='", "=")
+    begun = sweep(tmp_path, "resume=auto", same, "seed=1")
+    assert begun.returncode == 0, begun.stderr
+    again = sweep(tmp_path, "resume=auto", same, "seed=1,2")
+    assert again.returncode == 0, again.stderr
+    assert re.findall(r"^(.*): the run is finished", again.stderr, re.MULTILINE) == [str(tmp_path / "0")]
+    assert json.loads((tmp_path / "1" / "summary.json").read_text())["status"] == "finished"
+
+
 def test_jobs_are_named_by_what_not_all_of_them_have() -> None:
     assert distinct([["a=1", "b=1", "c=1"], ["a=1", "b=2", "c=1"]]) == [["b=1"], ["b=2"]]
     assert distinct([["a=1"]]) == [["a=1"]]

@@ -22,6 +22,7 @@ from tests.reliability.disturbed import fires, send
 from tests.reliability.processes import Run, assert_curves_are_whole, lines, run, state, summary, toy
 
 KILLS = int(os.environ.get("EQUIPOISE_KILLS", "4"))
+AUTO_KILLS = 30
 SIGNALLING_ENV = "tests.reliability.disturbed.SignallingEnv"
 EVALUATION_ENV = 2  # the second one that a process makes
 COLLECT_4 = 3 * 8 + 5  # a step of the fourth iteration
@@ -185,6 +186,45 @@ def test_kill_9_at_random_moments_costs_nothing_but_time(tmp_path: Path) -> None
         assert_same(state(run_dir), state(whole))
         assert lines(run_dir) == lines(whole)
         assert_curves_are_whole(run_dir)
+    print(f"{kills} kills, {early} before the first checkpoint, {rounds} runs, all as undisturbed")
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_30_times_from_its_first_second_on_ends_as_if_it_never_was(
+    tmp_path: Path,
+) -> None:
+    """`resume=auto`, and the same command again and again, as a scheduler types it."""
+    longer = ("trainer.total_env_steps=7_680", "trainer.checkpoint_every=2", "trainer.eval_every=20")
+    whole = tmp_path / "whole"
+    assert run(tmp_path, "--help").code == 0  # what all processes share has been imported
+    began = time.monotonic()
+    peaceful = Run(tmp_path, *toy(whole, *longer))
+    wait_for_training(peaceful, whole)
+    until_it_trains = time.monotonic() - began
+    assert peaceful.end().code == 0
+    dice = random.Random(2)
+    kills = early = rounds = 0
+    while kills < AUTO_KILLS:
+        rounds += 1
+        run_dir = tmp_path / f"run-{rounds}"
+        command = toy(run_dir, *longer, "resume=auto")
+        ended = -signal.SIGKILL
+        while ended == -signal.SIGKILL:
+            process = Run(tmp_path, *command)
+            later = 0.9 if kills < 8 else 1.4  # at first there is no checkpoint, or no folder
+            seconds = dice.uniform(0.0, later * until_it_trains) if kills < AUTO_KILLS else None
+            process.process.join(seconds)
+            process.process.kill()
+            ended, output = process.end()
+            early += ended != 0 and not (run_dir / "checkpoints").exists()
+            kills += ended == -signal.SIGKILL
+        assert ended == 0, output
+        assert_same(state(run_dir), state(whole))
+        assert lines(run_dir) == lines(whole)
+        assert_curves_are_whole(run_dir)
+        assert sorted(path.name for path in run_dir.iterdir() if "events" not in path.name) == sorted(
+            path.name for path in whole.iterdir() if "events" not in path.name
+        )
     print(f"{kills} kills, {early} before the first checkpoint, {rounds} runs, all as undisturbed")
 
 
