@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
-import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,13 +16,14 @@ from equipoise.envs.action_bounds import ActionBounds, bounded
 from equipoise.envs.action_table import ActionLeaf, ActionTable
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
 from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
-from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError, Guard
+from equipoise.envs.gymnasium_adapter.group import Local, Notes
+from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError
+from equipoise.envs.gymnasium_adapter.making import Maker, name_of
 from equipoise.envs.gymnasium_adapter.mask_sources import OBSERVATION
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
-from equipoise.envs.gymnasium_adapter.own_spaces import own_spaces
 from equipoise.envs.gymnasium_adapter.rewards import Components, Weights, rewards_of
 from equipoise.envs.gymnasium_adapter.sources import sources
-from equipoise.envs.gymnasium_adapter.workers import Workers
+from equipoise.envs.gymnasium_adapter.workers import Workers, cores
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
 from equipoise.envs.references import References
 
@@ -36,7 +32,7 @@ VERSION = 2
 
 
 class GymnasiumEnv:
-    """`num_envs` copies of a Gymnasium environment, one after the other or in a process each.
+    """`num_envs` copies of a Gymnasium environment, one after the other or in several processes.
 
     Read from `info`, where the environment gives it:
       `action_mask`: 0/1 or bool for each choice, of the observation it comes with, from `reset` on, in a form
@@ -48,7 +44,9 @@ class GymnasiumEnv:
     Args:
         id: as registered with Gymnasium; `module:Name-v0` imports `module` first.
         make: instead of `id`, what gives an environment when called: a callable, or `module:name`.
-        vectorization: `sync` suits fast environments, `async` (a process each) slow ones.
+        vectorization: `sync`: one after the other in this process; `async`: in processes of their own.
+        num_workers: of these, with several environments each; None: as many as this machine has cores for
+            this process, but no more than there are environments. `num_envs`: a process for each.
         kwargs: for the environment's constructor (and what `gymnasium.make` takes: `max_episode_steps`).
         reward_components: keys of `info` that are the `K` reward components, with their weights (1 if only
             names are given, a list of them for an array); the reward itself is then left aside. None: it is
@@ -59,7 +57,7 @@ class GymnasiumEnv:
         relevance: see `envs.protocol.Relevance`; None: the attribute `relevance` of the environment or of a
             wrapper, if any (the outermost one counts). Empty: no table, not even the environment's.
         reference_returns: `random` and `expert` (may be None), see `envs.references.References`.
-        timeout: seconds that an environment in a process of its own may take to answer; None: for ever.
+        timeout: seconds that one environment in another process may take to answer; None: for ever.
         check_bounds: what becomes of finite observations outside of the observation space: `tell` counts
             them, says so once and uses them, `strict` (or true) makes them an error, `off` (or false) uses
             them. An integer outside of its range counts as the nearest one.
@@ -85,6 +83,7 @@ class GymnasiumEnv:
         reward_weights: Weights | None = None,
         relevance: Relevance | None = None,
         reference_returns: Mapping[str, Any] | Sequence[Any] | None = None,
+        num_workers: int | None = None,
         timeout: float | None = 60.0,
         check_bounds: CheckBounds = "tell",
         ignore: Sequence[str] = (),
@@ -95,11 +94,13 @@ class GymnasiumEnv:
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
         if vectorization not in ("sync", "async"):
             raise ValueError(f"vectorization is {vectorization!r}; allowed are 'sync' and 'async'")
+        if num_workers is not None and num_workers < 1:
+            raise ValueError(f"num_workers is {num_workers}; it must be at least 1, or None for the cores")
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout is {timeout}; it must be above 0 seconds, or None for no limit")
         if (id is None) == (make is None):
             raise ValueError(f"id is {id!r} and make is {make!r}; give one of them")
-        id = self.id = id if id is not None else make if isinstance(make, str) else _name_of(make)
+        id = self.id = id if id is not None else make if isinstance(make, str) else name_of(make)
         self.num_envs = num_envs
         self.first_env = 0
         self.device = torch.device(device)
@@ -107,9 +108,9 @@ class GymnasiumEnv:
         self.notice: str | None = None
         """Set by `load_state_dict` where the state could not be restored exactly: what is different."""
 
-        make_one = functools.partial(_make, id, make, dict(kwargs or {}), render_mode)
+        make_one = Maker(id, make, dict(kwargs or {}), render_mode)
         with process_wide.preserved():
-            probe = make_one()
+            probe = make_one(0)
         self.action_space = probe.action_space
         if action_bounds is not None:
             self.action_space = bounded(probe.action_space, action_bounds)
@@ -143,18 +144,13 @@ class GymnasiumEnv:
         self._steps_before = 0
 
         contract = Contract(id, self._layout, self._bounds.check, probe.action_space, self._table, rewards)
-        taken = set[int]()
-        seed = int(np.random.randint(2**31))  # until `reset` is given one: of what constructors draw
-        guarded = [
-            functools.partial(_make_guarded, make_one, index, contract, taken, seed)
-            for index in range(num_envs)
-        ]
-        with process_wide.preserved():
-            self._envs: SyncVectorEnv[Any, Any] | Workers = (
-                SyncVectorEnv(guarded, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
-                if vectorization == "sync"
-                else Workers(id, guarded, timeout)
-            )
+        drawn = int(np.random.randint(2**31))  # the seed of what constructors draw
+        self._envs: Local | Workers
+        if vectorization == "sync":
+            self._envs = Local(make_one, contract, num_envs, drawn)
+        else:
+            workers = min(num_workers or cores(), num_envs)
+            self._envs = Workers(make_one, contract, num_envs, workers, drawn, timeout)
 
     @property
     def observation_layout(self) -> list[dict[str, Any]]:
@@ -174,38 +170,49 @@ class GymnasiumEnv:
         seeds = [
             None if seed is None else _seed_of(seed, self.first_env + index) for index in range(self.num_envs)
         ]
-        with process_wide.preserved():
-            observation, infos = self._envs.reset(seed=seeds)
-        self._masked = "action_mask" in infos
-        if "mask_source" in infos:
-            self.mask_in_observation = infos["mask_source"][0] == OBSERVATION
-        return self._tensor(self._looked_at(observation, infos)), self._action_mask(infos)
+        notes = self._envs.reset(seeds)
+        self._masked = bool(self._envs.exchange.masked.any())
+        rows = self._looked_at(self._envs.exchange.rows)
+        self._tell(notes)
+        return self._tensor(rows), self._action_mask()
 
     def step(self, action: NativeAction) -> Timestep:
         self._steps += 1
-        own = process_wide.Streams()
-        try:
-            observation, rewards, ended, cut, infos = self._envs.step(_to_numpy(action, self._table))
-        finally:
-            own.enter()
-        flat = self._tensor(self._looked_at(observation, infos))
-        final = self._final_observations(infos, flat) if "final_obs" in infos else flat
+        given = self._envs.exchange
+        for place, leaf, part in zip(
+            given.actions, self._table.leaves, self._table.take_apart(action), strict=True
+        ):
+            place[...] = _leaf_to_numpy(part, leaf)
+        notes = self._envs.step()
+        rows = self._looked_at(given.rows)
+        self._tell(notes)
+        ended = given.terminated | given.truncated
         return Timestep(
-            flat,
-            self._tensor(self._rewards(rewards, infos)),
-            self._tensor(ended),
-            self._tensor(cut),
-            final,
-            self._action_mask(infos),
-            self._metrics(infos),
+            flat := self._tensor(rows),
+            self._tensor(self._rewards()),
+            self._tensor(given.terminated.copy()),
+            self._tensor(given.truncated.copy()),
+            self._tensor(self._final_rows(ended)) if ended.any() else flat,
+            self._action_mask(),
+            self._metrics(),
         )
+
+    def _tell(self, notes: Notes) -> None:
+        """Keep what the environments say of themselves, for the user."""
+        for index, said in notes:
+            if "mask_source" in said:
+                self.mask_in_observation = said["mask_source"] == OBSERVATION
+            if "outside" in said:
+                self._bounds.note([index], said["outside"])
+            new = said.get("remarks", "").split("\n")
+            self._remarks += [line for line in new if line and line not in self._remarks]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values. `exact` says whether they hold the environments' states (see `snapshot.py`); where
         they do not, `reason` says why."""
         state = {"version": VERSION, "id": self.id, "num_envs": self.num_envs, "seed": self._seed}
         state["steps"] = self._steps_before + self._steps
-        snapshots = self._envs.call("snapshot")
+        snapshots = self._envs.snapshots()
         reasons = [snapshot for snapshot in snapshots if isinstance(snapshot, str)]
         if reasons:
             return {**state, "exact": False, "reason": reasons[0]}
@@ -226,8 +233,7 @@ class GymnasiumEnv:
         self._seed, self._steps_before = state["seed"], state["steps"] - self._steps
         reasons = [state.get("reason", "its state is of another version of the adapter")]
         if state["exact"] and state.get("version") == VERSION:
-            self._envs.set_attr("snapshot", list(state["envs"]))
-            reasons = [reason for reason in self._envs.call("not_restored") if reason is not None]
+            reasons = [why for why in self._envs.restore(list(state["envs"])) if why is not None]
         self.notice = None
         if reasons:
             self.notice = f"{self.id} cannot be resumed exactly, episodes begin anew: {reasons[0]}"
@@ -235,10 +241,7 @@ class GymnasiumEnv:
     def render(self, index: int = 0) -> NDArray[np.uint8]:
         if self.render_mode is None:
             raise ValueError(f"{self.id} was made without a render_mode; pass render_mode='rgb_array'")
-        if isinstance(self._envs, SyncVectorEnv):
-            picture = self._envs.envs[index].render()
-        else:
-            picture = self._envs.call("render")[index]
+        picture = self._envs.render(index)
         if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
             raise EnvError(f"{self.id}: environment {index}: render gave no [height, width, 3] picture")
         return picture.astype(np.uint8, copy=False)
@@ -255,17 +258,10 @@ class GymnasiumEnv:
         tensor = torch.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
 
-    def _looked_at(self, rows: Floats, infos: Mapping[str, Any]) -> Floats:
+    def _looked_at(self, rows: Floats) -> Floats:
         """A copy: `rows` is written anew in the next step."""
         self._bounds.begin()
         self._refuse_faulty(rows, range(self.num_envs))
-        for source in (infos, infos.get("final_info", {})):
-            if "remarks" in source:
-                lines = [line for said in source["remarks"] for line in (said or "").split("\n") if line]
-                self._remarks += dict.fromkeys(lines)
-            if "outside" in source:
-                there = source["_outside"]
-                self._bounds.note(there.nonzero()[0].tolist(), source["outside"][there.argmax()])
         return rows.copy()
 
     def _refuse_faulty(self, flat: Floats, indices: Sequence[int], field: str = "") -> None:
@@ -273,28 +269,19 @@ class GymnasiumEnv:
             self._fail(fault[0], field + fault[1])
 
     def _fail(self, index: int, what: str) -> NoReturn:
-        if isinstance(self._envs, Workers):
-            self._envs.close(terminate=True)
+        self._envs.close(terminate=True)
         raise EnvError(f"{self.id}: environment {index}, step {self._steps}: {what}")
 
-    def _final_observations(self, infos: Mapping[str, Any], flat: Tensor) -> Tensor:
-        final = np.zeros((self.num_envs, self._layout.width), np.float32)
-        for index in infos["_final_obs"].nonzero()[0].tolist():
-            final[index] = infos["final_obs"][index]
-            self._refuse_faulty(final[[index]], [index], "final ")
-        return self._tensor(final)
+    def _final_rows(self, ended: NDArray[np.bool_]) -> Floats:
+        final = self._envs.exchange.final_rows.copy()
+        there = np.flatnonzero(ended).tolist()
+        self._refuse_faulty(final[there], there, "final ")
+        return final
 
-    def _rewards(self, rewards: NDArray[np.float64], infos: Mapping[str, Any]) -> Floats:
-        """`[N, K]`. Where an episode ended, what its last step said is under `final_info`."""
-        if self._own_reward:
-            with np.errstate(over="ignore"):  # told below, as an error
-                values = rewards.astype(np.float32)[:, None]
-        else:
-            values = np.zeros((self.num_envs, len(self.reward_names)), np.float32)
-            for source in (infos, infos.get("final_info", {})):
-                if "components" in source:
-                    there = source["_components"]
-                    values[there] = source["components"][there]
+    def _rewards(self) -> Floats:
+        """`[N, K]`."""
+        with np.errstate(over="ignore"):  # told below, as an error
+            values = self._envs.exchange.rewards.astype(np.float32)
         # The sum of squares is the cheaper question; where it overflows the other one is still asked.
         if not math.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
             index, component = np.argwhere(~np.isfinite(values))[0]
@@ -305,25 +292,24 @@ class GymnasiumEnv:
             )
         return values
 
-    def _action_mask(self, infos: Mapping[str, Any]) -> Tensor | None:
-        there = infos.get("_action_mask")
-        if there is None and not self._masked:
+    def _action_mask(self) -> Tensor | None:
+        there = self._envs.exchange.masked
+        if not self._masked and not there.any():
             return None
-        if not self._masked or there is None or not there.all():
-            missing = 0 if there is None else int(np.argmin(there))
+        if not there.all():
             self._fail(
-                missing, "info lacks 'action_mask', which must come with every observation or with none"
+                int(np.argmin(there)),
+                "info lacks 'action_mask', which must come with every observation or with none",
             )
-        return self._tensor(infos["action_mask"])
+        return self._tensor(self._envs.exchange.mask.copy())
 
-    def _metrics(self, infos: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _metrics(self) -> dict[str, Tensor]:
         metrics = {}
         if self._bounds.count:
             metrics["outside_bounds"] = self._tensor(self._bounds.last)
-        last = infos.get("final_info", {})
-        if "success" in last:
-            success = np.where(last["_success"], last["success"], np.nan).astype(np.float32)
-            metrics["success"] = self._tensor(success)
+        success = self._envs.exchange.success
+        if not np.isnan(success).all():
+            metrics["success"] = self._tensor(success.copy())
         return metrics
 
 
@@ -342,82 +328,13 @@ def _seed_of(seed: int, index: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0]) >> 1
 
 
-def _name_of(make: object) -> str:
-    return str(getattr(make, "__name__", type(make).__name__))
-
-
-def _make(
-    id: str, call: str | Callable[..., Any] | None, kwargs: dict[str, Any], render_mode: str | None
-) -> gymnasium.Env[Any, Any]:
-    # An environment without pictures need not know the keyword.
-    rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-    try:
-        if call is not None:
-            env = (_found(call) if isinstance(call, str) else call)(**rendering, **kwargs)
-            if not isinstance(env, gymnasium.Env):
-                raise TypeError(f"it gives a {type(env).__name__}, which is no gymnasium.Env")
-        else:
-            # Gymnasium's checker is replaced by `Guard`, which also looks at every step after the first.
-            env = gymnasium.make(id, disable_env_checker=True, **rendering, **kwargs)
-    except gymnasium.error.UnregisteredEnv as error:
-        near = difflib.get_close_matches(id.partition(":")[2] or id, gymnasium.registry, n=3, cutoff=0.5)
-        hint = f"; the closest known: {', '.join(near)}" if near else ""
-        raise ValueError(
-            f"{id!r} is no environment that Gymnasium knows{hint} ('module:Name-v0' imports a module first)"
-        ) from error
-    except (Exception, SystemExit) as error:  # user code: may raise anything
-        raise ValueError(
-            f"{id!r} could not be made with {kwargs}: {type(error).__name__}: {error}"
-        ) from error
-    if render_mode is not None and env.render_mode != render_mode:
-        raise ValueError(
-            f"{id}: render_mode {render_mode!r} is not one of {env.metadata.get('render_modes')}"
-        )
-    return env
-
-
-def _found(place: str) -> Callable[..., Any]:
-    """What `module:name` names. Raises ImportError or AttributeError."""
-    module, _, name = place.partition(":")
-    if not name:
-        raise ImportError(
-            f"{place} was given to equipoise.train as an object that has no name in a module: give it again "
-            "from Python, equipoise.load(…, env=…), or define it at the top of a module"
-        )
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    call: Callable[..., Any] = found
-    return call
-
-
-def _make_guarded(
-    make: functools.partial[gymnasium.Env[Any, Any]],
-    index: int,
-    contract: Contract,
-    taken: set[int],
-    seed: int,
-) -> Guard:
-    streams = process_wide.Streams(seed, index)
-    with streams.in_force():
-        env = make()
-        own_spaces(env, taken)
-    return Guard(env, index, contract, streams)
-
-
-def _to_numpy(action: NativeAction, table: ActionTable) -> list[Any]:
-    """The action of each environment, of the space's own dtypes; an environment may keep what it is given."""
-    leaves = zip(table.leaves, table.take_apart(action), strict=True)
-    arrays = [_leaf_to_numpy(part, leaf) for leaf, part in leaves]
-    return [table.action_of(arrays, index) for index in range(len(arrays[0]))]
-
-
 def _leaf_to_numpy(part: Any, leaf: ActionLeaf) -> NDArray[Any]:
+    """`[N, *shape]` of the space's own dtype."""
     if not isinstance(part, Tensor) or tuple(part.shape[1:]) != leaf.shape:
         raise ValueError(f"{leaf.path} must be a tensor {['N', *leaf.shape]}")
-    array = part.numpy(force=True).astype(leaf.dtype)
+    array = part.numpy(force=True).astype(leaf.dtype, copy=False)
     if not leaf.discrete and leaf.dtype != np.float32:
         # No silent clamp but rounding: float32, in which the trainer reckons, does not have every constant.
         low, high = (np.array(bound, leaf.dtype).reshape(leaf.shape) for bound in (leaf.low, leaf.high))
-        np.clip(array, low, high, out=array)
+        array = np.clip(array, low, high)
     return array

@@ -46,16 +46,6 @@ class Contract:
     rewards: Rewards
 
 
-class Anything(gymnasium.Space[Any]):
-    """Of which vector environments take a list, an action for each environment: Gymnasium's own way of taking
-    a batch apart (1.4) knows no empty `Tuple`."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Anything)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
 class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Checks what one environment returns, makes a flat row `[O]` of its observation, and reduces `info` to
     what the trainer reads: `components` `[K]`, `action_mask` `[H, C]`, `success`, `outside`, which says that
@@ -75,10 +65,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._index, self._contract, self._layout = index, contract, contract.layout
         self.observation_space = contract.layout.flat_box()
-        self.action_space = Anything()
         self._streams = streams
-        self.not_restored: str | None = None
-        """Why the last snapshot could not be put back."""
         self._masks = MaskSource(env, contract.actions)
         self._steps = 0
         self._numbers_for_arrays = False
@@ -145,7 +132,6 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._numbers_for_arrays = True
         return result
 
-    @property
     def snapshot(self) -> dict[str, Any] | str:
         """The environment's state as plain values, or the reason why it cannot be had."""
         try:
@@ -153,15 +139,15 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         except (NotPlainError, ValueError) as reason:
             return str(reason)
 
-    @snapshot.setter
-    def snapshot(self, state: Mapping[str, Any]) -> None:
-        try:
-            snapshot.restore(self.env, state)
-            self.not_restored = None
-        except NotPlainError as reason:
-            self.not_restored = str(reason)
+    def restore(self, state: Mapping[str, Any]) -> str | None:
+        """Put a snapshot back; the reason why it cannot be, if so."""
         if "process_wide" in state:  # not in checkpoints of older versions
             self._streams.load_state_dict(state["process_wide"])
+        try:
+            snapshot.restore(self.env, state)
+        except NotPlainError as reason:
+            return str(reason)
+        return None
 
     def _fail(self, what: str, cause: BaseException | None = None) -> NoReturn:
         raise EnvError(

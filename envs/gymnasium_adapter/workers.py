@@ -1,137 +1,243 @@
-"""Gymnasium's subprocess environments, made to fail within a bounded time and to leave no process behind."""
+"""Groups of environments in other processes, which fail within a bounded time and leave none behind."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
+import selectors
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import gymnasium
+import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.utils import CloudpickleWrapper
 
-from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.gymnasium_adapter.group import Exchange, Group, MakeOne, Notes
+from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError
 
 GRACE = 2.0
 """Seconds that workers get to close their environments before they are killed."""
-
-if TYPE_CHECKING:
-    _Base = AsyncVectorEnv[Any, Any]
-else:
-    _Base = AsyncVectorEnv  # not generic at run time in older versions of Gymnasium
+_IGNORED = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
-class Workers(_Base):
-    """One process per environment.
+def cores() -> int:
+    """Of this machine that this process may use; its share, where `torchrun` has started several here."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+class Workers:
+    """`num_workers` processes with a `Group` each, of equal sizes up to one environment.
 
     Signals that ask the run to stop are the run's own business (it finishes its iteration first), so
     workers ignore them. In exchange they are killed when this object is closed, collected or fails, when
     the interpreter exits, and leave by themselves when the process that started them is gone.
 
+    Args:
+        make, contract, seed: see `Group`.
+        timeout: seconds that a single environment may take for an answer; None: for ever.
+
     Raises:
-        EnvError: an environment failed, died, or took longer than `timeout` seconds; all workers are gone
-            by then. Reports the worker's index and the step.
+        EnvError: an environment failed, died, or took too long; all workers are gone by then. Reports the
+            environment's index and the step.
+        ValueError: one could not be made; all workers are gone by then.
     """
 
     def __init__(
-        self, id: str, make: Sequence[Callable[[], gymnasium.Env[Any, Any]]], timeout: float | None
+        self,
+        make: MakeOne,
+        contract: Contract,
+        num_envs: int,
+        num_workers: int,
+        seed: int,
+        timeout: float | None,
     ) -> None:
-        self._id, self._timeout, self._owner = id, timeout, os.getpid()
+        self._id, self._timeout, self._owner = contract.id, timeout, os.getpid()
         self._steps = 0
-        with self._ending_all_on_failure("start"):
-            super().__init__(
-                [_in_worker(one, self._owner) for one in make],
-                copy=False,
-                autoreset_mode=AutoresetMode.SAME_STEP,
-            )
+        bounds = np.linspace(0, num_envs, num_workers + 1).astype(int).tolist()
+        self._groups = [range(start, stop) for start, stop in pairwise(bounds)]
+        # Anonymous memory, which goes with the last process that has it; nothing to be cleared up.
+        self.exchange = Exchange(
+            contract, num_envs, lambda size: multiprocessing.RawArray(ctypes.c_byte, size)
+        )
+        self.processes: list[BaseProcess] = []
+        self._pipes: list[Connection] = []
+        self._ready = selectors.DefaultSelector()
         # multiprocessing ends daemons with SIGTERM at exit and waits for them: they ignore it, so be first.
         Finalize(self, _kill, args=(self.processes,), exitpriority=100)
+        with self._ending_all_on_failure():
+            for worker, indices in enumerate(self._groups):
+                self._start((_pickled(make), contract, num_envs, indices, seed), worker)
+            self._answers("start")
 
-    def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        with self._ending_all_on_failure("reset"):
-            self.reset_async(seed=seed, options=options)
-            return self.reset_wait(timeout=self._timeout)
+    def reset(self, seeds: Sequence[int | None]) -> Notes:
+        return self._joined("reset", [(seeds[group.start : group.stop],) for group in self._groups])
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step(self) -> Notes:
+        self.begin_step()
+        return self.end_step()
+
+    def begin_step(self) -> None:
         self._steps += 1
-        with self._ending_all_on_failure("step"):
-            self.step_async(actions)
-            return self.step_wait(timeout=self._timeout)
+        with self._ending_all_on_failure():
+            self._ask("step", [()] * len(self._groups))
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        with self._ending_all_on_failure(name):
-            self.call_async(name, *args, **kwargs)
-            return self.call_wait(timeout=self._timeout)
+    def end_step(self) -> Notes:
+        with self._ending_all_on_failure():
+            return [note for notes in self._answers("step") for note in notes]
 
-    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+    def snapshots(self) -> list[dict[str, Any] | str]:
+        return self._joined("snapshots", [()] * len(self._groups))
+
+    def restore(self, states: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        return self._joined("restore", [(states[group.start : group.stop],) for group in self._groups])
+
+    def render(self, index: int) -> Any:
+        asked = [(index,) if index in group else None for group in self._groups]
+        with self._ending_all_on_failure():
+            self._ask("render", asked)
+            return self._answers("render", [w for w, arguments in enumerate(asked) if arguments])[0]
+
+    def close(self, terminate: bool = False) -> None:
         if os.getpid() != self._owner:
             return  # a fork that inherited this object must not end its siblings
-        processes: list[BaseProcess] = getattr(self, "processes", [])
-        pipes = [pipe for pipe in getattr(self, "parent_pipes", []) if pipe is not None and not pipe.closed]
         if not terminate:
-            for pipe in pipes:
+            for pipe in self._pipes:
                 with contextlib.suppress(OSError):  # it is gone already
-                    pipe.send(("close", None))
-            deadline = time.monotonic() + (GRACE if timeout is None else timeout)
-            for process in processes:
+                    pipe.send(("close", ()))
+            deadline = time.monotonic() + GRACE
+            for process in self.processes:
                 process.join(max(0.0, deadline - time.monotonic()))
-        _kill(processes)
-        for pipe in pipes:
+        _kill(self.processes)
+        for pipe in self._pipes:
             pipe.close()
+        self._pipes.clear()
+        self._ready.close()
+
+    def _start(self, arguments: tuple[Any, ...], worker: int) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        process = multiprocessing.Process(
+            target=_work,
+            args=(theirs, self._owner, self.exchange.buffer, *arguments),
+            name=f"environments {self._groups[worker].start}-{self._groups[worker].stop - 1}",
+            daemon=True,
+        )
+        self.exchange.since[self._groups[worker]] = time.monotonic()
+        process.start()
+        theirs.close()
+        self.processes.append(process)
+        self._pipes.append(ours)
+        self._ready.register(ours, selectors.EVENT_READ, worker)
+
+    def _joined(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        with self._ending_all_on_failure():
+            self._ask(name, arguments)
+            return [item for answer in self._answers(name) for item in answer]
+
+    def _ask(self, name: str, arguments: Sequence[tuple[Any, ...] | None]) -> None:
+        if not self._pipes:
+            raise EnvError(f"{self._id}: its processes have ended")
+        self.exchange.since[:] = time.monotonic()
+        for worker, (pipe, given) in enumerate(zip(self._pipes, arguments, strict=True)):
+            if given is not None:
+                with self._naming_the_dead(worker, name):
+                    pipe.send((name, given))
+
+    def _answers(self, doing: str, workers: Sequence[int] | None = None) -> list[Any]:
+        """Of all workers, or of some, in order."""
+        wanted = range(len(self._pipes)) if workers is None else workers
+        found: dict[int, Any] = {}
+        while len(found) < len(wanted):
+            for key, _ in self._ready.select(self._patience([w for w in wanted if w not in found], doing)):
+                with self._naming_the_dead(key.data, doing):
+                    error, found[key.data] = self._pipes[key.data].recv()
+                if error is not None:
+                    raise error(found[key.data])
+        return [found[worker] for worker in wanted]
+
+    def _patience(self, silent: Sequence[int], doing: str) -> float | None:
+        """Seconds until the first of these workers has been at one environment for too long."""
+        if self._timeout is None:
+            return None
+        newest = {max(self._groups[worker], key=self.exchange.since.__getitem__): worker for worker in silent}
+        left = {i: float(self.exchange.since[i]) + self._timeout - time.monotonic() for i in newest}
+        if late := [index for index, seconds in left.items() if seconds <= 0]:
+            raise EnvError(
+                f"{self._id}: environment {_listed(sorted(late))}, step {self._steps}: no answer to {doing} "
+                f"within {self._timeout} s"
+            )
+        return max(min(left.values()), 0.0)
 
     @contextlib.contextmanager
-    def _ending_all_on_failure(self, doing: str) -> Iterator[None]:
-        level = gymnasium.logger.min_level
-        gymnasium.logger.min_level = gymnasium.logger.ERROR + 1  # it prints the workers' tracebacks
+    def _naming_the_dead(self, worker: int, doing: str) -> Iterator[None]:
         try:
             yield
-        except multiprocessing.TimeoutError as error:
-            silent = _listed([i for i, pipe in enumerate(self.parent_pipes) if pipe and not pipe.poll()])
-            self.close(terminate=True)
-            raise EnvError(
-                f"{self._id}: environment {silent}, step {self._steps}: no answer to {doing} within "
-                f"{self._timeout} s"
-            ) from error
         except (EOFError, OSError) as error:
-            ended = connection.wait([process.sentinel for process in self.processes], timeout=GRACE)
-            dead = [i for i, process in enumerate(self.processes) if process.sentinel in ended]
-            for i in dead:
-                self.processes[i].join(GRACE)  # its pipes close a moment before its exit code is there
-            codes = _listed([self.processes[i].exitcode for i in dead])
-            self.close(terminate=True)
+            process, group = self.processes[worker], self._groups[worker]
+            wait([process.sentinel], GRACE)  # its pipes close a moment before its exit code is there
+            process.join(GRACE)
+            index = max(group, key=self.exchange.since.__getitem__)
             raise EnvError(
-                f"{self._id}: environment {_listed(dead)}, step {self._steps}: its process died in {doing}, "
-                f"exit code {codes}"
+                f"{self._id}: environment {index}, step {self._steps}: its process died in {doing}, "
+                f"exit code {process.exitcode}"
             ) from error
+
+    @contextlib.contextmanager
+    def _ending_all_on_failure(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
             self.close(terminate=True)
             raise
-        finally:
-            gymnasium.logger.min_level = level
 
 
-def _in_worker(
-    make: Callable[[], gymnasium.Env[Any, Any]], owner: int
-) -> Callable[[], gymnasium.Env[Any, Any]]:
-    def build() -> gymnasium.Env[Any, Any]:
-        if os.getpid() != owner:  # Gymnasium also makes one in the parent, to look at its spaces
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            torch.set_num_threads(1)  # the parent's OpenMP pool does not survive a fork
-            threading.Thread(target=_leave_with_parent, daemon=True).start()
-        return make()
+def _work(
+    pipe: Connection,
+    owner: int,
+    buffer: Any,
+    make: Any,
+    contract: Contract,
+    num_envs: int,
+    indices: range,
+    seed: int,
+) -> None:
+    """What a worker does until it is told to close, or its pipe is."""
+    for name in _IGNORED:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    torch.set_num_threads(1)  # the parent's OpenMP pool does not survive a fork
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    exchange = Exchange(contract, num_envs, buffer)
+    try:
+        group = Group(make.fn, contract, indices, seed, exchange)
+        pipe.send((None, None))
+        while True:
+            name, arguments = pipe.recv()
+            if name == "close":
+                group.close()
+                return
+            pipe.send((None, getattr(group, name)(*arguments)))
+    except (EOFError, BrokenPipeError):
+        return
+    except (EnvError, ValueError) as error:
+        pipe.send((type(error) if type(error) is ValueError else EnvError, str(error)))
+    except BaseException as error:  # of an environment's close, say
+        pipe.send(
+            (EnvError, f"{contract.id}: environment {_listed(indices)}: {type(error).__name__}: {error}")
+        )
 
-    return build
+
+def _pickled(make: MakeOne) -> Any:
+    """With what pickle does not know, functions of functions say: processes may be started afresh."""
+    return CloudpickleWrapper(make)  # type: ignore[arg-type]  # Gymnasium means one without arguments
 
 
 def _leave_with_parent() -> None:

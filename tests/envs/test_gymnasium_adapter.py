@@ -302,7 +302,7 @@ def test_masks_of_an_environment_of_gymnasium() -> None:
     assert observation.shape == (2, 500)
     assert mask is not None
     assert mask.shape == (2, 1, 6)
-    expected = [e.unwrapped.action_mask(e.unwrapped.s) for e in env._envs.envs]  # type: ignore[union-attr]
+    expected = [e.unwrapped.action_mask(e.unwrapped.s) for e in env._envs.group.envs]  # type: ignore[union-attr]
     assert torch.equal(mask[:, 0], torch.tensor(np.stack(expected)).bool())
 
 
@@ -385,11 +385,15 @@ def test_reset_that_raises(vectorization: Any) -> None:
         ("die", r"environment 1, step 2: its process died in step, exit code 7"),
     ],
 )
-def test_a_worker_that_hangs_or_dies_is_named_and_all_are_gone(fault: str, message: str) -> None:
+@pytest.mark.parametrize("workers", [3, 1])
+def test_an_environment_that_hangs_or_dies_is_named_and_all_are_gone(
+    fault: str, message: str, workers: int
+) -> None:
     env = GymnasiumEnv(
         "test/OnlyOne-v0",
         3,
         vectorization="async",
+        num_workers=workers,
         kwargs={"culprit": _seed_of(0, 1), "fault": fault},
         timeout=0.5,
     )
@@ -400,14 +404,45 @@ def test_a_worker_that_hangs_or_dies_is_named_and_all_are_gone(fault: str, messa
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.parametrize(("envs", "workers", "processes"), [(5, 2, 2), (2, 7, 2), (3, None, None), (3, 3, 3)])
+def test_as_many_processes_as_asked_for_and_never_more_than_environments(
+    envs: int, workers: int | None, processes: int | None
+) -> None:
+    env = GymnasiumEnv("CartPole-v1", envs, vectorization="async", num_workers=workers)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    assert len(multiprocessing.active_children()) == (processes or min(usable, envs))
+    env.close()
+
+
+def test_several_environments_to_a_process_are_the_same_environments() -> None:
+    """Whatever of them is where: observations, ends, masks and random streams."""
+    kwargs = {"max_episode_steps": 13}
+    alone = GymnasiumEnv("CartPole-v1", 7, kwargs=kwargs)
+    for workers in (1, 3, 7):
+        env = GymnasiumEnv("CartPole-v1", 7, vectorization="async", num_workers=workers, kwargs=kwargs)
+        assert torch.equal(env.reset(3)[0], alone.reset(3)[0])
+        for k in range(40):
+            actions = torch.arange(7).add(k // 2).remainder(2)
+            found, expected = env.step(actions), alone.step(actions)
+            ended = expected.terminated | expected.truncated
+            assert torch.equal(found.observation, expected.observation)
+            assert torch.equal(found.truncated, expected.truncated)
+            assert torch.equal(found.final_observation[ended], expected.final_observation[ended])
+        env.close()
+
+
 def test_workers_end_with_close_and_with_the_object() -> None:
-    env = GymnasiumEnv("CartPole-v1", 2, vectorization="async")
+    env = GymnasiumEnv("CartPole-v1", 2, vectorization="async", num_workers=2)
     assert len(multiprocessing.active_children()) == 2
     env.close()
     assert multiprocessing.active_children() == []
     env = GymnasiumEnv("CartPole-v1", 2, vectorization="async")
     del env
     assert multiprocessing.active_children() == []
+    env = GymnasiumEnv("CartPole-v1", 2, vectorization="async")
+    env.close()
+    with pytest.raises(EnvError, match="CartPole-v1: its processes have ended"):
+        env.reset(0)
 
 
 def test_workers_ignore_what_asks_the_run_to_stop() -> None:
@@ -417,6 +452,7 @@ def test_workers_ignore_what_asks_the_run_to_stop() -> None:
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGINT)
         os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGHUP)
     assert stepped(env, [0, 1]).observation.isfinite().all()
     env.close()
 
@@ -427,22 +463,28 @@ sys.path[:0] = {path}
 import misbehaving
 from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv
 faulty = dict(culprit={culprit}, fault="hang", at=1)
-env = GymnasiumEnv("test/OnlyOne-v0", 3, vectorization="async", kwargs=faulty)
+env = GymnasiumEnv("test/OnlyOne-v0", 3, vectorization="async", num_workers={workers}, kwargs=faulty)
 env.reset(0)
-env._envs.step_async(torch.full((3,), 5).numpy())
+env._envs.exchange.actions[0][:] = 5
+env._envs.begin_step()
 print(*[p.pid for p in multiprocessing.active_children()], flush=True)
 {ending}
 """
 
 
-@pytest.mark.parametrize("ending", ["", "import os; os.kill(os.getpid(), 9)"], ids=["exit", "kill -9"])
-def test_no_process_outlives_its_trainer(ending: str) -> None:
+@pytest.mark.parametrize(
+    ("ending", "count"),
+    [("", 3), ("", 1), ("import os; os.kill(os.getpid(), 9)", 2)],
+    ids=["exit", "exit, one", "kill -9"],
+)
+def test_no_process_outlives_its_trainer(ending: str, count: int) -> None:
     here = Path(__file__).parent
-    script = LEAVING.format(path=[str(here), str(here.parents[1])], culprit=_seed_of(0, 1), ending=ending)
+    path, culprit = [str(here), str(here.parents[1])], _seed_of(0, 1)
+    script = LEAVING.format(path=path, culprit=culprit, workers=count, ending=ending)
     started = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None
     workers = [int(pid) for pid in started.stdout.readline().split()]
-    assert len(workers) == 3
+    assert len(workers) == count
     started.wait(timeout=20)
     started.stdout.close()
     deadline = time.monotonic() + 10
@@ -595,6 +637,7 @@ def test_a_foreign_state_is_refused() -> None:
         ({"id": "CartPole-v1", "kwargs": {"gravityy": 1}}, r"CartPole-v1.*gravityy"),
         ({"id": "CartPole-v1", "num_envs": 0}, "num_envs is 0"),
         ({"id": "CartPole-v1", "vectorization": "threads"}, "allowed are 'sync' and 'async'"),
+        ({"id": "CartPole-v1", "num_workers": 0}, "num_workers is 0"),
         ({"id": "CartPole-v1", "timeout": 0}, "timeout is 0"),
         ({"id": "CartPole-v1", "reward_components": {"a": -1.0}}, "weight of 'a' is -1.0"),
         ({"id": "CartPole-v1", "reference_returns": [1.0]}, "reference_returns"),

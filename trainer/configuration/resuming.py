@@ -13,6 +13,7 @@ EXACT = (
     "device",
     "threads",
     "env.check_bounds",
+    "env.num_workers",
     "env.timeout",
     "env.vectorization",
     "trainer.total_env_steps",

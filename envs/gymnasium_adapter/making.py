@@ -1,0 +1,78 @@
+"""Makes single Gymnasium environments, by id or by calling something."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Called with the index of an environment in its batch, gives the environment.
+
+    Raises:
+        ValueError: it cannot be made.
+    """
+
+    id: str
+    call: str | Callable[..., Any] | None
+    """What makes it, instead of `id`: a callable, or `module:name` of one."""
+    kwargs: dict[str, Any]
+    render_mode: str | None
+
+    def __call__(self, index: int) -> gymnasium.Env[Any, Any]:
+        return _make(self.id, self.call, self.kwargs, self.render_mode)
+
+
+def name_of(make: object) -> str:
+    return str(getattr(make, "__name__", type(make).__name__))
+
+
+def _make(
+    id: str, call: str | Callable[..., Any] | None, kwargs: dict[str, Any], render_mode: str | None
+) -> gymnasium.Env[Any, Any]:
+    # An environment without pictures need not know the keyword.
+    rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    try:
+        if call is not None:
+            env = (_found(call) if isinstance(call, str) else call)(**rendering, **kwargs)
+            if not isinstance(env, gymnasium.Env):
+                raise TypeError(f"it gives a {type(env).__name__}, which is no gymnasium.Env")
+        else:
+            # Gymnasium's checker is replaced by `Guard`, which also looks at every step after the first.
+            env = gymnasium.make(id, disable_env_checker=True, **rendering, **kwargs)
+    except gymnasium.error.UnregisteredEnv as error:
+        near = difflib.get_close_matches(id.partition(":")[2] or id, gymnasium.registry, n=3, cutoff=0.5)
+        hint = f"; the closest known: {', '.join(near)}" if near else ""
+        raise ValueError(
+            f"{id!r} is no environment that Gymnasium knows{hint} ('module:Name-v0' imports a module first)"
+        ) from error
+    except (Exception, SystemExit) as error:  # user code: may raise anything
+        raise ValueError(
+            f"{id!r} could not be made with {kwargs}: {type(error).__name__}: {error}"
+        ) from error
+    if render_mode is not None and env.render_mode != render_mode:
+        raise ValueError(
+            f"{id}: render_mode {render_mode!r} is not one of {env.metadata.get('render_modes')}"
+        )
+    return env
+
+
+def _found(place: str) -> Callable[..., Any]:
+    """What `module:name` names. Raises ImportError or AttributeError."""
+    module, _, name = place.partition(":")
+    if not name:
+        raise ImportError(
+            f"{place} was given to equipoise.train as an object that has no name in a module: give it again "
+            "from Python, equipoise.load(…, env=…), or define it at the top of a module"
+        )
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    call: Callable[..., Any] = found
+    return call
