@@ -26,6 +26,8 @@ from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError
 
 GRACE = 2.0
 """Seconds that workers get to close their environments before they are killed."""
+START = 10.0
+"""How many times as long as for an answer an environment may take until it is made: simulators start slowly."""
 _IGNORED = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -169,11 +171,12 @@ class Workers:
         if self._timeout is None:
             return None
         newest = {max(self._groups[worker], key=self.exchange.since.__getitem__): worker for worker in silent}
-        left = {i: float(self.exchange.since[i]) + self._timeout - time.monotonic() for i in newest}
+        limit = self._timeout * (START if doing == "start" else 1.0)
+        left = {index: float(self.exchange.since[index]) + limit - time.monotonic() for index in newest}
         if late := [index for index, seconds in left.items() if seconds <= 0]:
             raise EnvError(
                 f"{self._id}: environment {_listed(sorted(late))}, step {self._steps}: no answer to {doing} "
-                f"within {self._timeout} s"
+                f"within {limit} s"
             )
         return max(min(left.values()), 0.0)
 
