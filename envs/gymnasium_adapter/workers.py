@@ -27,7 +27,7 @@ from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError
 GRACE = 2.0
 """Seconds that workers get to close their environments before they are killed."""
 START = 10.0
-"""How many times as long as for an answer an environment may take until it is made: simulators start slowly."""
+"""How many times as long as for an answer it may take to make an environment: simulators start slowly."""
 _IGNORED = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
