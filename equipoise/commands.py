@@ -21,6 +21,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("trainer.run", "train a policy, resume a run, sweep over settings"),
+    "look": Command("trainer.look", "a first look at an environment, with random actions"),
     "evaluate": Command("trainer.evaluate", "measure a trained policy on fresh episodes"),
     "play": Command("trainer.play", "film a trained policy"),
     "export": Command("trainer.export", "write a policy that runs without this package"),

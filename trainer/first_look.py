@@ -11,9 +11,11 @@ import torch
 
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.checked import CheckedEnv
+from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.random_numbers import StreamPerEnv
 from equipoise.envs.references import random_action
+from equipoise.trainer.spaces import HybridSpace, shortened
 
 MOST_STEPS = 1_000
 """Of each environment."""
@@ -53,6 +55,7 @@ class FirstLook:
     """Mean share of a decision's choices that the masks allow; None without masks."""
     steps_per_second: float
     """Over all environments, with random actions."""
+    num_envs: int
     inexact: str | None
     """Why a run in this environment cannot be resumed bit for bit; None: it can."""
 
@@ -72,12 +75,30 @@ class FirstLook:
             f"{name} {sizes.lowest:.4g} to {sizes.highest:.4g}, mean size {sizes.mean_size:.4g}"
             for name, sizes in self.rewards.items()
         )
-        masks = "" if self.valid is None else f"masks: {self.valid:.0%} of the choices are valid on average"
+        masks = "none" if self.valid is None else f"{self.valid:.0%} of the choices are valid on average"
         return [
+            f"masks: {masks}",
             f"random actions: return {mean:.4g} ± {std:.4g} in {count} episodes {ended}",
             f"reward of a step: {rewards}",
-            *([masks] if masks else []),
+            f"speed: {self.steps_per_second:,.0f} steps a second in {self.num_envs} environments",
+            f"resume: {'exact' if self.inexact is None else f'episodes begin anew: {self.inexact}'}",
         ]
+
+
+def understood(env: BatchedEnv, space: HybridSpace) -> str:
+    """How the spaces of `env` are understood: what a policy sees, and what it decides."""
+    described = (
+        getattr(env, "observation_layout", None) or ObservationLayout(env.observation_space).describe()
+    )
+    width = described[-1]["columns"][1]
+    parts = []
+    for part in described if len(described) > 1 else ():
+        first, stop = part["columns"]
+        kind = " (one-hot)" if part["encoding"] == "one-hot" else ""
+        parts.append(f"{part['path']} = {first if stop == first + 1 else f'{first}-{stop - 1}'}{kind}")
+    shape = " x ".join(map(str, env.observation_space.shape)) or "1"
+    seen = shortened(parts) if parts else shape if described[0]["encoding"] == "numbers" else "one-hot"
+    return f"observations: {width} numbers: {seen}\n{space.describe()}"
 
 
 @torch.inference_mode()
@@ -116,6 +137,7 @@ def look_at(
         rewards=_sizes(env, torch.cat(rewards)),
         valid=float(torch.cat(valid).float().mean()) / choices if valid and choices else None,
         steps_per_second=len(rewards) * env.num_envs / spent,
+        num_envs=env.num_envs,
         inexact=None if state.get("exact", True) else str(state.get("reason")),
     )
 

@@ -11,7 +11,7 @@ import yaml
 
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.evaluation import Evaluation
-from equipoise.trainer.first_look import FirstLook
+from equipoise.trainer.first_look import FirstLook, understood
 from equipoise.trainer.monitor import layout
 from equipoise.trainer.monitor.endless import EndlessEpisodes
 from equipoise.trainer.monitor.outcome import clear_outcome, summarize, write_failure
@@ -137,8 +137,8 @@ class RunRecorder(Recorder):
             self.message(text)
         if trainer.iteration and trainer.collector.notice is not None:
             self.message(f"resume: {trainer.collector.notice}")
-        if not trainer.iteration and trainer.policy.space.num_continuous:
-            self.message(trainer.policy.space.describe())
+        if not trainer.iteration:
+            self.message(understood(trainer.collector.env, trainer.policy.space))
         self._remark(trainer)
         if any(compiling.notice is None for compiling in trainer.compiling):
             self.message(

@@ -154,7 +154,7 @@ class HybridSpace:
             kind = "head" if leaf.discrete else "parameter"
             numbers = range(leaf.first, leaf.first + leaf.count)
             parts.append(f"{leaf.path} = {kind}{'s' * (leaf.count > 1)} {_ranges(numbers) or 'none'}")
-        lines = ["actions: " + _shortened(parts)]
+        lines = ["actions: " + shortened(parts)]
         head_of, table = self.head_of.tolist(), self.relevance.tolist()
         belonging = [[p for p, at in enumerate(head_of) if at == head] for head in range(self.num_heads + 1)]
         if constant := [p for p, row in enumerate(table) if not any(row)]:
@@ -165,7 +165,7 @@ class HybridSpace:
         for head in heads[:HEADS_SHOWN]:
             relevant = [[p for p in belonging[head] if table[p][c]] for c in range(self.choice_counts[head])]
             parts = [f"{choice} -> {_ranges(listed) or 'none'}" for choice, listed in enumerate(relevant)]
-            lines.append(f"relevant by choice of head {head}: {_shortened(parts)}")
+            lines.append(f"relevant by choice of head {head}: {shortened(parts)}")
         if len(heads) > HEADS_SHOWN:
             lines.append(f"and so on for heads {_ranges(heads[HEADS_SHOWN:])}, each with its own")
         return "\n".join(lines)
@@ -210,6 +210,7 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(parts)
 
 
-def _shortened(parts: Sequence[str]) -> str:
+def shortened(parts: Sequence[str]) -> str:
+    """The first of many parts in a line."""
     more = f"; ... ({len(parts)} in all)" if len(parts) > PARTS_SHOWN else ""
     return "; ".join(parts[:PARTS_SHOWN]) + more

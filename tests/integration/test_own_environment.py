@@ -42,8 +42,8 @@ def test_the_example_trains_as_written(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith(
-        "actions: action[0] = head 0; action[1] = parameter 0\n"
-        "relevant by choice of head 0: 0 -> none; 1 -> 0; 2 -> 0\nrandom actions: return "
+        "observations: 2 numbers: 2\nactions: action[0] = head 0; action[1] = parameter 0\n"
+        "relevant by choice of head 0: 0 -> none; 1 -> 0; 2 -> 0\nmasks: none\nrandom actions: return "
     )
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "finished"

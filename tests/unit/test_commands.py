@@ -69,7 +69,7 @@ def test_each_command_is_a_module_with_a_main(monkeypatch: pytest.MonkeyPatch) -
 def test_an_unknown_command_names_the_nearest(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for given, hint in (("evalute", "did you mean evaluate?"), ("xyz", "there are train, evaluate")):
+    for given, hint in (("evalute", "did you mean evaluate?"), ("xyz", "there are train, look, evaluate")):
         monkeypatch.setattr(sys, "argv", ["equipoise", given])
         assert commands.main() == 2
         assert hint in capsys.readouterr().err

@@ -30,7 +30,11 @@ def test_it_sees_the_first_episode_of_each_environment() -> None:
     assert look.rewards["wage"] == (2.0, 1.0, 3.0)
     assert look.rewards["skill"].lowest < 0 < look.rewards["skill"].highest, "its actions are random"
     assert (look.valid, look.inexact) == (None, None)
-    assert "return 8.667 ± 4.922 in 3 episodes of 3 to 5 steps" in look.lines()[0]
+    assert look.lines()[:2] == [
+        "masks: none",
+        "random actions: return 8.667 ± 4.922 in 3 episodes of 3 to 5 steps",
+    ]
+    assert look.lines()[-1] == "resume: exact"
 
 
 def test_masks_are_obeyed_and_counted() -> None:
@@ -61,7 +65,7 @@ def test_it_ends_when_the_time_is_up_and_says_what_it_has_seen() -> None:
     look = look_at(Slow(3, CPU), seed=0, max_seconds=0.1)
     assert look.unfinished == 3
     assert 1 <= look.lengths[0] <= 6
-    assert "of which 3 had not ended after" in look.lines()[0]
+    assert "of which 3 had not ended after" in look.lines()[1]
     assert look.random_return.unfinished
 
 
