@@ -6,6 +6,7 @@ Without this a wrong shape would be broadcast into the buffers and trained on.
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, NoReturn
 
 import torch
@@ -14,6 +15,15 @@ from torch import Tensor
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv, NativeAction, Timestep
+
+
+def close(env: BatchedEnv) -> None:
+    """Close `env`. A failure in it is only told, on stderr: what the environment was for is done by then."""
+    try:
+        env.close()
+    except (Exception, SystemExit) as error:  # user code: may raise anything
+        named = "" if isinstance(error, EnvError) else f"{type(env).__name__}: close raised "
+        print(f"WARNING: {named}{error}", file=sys.stderr)
 
 
 class CheckedEnv:

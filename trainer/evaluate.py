@@ -118,6 +118,7 @@ def measure(
     Raises:
         EnvError: the environment misbehaves.
     """
+    from equipoise.envs.checked import close
     from equipoise.envs.process_wide import preserved
     from equipoise.trainer.evaluation import evaluate
     from equipoise.trainer.seeding import fresh_seed
@@ -129,7 +130,7 @@ def measure(
         try:
             return evaluate(restored.policy, env, episodes, seed, restored.references, render, most, acting)
         finally:
-            env.close()
+            close(env)
 
 
 def numbers(result: Evaluation) -> dict[str, float | None]:

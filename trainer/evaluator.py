@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from equipoise.envs import process_wide
+from equipoise.envs.checked import close
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.references import References
@@ -154,7 +155,7 @@ class Evaluator:
     def close(self) -> None:
         """Let go of the environments and their processes."""
         if self._env is not None:
-            self._env.close()
+            close(self._env)
             self._env = None
 
     def state_dict(self) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def _export(arguments: ExportArguments) -> None:
     # torch takes seconds to import: arguments first
     import torch
 
+    from equipoise.envs.checked import close
     from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
     from equipoise.trainer.policy.standalone import StandalonePolicy
     from equipoise.trainer.restore import restore
@@ -68,7 +69,7 @@ def _export(arguments: ExportArguments) -> None:
     policy = StandalonePolicy(restored.policy, masked=env.reset(0)[1] is not None).eval()
     policy.requires_grad_(False)  # outputs convert to NumPy as they are
     layout = getattr(env, "observation_layout", None) or ObservationLayout(env.observation_space).describe()
-    env.close()
+    close(env)
     output = arguments.output or restored.path.with_name(f"{restored.path.stem}-policy{suffix}")
     output.parent.mkdir(parents=True, exist_ok=True)
     _write(policy, output)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from equipoise.envs.checked import close
 from equipoise.trainer.compilation.compiling import Compiling
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.diagnosis import check_targets, check_updates, collect_finite
@@ -136,8 +137,8 @@ class Trainer:
         return [*self.learner.compiling, *self.collector.compiling]
 
     def close(self) -> None:
-        """Close the environments, and end their processes."""
-        self.collector.env.close()
+        """Close the environments, and end their processes. What fails in it is only told: all is saved."""
+        close(self.collector.env)
         self.evaluator.close()
 
     def state_dict(self) -> dict[str, Any]:

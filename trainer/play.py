@@ -59,17 +59,22 @@ def _play(arguments: PlayArguments) -> None:
     # torch takes seconds to import: arguments first
     import numpy as np
 
+    from equipoise.envs.checked import close
+    from equipoise.envs.gymnasium_adapter.guard import EnvError
     from equipoise.trainer.monitor.film import one_above_the_other
     from equipoise.trainer.monitor.gif import encode_gif
     from equipoise.trainer.restore import restore
 
     restored = restore(arguments.checkpoint, arguments.device, arguments.allow)
     env = _visible(restored)
-    frames = _film(arguments, restored, env, restored.policy, "trained", arguments.deterministic)
-    if arguments.compare == "untrained":
-        below = _film(arguments, restored, env, _untrained(arguments, restored, env), "untrained", False)
-        frames = [one_above_the_other(*pair) for pair in zip(frames, below, strict=True)]
-    env.close()
+    try:
+        frames = _film(arguments, restored, env, restored.policy, "trained", arguments.deterministic)
+        if arguments.compare == "untrained":
+            below = _film(arguments, restored, env, _untrained(arguments, restored, env), "untrained", False)
+            frames = [one_above_the_other(*pair) for pair in zip(frames, below, strict=True)]
+    except EnvError as error:
+        raise ConfigError(str(error)) from error
+    close(env)
     fps = arguments.fps or min(max(sum(map(len, frames)) / 15.0, 1.5), 25.0)
     for episode in frames:
         episode += episode[-1:] * round(_HOLD_SECONDS * fps)

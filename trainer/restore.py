@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium
 import torch
 
+from equipoise.envs.checked import close
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.references import References
@@ -87,7 +88,7 @@ def restore(
         shape = env.observation_space.shape
         policy = _trained(config.policy, space_of(env), shape, found.state.get("policy"))
         references = find_references(env, make_env)
-        env.close()
+        close(env)
     return Restored(config, policy, make_env, references, found.path)
 
 

@@ -18,7 +18,7 @@ from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
 from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
 from equipoise.envs.gymnasium_adapter.group import Local, Notes
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError
-from equipoise.envs.gymnasium_adapter.making import Maker, name_of
+from equipoise.envs.gymnasium_adapter.making import Maker, closed_in_the_end, name_of
 from equipoise.envs.gymnasium_adapter.mask_sources import OBSERVATION
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
 from equipoise.envs.gymnasium_adapter.rewards import Components, Weights, rewards_of
@@ -111,29 +111,25 @@ class GymnasiumEnv:
         make_one = Maker(id, make, dict(kwargs or {}), render_mode)
         with process_wide.preserved():
             probe = make_one(0)
-        self.action_space = probe.action_space
-        if action_bounds is not None:
-            self.action_space = bounded(probe.action_space, action_bounds)
-        rewards = rewards_of(probe, reward_components, reward_weights)
+        self._remarks: list[str] = []
+        self.relevance: Relevance | None = plain(relevance)
+        with closed_in_the_end(probe, id):
+            self.action_space = probe.action_space
+            if action_bounds is not None:
+                self.action_space = bounded(probe.action_space, action_bounds)
+            self._table = ActionTable(self.action_space)
+            self._layout = ObservationLayout(probe.observation_space, ignore)
+            self._bounds = Bounds(self._layout, num_envs, check_bounds)
+            rewards = rewards_of(probe, reward_components, reward_weights)
+            if relevance is None:
+                self.relevance, remark = declared_relevance(probe)
+                self._remarks += [remark] if remark else []
         self._own_reward = rewards.plain
         self.reward_names, self.reward_weights = rewards.names, rewards.weights
         self.native_observation_space = probe.observation_space
         """As the environment itself has it; `observation_space` is that of the flat rows."""
         self.ignored = tuple(ignore)
         """The parts of it that the rows lack."""
-        self._table = ActionTable(self.action_space)
-        self._remarks: list[str] = []
-        self.relevance: Relevance | None = plain(relevance)
-        if relevance is None:
-            self.relevance, remark = declared_relevance(probe)
-            self._remarks += [remark] if remark else []
-        try:
-            self._layout = ObservationLayout(probe.observation_space, ignore)
-            self._bounds = Bounds(self._layout, num_envs, check_bounds)
-        except ValueError as error:
-            raise ValueError(f"{id}: {error}") from error
-        finally:
-            probe.close()
         self.observation_space = self._layout.box()
         self.render_mode = render_mode
         self._masked = False
@@ -252,6 +248,7 @@ class GymnasiumEnv:
         return [*remarks, told] if told else remarks
 
     def close(self) -> None:
+        """Raises EnvError where an environment fails in it."""
         self._envs.close()
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 import gymnasium
@@ -129,8 +129,10 @@ class Group:
         return self.envs[index - self._indices.start].render()
 
     def close(self) -> None:
-        for env in self.envs:
-            env.close()
+        """All of them, whatever fails; raises the last failure."""
+        with ExitStack() as stack:
+            for env in self.envs:
+                stack.callback(env.close)
 
     def _begin(self, index: int, row: Any, said: dict[str, Any], notes: Notes) -> None:
         self._exchange.rows[index] = row

@@ -132,6 +132,18 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._numbers_for_arrays = True
         return result
 
+    def render(self) -> Any:
+        try:
+            return self.env.render()
+        except (Exception, SystemExit) as error:
+            self._fail(f"render raised {type(error).__name__}: {error}", error)
+
+    def close(self) -> None:
+        try:
+            self.env.close()
+        except (Exception, SystemExit) as error:
+            self._fail(f"close raised {type(error).__name__}: {error}", error)
+
     def snapshot(self) -> dict[str, Any] | str:
         """The environment's state as plain values, or the reason why it cannot be had."""
         try:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
+
+from equipoise.envs.action_table import UnsupportedSpaceError
+from equipoise.envs.gymnasium_adapter.guard import EnvError
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,21 @@ class Maker:
 
 def name_of(make: object) -> str:
     return str(getattr(make, "__name__", type(make).__name__))
+
+
+@contextlib.contextmanager
+def closed_in_the_end(env: gymnasium.Env[Any, Any], id: str) -> Iterator[None]:
+    """For a look at `env`: names it where it does not fit, and where it fails in `close`."""
+    try:
+        yield
+    except ValueError as error:
+        with contextlib.suppress(Exception):
+            env.close()
+        raise error if isinstance(error, UnsupportedSpaceError) else ValueError(f"{id}: {error}") from error
+    try:
+        env.close()
+    except (Exception, SystemExit) as error:  # user code: may raise anything
+        raise EnvError(f"{id}: close raised {type(error).__name__}: {error}") from error
 
 
 def _make(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from gymnasium import spaces
 
 import equipoise
+from equipoise.trainer import play
 
 TINY: dict[str, Any] = {
     "total_env_steps": 32,
@@ -73,3 +76,51 @@ def test_a_quest_is_refused_with_the_words_that_make_it_run(tmp_path: Path) -> N
     assert policy.act(batch).tolist() == [action] * 3
     many.close()
     assert equipoise.evaluate(run, 1)["return_mean"] is not None
+
+
+class Unclosing(Quest):
+    """Fails in `close`, and in the third picture. The probe, which is never reset, closes well."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode, self.pictures, self.t = render_mode, 0, -1
+
+    def observe(self) -> Any:
+        return np.zeros(1, np.float32)
+
+    def render(self) -> Any:
+        self.pictures += 1
+        if self.pictures == 3:
+            raise OSError("no display")
+        return np.zeros((4, 6, 3), np.uint8)
+
+    def close(self) -> None:
+        if self.t >= 0:
+            raise OSError("the socket is gone")
+
+
+def test_a_failing_close_or_picture_is_worded_and_takes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(Unclosing, tmp_path / "run")
+    said = r"WARNING: .*Unclosing: environment 0, step \d+: close raised OSError: the socket is gone"
+    assert re.search(said, capsys.readouterr().err)
+    assert run.summary["status"] == "finished"
+    assert equipoise.evaluate(run, 1)["return_mean"] is not None
+    monkeypatch.setattr(sys, "argv", ["play", f"checkpoint={run.folder}", f"allow=[{__name__}]"])
+    capsys.readouterr()
+    assert play.main() == 2
+    failed = capsys.readouterr().err
+    assert re.match(r".*Unclosing: environment 0, step \d+: render raised OSError: no display$", failed)
+
+
+class NeverCloses(Unclosing):
+    def close(self) -> None:
+        raise OSError("no socket")
+
+
+def test_a_close_that_always_fails_is_worded(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"NeverCloses: close raised OSError: no socket"):
+        train(NeverCloses, tmp_path / "run")
