@@ -1,0 +1,140 @@
+"""`check_env`: a test of one's own environment, to be put into a file of tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equipoise.envs.gymnasium_adapter import GymnasiumEnv
+from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.random_numbers import StreamPerEnv
+from equipoise.envs.references import random_action
+from equipoise.trainer.spaces import HybridSpace
+
+_COPIES = 2
+_FIELDS = ("observation", "rewards", "terminated", "truncated", "final_observation", "action_mask")
+
+
+def check_env(env: str | Callable[..., Any], steps: int = 100, seed: int = 0, **settings: Any) -> list[str]:
+    """Play random valid actions in a Gymnasium environment and hold it against what training relies on.
+
+    >>> def test_my_environment():
+    ...     equipoise.testing.check_env("CartPole-v1")
+
+    Checked are: spaces, relevance and masks; that every observation lies in its space, and that rewards are
+    finite; that a seed repeats an episode, in the same environment and in a new one; that a resumed run goes
+    on exactly, where the environment's state can be saved.
+
+    Args:
+        env: an id, a class, or a function that makes one environment; each copy needs one of its own.
+        steps: in each of two copies; enough for a few episodes.
+        seed: of the episodes and of the actions.
+        settings: of the section `env`: `kwargs`, `reward_components`, `relevance`, `ignore` and so on.
+
+    Returns:
+        What is no fault, but worth knowing: that no episode ended, that resume will not be exact.
+
+    Raises:
+        AssertionError: says what is wrong, where, and what would be right.
+    """
+    if not (isinstance(env, str) or callable(env)):
+        raise AssertionError(
+            f"{type(env).__name__}: every copy needs an environment of its own, so give the class, or "
+            "`lambda: MyEnv(...)` for an object"
+        )
+    named = {"id": env} if isinstance(env, str) else {"make": env}
+    settings = {"check_bounds": "strict", **named, **settings}
+    try:
+        return _check(lambda: GymnasiumEnv(num_envs=_COPIES, **settings), steps, seed)
+    except (EnvError, ValueError) as error:
+        raise AssertionError(str(error)) from error
+
+
+def _check(make: Callable[[], GymnasiumEnv], steps: int, seed: int) -> list[str]:
+    one, other = make(), make()
+    HybridSpace(one.action_space, one.relevance)
+    first = _play(one, steps, seed)
+    notes = one.take_remarks()
+    _compare(
+        first,
+        _play(other, steps, seed),
+        "two environments with one seed differ: draw all random numbers from self.np_random, which "
+        "super().reset(seed=seed) seeds",
+    )
+    _compare(
+        first,
+        _play(one, steps, seed),
+        "the same environment differs from before with the same seed: reset must put back everything",
+    )
+    if not any(step["terminated"].any() or step["truncated"].any() for step in first[1:]):
+        notes.append(
+            f"no episode ended within {steps} steps (register it with max_episode_steps for a limit)"
+        )
+    notes += _check_resume(one, other, steps, seed)
+    one.close()
+    other.close()
+    return notes
+
+
+def _check_resume(one: GymnasiumEnv, other: GymnasiumEnv, steps: int, seed: int) -> list[str]:
+    """`other` goes on from a state of `one` as `one` does."""
+    _, mask = one.reset(seed)
+    begun = _go_on(one, mask, max(steps // 4, 1), seed)
+    state, mask = one.state_dict(), begun[-1].get("action_mask")
+    if not state["exact"]:
+        return [f"a resumed run will begin new episodes: {state['reason']}"]
+    other.load_state_dict(state)
+    if other.notice is not None:
+        return [other.notice]
+    _compare(
+        _go_on(one, mask, steps, seed),
+        _go_on(other, mask, steps, seed),
+        "a resumed run would not go on as it was: something that matters is not saved; give the environment "
+        "state_dict and load_state_dict that hold all of it",
+        1,
+    )
+    return []
+
+
+def _play(env: GymnasiumEnv, steps: int, seed: int) -> list[dict[str, Tensor]]:
+    """What a reset and `steps` steps give, by the names of `Timestep`'s fields."""
+    observation, mask = env.reset(seed)
+    return [_found(observation=observation, action_mask=mask), *_go_on(env, mask, steps, seed)]
+
+
+def _go_on(env: GymnasiumEnv, mask: Tensor | None, steps: int, seed: int) -> list[dict[str, Tensor]]:
+    stream, found = StreamPerEnv(env.num_envs, env.device, seed + 1), []
+    for _ in range(steps):
+        step = env.step(random_action(env, mask, stream))
+        mask = step.action_mask
+        ended = (step.terminated | step.truncated)[:, None]
+        final = torch.where(ended, step.final_observation, 0.0)
+        found.append(_found(**{**step._asdict(), "final_observation": final}))
+    return found
+
+
+def _found(**values: Any) -> dict[str, Tensor]:
+    return {name: value for name, value in values.items() if name in _FIELDS and value is not None}
+
+
+def _compare(
+    one: list[dict[str, Tensor]], other: list[dict[str, Tensor]], meaning: str, first: int = 0
+) -> None:
+    """Raise AssertionError where the two differ. `first`: the step of the first entries, 0 for a reset."""
+    for step, (before, after) in enumerate(zip(one, other, strict=True), first):
+        for name in _FIELDS:
+            a, b = before.get(name), after.get(name)
+            if (a is None) is not (b is None) or (a is not None and b is not None and not torch.equal(a, b)):
+                where = "after reset" if step == 0 else f"after step {step}"
+                raise AssertionError(f"{meaning} ({name} {where}{_shown(a, b)})")
+
+
+def _shown(a: Tensor | None, b: Tensor | None) -> str:
+    """The first numbers that differ."""
+    if a is None or b is None:
+        return " is not always there"
+    place = int((a.reshape(-1) != b.reshape(-1)).nonzero()[0])
+    return f": {a.reshape(-1)[place].item():g} and {b.reshape(-1)[place].item():g}"
