@@ -14,6 +14,7 @@ import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
 
 from equipoise.scripts.peers.task import Goal, Task
 
@@ -21,10 +22,11 @@ PACKAGES = ("stable-baselines3", "torch", "numpy", "gymnasium")
 ZOO_STEPS = 100_000
 
 
-def build(task: Task) -> Callable[[], None]:
+def build(task: Task, processes: type[VecEnv] | None = None) -> Callable[[], None]:
+    """`processes`: what steps the environments; None: one after the other."""
     model = PPO(
         "MlpPolicy",
-        make_vec_env(task.env, n_envs=task.envs, seed=1),
+        make_vec_env(task.env, n_envs=task.envs, seed=1, vec_env_cls=processes),
         n_steps=task.steps,
         batch_size=task.minibatch,
         n_epochs=task.epochs,

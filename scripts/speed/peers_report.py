@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -108,20 +108,22 @@ def about(result: Result) -> str:
 
 def tables(result: Result) -> list[Any]:
     """What to print, one after the other."""
-    shown: list[Any] = [about(result)]
-    for sheet in sheets(result):
-        table = Table(title=sheet.title, box=box.SIMPLE_HEAD, title_justify="left")
-        for column in sheet.head:
-            table.add_column(column, justify="left" if column in ("peer", "seed") else "right")
-        for row in sheet.rows:
-            table.add_row(*row)
-        shown.append(table)
-    return shown
+    return [about(result), *map(as_table, sheets(result))]
 
 
-def markdown(result: Result) -> str:
+def as_table(sheet: Sheet) -> Table:
+    table = Table(title=sheet.title, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in sheet.head:
+        table.add_column(column, justify="left" if column in ("peer", "seed") else "right")
+    for row in sheet.rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown(result: Result, shown: Iterable[Sheet] | None = None) -> str:
+    """`shown`: other sheets than those that `result` has by itself."""
     lines = [f"{about(result)}.", "", "```", result["command"], "```"]
-    for sheet in sheets(result):
+    for sheet in sheets(result) if shown is None else shown:
         lines += [
             "",
             f"**{sheet.title}**",

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from equipoise.scripts import benchmark_workers
 from equipoise.scripts.benchmark_peers import DISCRETE, HYBRID, Plan, main, run
 from equipoise.scripts.peers import cleanrl, equipoise
 from equipoise.scripts.peers.task import Episodes, Goal, Task, synthetic
@@ -160,3 +161,16 @@ def test_a_run_that_does_not_reach_the_goal_counts_as_the_longest() -> None:
 def test_every_peer_has_a_file_of_its_own() -> None:
     folder = Path(cleanrl.__file__).parent
     assert all((folder / f"{name}.py").exists() for name in {*HYBRID, *DISCRETE})
+
+
+def test_environments_in_processes_are_compared_by_the_clock_on_the_wall() -> None:
+    peers = {
+        benchmark_workers.OURS: {"steps": 100, "wall": [1.0, 4.0, 2.0]},
+        "equipoise_process_each": {"steps": 100, "wall": [3.0, 16.0, 6.0]},
+        "sb3_processes": {"error": "ModuleNotFoundError: No module named 'stable_baselines3'"},
+    }
+    rows = benchmark_workers.sheet("a", peers).rows
+    assert [row[1:] for row in rows[:2]] == [["50", "1.00 (1.00 – 1.00)"], ["17", "3.00 (3.00 – 3.50)"]]
+    assert rows[2][1] == "n/a: ModuleNotFoundError: No module named 'stable_baselines3'"
+    folder = Path(cleanrl.__file__).parent
+    assert all((folder / f"{name}.py").exists() for name in benchmark_workers.NAMES)
