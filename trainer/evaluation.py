@@ -49,7 +49,8 @@ class Evaluation:
 
     def named(self) -> dict[str, float]:
         """All that there is, by the names of TensorBoard's tags `evaluation/…`."""
-        optional = {"score": self.score, "success": self.success_rate}
+        unfinished = float(self.unfinished) or None
+        optional = {"score": self.score, "success": self.success_rate, "unfinished_episodes": unfinished}
         known = {name: value for name, value in optional.items() if value is not None}
         if self.sampled is not None:
             kept = ("return", "score", "success")

@@ -182,6 +182,7 @@ class RunRecorder(Recorder):
         self._remark(trainer)
         if self._endless.found(trainer.env_steps // self.config.env.num_envs, metrics):
             self.message(f"WARNING: {self._endless} (trainer.eval_max_steps ends evaluations there)")
+        self._cut_off("an evaluation", int(metrics.get("evaluation/unfinished_episodes", 0)))
         for compiling in trainer.compiling:
             if message := compiling.news():
                 self.message(message)
@@ -199,13 +200,18 @@ class RunRecorder(Recorder):
                 self._log.sync()
                 self._checkpoints.last(state, state["iteration"])
 
+    def _cut_off(self, evaluation: str, episodes: int) -> None:
+        if episodes and evaluation not in self._told:
+            self._told.add(evaluation)
+            self.message(
+                f"WARNING: {episodes} episodes of {evaluation} had not ended after trainer.eval_max_steps = "
+                f"{self.config.trainer.eval_max_steps} and count as they were"
+            )
+
     def finish(self, trainer: Trainer, result: Evaluation | None) -> Summary:
         summary = summarize(trainer, result)
-        if result is not None and result.unfinished:
-            self.message(
-                f"WARNING: {result.unfinished} episodes of the closing evaluation had not ended after "
-                f"trainer.eval_max_steps = {self.config.trainer.eval_max_steps} and count as they were"
-            )
+        if result is not None:
+            self._cut_off("the closing evaluation", result.unfinished)
         with self._writing():
             self._log.finish(summary)
         return summary

@@ -260,6 +260,7 @@ def test_episodes_without_an_end_are_noticed_while_collecting_and_the_run_finish
     assert re.search(
         r"WARNING: .* in (32|48) steps of each .*max_episode_steps.*TimeLimit.*eval_max_steps", warning
     )
+    assert output.count("4 episodes of an evaluation had not ended after trainer.eval_max_steps = 40") == 1
     assert "4 episodes of the closing evaluation had not ended after trainer.eval_max_steps = 40" in output
     assert summary.status == "finished"
     assert (tmp_path / "checkpoints" / "best.pt").exists()
