@@ -103,7 +103,8 @@ class Run:
         """What `summary.json` holds, with None where the run has no such number.
 
         `status` is `finished`, `interrupted` or `failed`; `return_mean`, `return_std`, `normalized_score` and
-        `success_rate` are of deterministic episodes at the end.
+        `success_rate` are of deterministic episodes at the end, `sampled_return_mean` and so on of sampled
+        ones, and `random_return_mean` of random actions.
         """
         found: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text())
         return found

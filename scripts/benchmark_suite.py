@@ -39,7 +39,7 @@ ARMS = {"adaptive": "preset=balanced", "fixed": "preset=debug"}
 NOTES = "benchmarks-notes.md"
 
 LEGEND = """\
-Ours: greedy episodes on fresh seeds after training (100 or 200 of them), interquartile mean over the seeds,
+Ours: greedy episodes on fresh seeds after training (100 at least), interquartile mean over the seeds,
 the worst seed in brackets; *adaptive* is `preset=balanced`, *fixed* is `preset=debug`, all else equal.
 The published numbers are the authors' own, at their own training lengths where these are named, and in their
 own implementations of the environments; where rules are not public, the environment's docstring says what was

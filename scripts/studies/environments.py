@@ -1,0 +1,75 @@
+"""Published environments of others that `scripts.try_environments` trains, each package at one version."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Package(NamedTuple):
+    name: str
+    """As `pip install` takes it."""
+    version: str
+    id: str
+    """Of the environment, as `env.id` takes it; `make=module:callable` where it is not registered."""
+    kind: str
+    typed: tuple[str, ...] = ()
+    """Settings that it needs beside `env.id`."""
+    besides: tuple[str, ...] = ()
+    """Packages that have to be installed with it."""
+
+    @property
+    def environment(self) -> str:
+        """The setting that names the environment."""
+        return f"env.{self.id}" if self.id.startswith("make=") else f"env.id={self.id}"
+
+
+MARS_ROVER = ("env.kwargs.domain=MarsRover_ippc2023", "env.kwargs.instance='0'")
+
+PACKAGES = (
+    # Those that had been tried by hand before.
+    Package("hybrid-platform", "0.1.0", "gym_platform:Platform-v0", "hybrid", besides=("numba", "pygame")),
+    Package("pyRDDLGym", "2.7", "make=pyRDDLGym:make", "hybrid", MARS_ROVER, ("rddlrepository==2.2",)),
+    Package("vizdoom", "1.3.2", "vizdoom.gymnasium_wrapper:VizdoomDeathmatch-v1", "hybrid, pictures"),
+    Package("mo-gymnasium", "1.3.2", "mo_gymnasium:deep-sea-treasure-v0", "vector reward"),
+    Package("minigrid", "3.2.0", "minigrid:MiniGrid-Empty-5x5-v0", "dict, text", ("env.ignore=[mission]",)),
+    Package("highway-env", "1.12.1", "highway_env:parking-v0", "driving, goal"),
+    Package("tetris-gymnasium", "0.3.1", "tetris_gymnasium.envs:tetris_gymnasium/Tetris", "game, dict"),
+    Package("mobile-env", "2.1.0", "mobile_env:mobile-small-central-v0", "network, multi-discrete"),
+    Package("gym-electric-motor", "3.0.3", "gym_electric_motor:Cont-CC-PMSM-v0", "electric motor"),
+    Package("flappy-bird-gymnasium", "0.4.0", "flappy_bird_gymnasium:FlappyBird-v0", "game"),
+    Package("gym-invmgmt", "0.2.1", "gym_invmgmt:GymInvMgmt/MultiEchelon-v0", "inventory"),
+    Package("or-gymnasium", "0.1.0", "or_gymnasium:InvManagement-v1", "inventory, integer box"),
+    Package("gymnasium-robotics", "1.4.2", "gymnasium_robotics:PointMaze_UMaze-v3", "goal, dict"),
+    # Those that nobody here had tried.
+    Package(
+        "hybrid-shoot",
+        "0.3.0",
+        "make=hybrid_shoot.gym_wrapper:HybridShootEnv",
+        "hybrid",
+        besides=("pettingzoo",),
+    ),
+    Package("uppaal-gym", "1.0.1", "uppaal_gym:CruiseControl-v0", "hybrid systems"),
+    Package("popgym", "1.0.7", "popgym:popgym-BattleshipEasy-v0", "multi-discrete, memory"),
+    Package("nasim", "0.12.0", "nasim:TinyVA-v0", "network, multi-discrete"),
+    Package("pgtg", "0.6.1", "pgtg:pgtg-exploration_2x2-v0", "driving, dict"),
+    Package(
+        "gymnasium-search-race",
+        "4.1.1",
+        "gymnasium_search_race:gymnasium_search_race/SearchRace-v3",
+        "driving",
+    ),
+    Package("rushhour-gym", "0.7.0", "rushhour_gym:RushHour-Easy-v0", "game, masked"),
+    Package("pickomino-env", "1.4.1", "pickomino_env:Pickomino-v0", "game, dict"),
+    Package("gymnasium-2048", "0.1.2", "gymnasium_2048:gymnasium_2048/TwentyFortyEight-v0", "game"),
+    Package("gymnasium-snake-game", "0.2.1", "gymnasium_snake_game:Snake-v1", "game"),
+    Package("or-gym-inventory", "1.0.0", "or_gym_inventory:or_gym_inventory/Newsvendor-v0", "inventory"),
+    Package("gym-anytrading", "2.0.0", "gym_anytrading:stocks-v0", "trading"),
+    Package("glucosim", "0.1.1", "glucosim:glucosim/ClosedLoop-v0", "medicine"),
+    Package("lettuce-greenhouse-gym", "0.1.3", "lettuce_greenhouse_gym:LettuceGreenhouse-v0", "greenhouse"),
+    Package("gym-sailing", "0.2.1", "gym_sailing:Sailboat-v0", "sailing"),
+    Package("gym-pusht", "0.1.8", "gym_pusht:gym_pusht/PushT-v0", "robot"),
+    Package(
+        "gymnasium-cartpole-swingup", "0.1.8", "gymnasium_cartpole_swingup:CartPoleSwingUp-v0", "control"
+    ),
+    Package("bluesky-gym", "0.2.0", "make=bluesky_gym.envs.descent_env:DescentEnv", "air traffic, dict"),
+)

@@ -1,0 +1,159 @@
+"""One environment of others: a throw-away virtual environment, and the commands run in it one by one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from equipoise.commands import child
+from equipoise.scripts.studies.environments import Package
+
+INSTALL_SECONDS = 600.0
+CONSTRAINTS = (f"torch=={metadata.version('torch').partition('+')[0]}", "gymnasium>=1.1", "numpy>=2.0")
+"""What this package needs; else a package of others may bring versions of its own."""
+
+
+@dataclass
+class Outcome:
+    """What came of a package; the fields that it did not get to are empty."""
+
+    package: dict[str, Any]
+    commands: dict[str, str] = field(default_factory=dict)
+    """Command -> `ok`, or what it said when it failed."""
+    look: list[str] = field(default_factory=list)
+    """The lines of the first look."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """Of the run."""
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        failed = {name: said for name, said in self.commands.items() if said != "ok"}
+        return "; ".join(f"{name}: {said}" for name, said in failed.items()) or "ok"
+
+    @property
+    def runs(self) -> bool:
+        """Whether it trained."""
+        return self.commands.get("train") == "ok"
+
+
+def attempt(package: Package, out: Path, steps: int, timeout: float) -> Outcome:
+    """Install `package` and take it through the commands; kept in `out`, and the installation removed."""
+    folder, began, outcome = (out / package.name).absolute(), time.monotonic(), Outcome(_plain(package))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    venv = folder / "venv"
+    try:
+        python = _make(venv)
+        said = _pip(python, package)
+        outcome.commands["install"] = said
+        if said == "ok":
+            _commands(package, python, folder, outcome, steps, timeout)
+    finally:
+        shutil.rmtree(venv, ignore_errors=True)
+        outcome.seconds = time.monotonic() - began
+        (folder / "outcome.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
+    return outcome
+
+
+def read(package: Package, out: Path) -> Outcome | None:
+    """What an earlier attempt at the same version and settings came to; None if there was none."""
+    try:
+        known = Outcome(**json.loads((out / package.name / "outcome.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return known if known.package == _plain(package) else None
+
+
+def _plain(package: Package) -> dict[str, Any]:
+    """As JSON has it."""
+    plain: dict[str, Any] = json.loads(json.dumps(package._asdict()))
+    return plain
+
+
+def _make(venv: Path) -> Path:
+    """A virtual environment that sees what is installed in this one, PyTorch with its gigabyte for one."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    site = next((venv / "lib").glob("python*")) / "site-packages"
+    here = sysconfig.get_paths()["purelib"]
+    (site / "project.pth").write_text(f"import site; site.addsitedir({here!r})\n")
+    return venv / "bin" / "python"
+
+
+def _pip(python: Path, package: Package) -> str:
+    wanted = [f"{package.name}=={package.version}", *package.besides]
+    constraints = python.parent / "constraints.txt"
+    constraints.write_text("\n".join(CONSTRAINTS))
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    code, said = _run([*command, "-c", str(constraints), *wanted], python.parent, {}, INSTALL_SECONDS)
+    return "ok" if code == 0 else _reason(said, r"^ERROR: ")
+
+
+def _commands(
+    package: Package, python: Path, folder: Path, outcome: Outcome, steps: int, timeout: float
+) -> None:
+    settings = [package.environment, *package.typed]
+    short = [
+        f"trainer.total_env_steps={steps}", "trainer.eval_every=0", "trainer.final_eval_episodes=10",
+        "trainer.eval_max_steps=1000", f"hydra.run.dir={folder / 'run'}",
+    ]  # fmt: skip
+    module, colon, _ = package.id.removeprefix("make=").partition(":")
+    allow = [f"allow=[{module}]"] if colon else []
+    trained = [f"checkpoint={folder / 'run'}", *allow]
+    for name, arguments in (
+        ("look", settings),
+        ("train", ["env=gymnasium", *settings, *short]),
+        ("evaluate", [*trained, "episodes=5"]),
+        ("play", trained),
+        ("export", trained),
+    ):
+        command, environment = child(name, *arguments)
+        code, said = _run([str(python), *command[1:]], folder, environment, timeout)
+        (folder / f"{name}.log").write_text(said)
+        outcome.commands[name] = "ok" if code == 0 else _reason(said)
+        if name == "look":
+            known = (
+                r"(observations|actions|relevant|always|constant|and so on|masks|reward|speed|resume|random)"
+            )
+            outcome.look = [line for line in said.splitlines() if re.match(known, line)]
+        if name == "train":
+            if code != 0:
+                return
+            outcome.summary = json.loads((folder / "run" / "summary.json").read_text())
+
+
+def _run(command: Sequence[str], cwd: Path, environment: dict[str, str], timeout: float) -> tuple[int, str]:
+    """Exit status and all that was printed; what is left of its processes after `timeout` is ended."""
+    quiet = {"PYTHONWARNINGS": "ignore", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
+    process = subprocess.Popen(
+        command, cwd=cwd, env={**os.environ, "MPLBACKEND": "Agg", **environment, **quiet},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        start_new_session=True, text=True, errors="replace",
+    )  # fmt: skip
+    try:
+        said, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        said, _ = process.communicate()
+        return 124, f"{said}\nnot done after {timeout:.0f} seconds"
+    return process.returncode, said
+
+
+def _reason(said: str, pattern: str = "") -> str:
+    """The line that says why a command failed: the first that fits, else the last."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nothing was said"]
+    wanted = pattern or r"Configuration error: |The run ended with an error|not done after"
+    line = next((line for line in lines if re.search(wanted, line)), lines[-1])
+    return re.sub(wanted, "", line)[:400] if pattern else line[:400]

@@ -1,0 +1,136 @@
+"""Trains published environments of others as somebody would who has just installed them, and reports on each.
+
+    python -m scripts.try_environments --only minigrid,mo-gymnasium
+    python -m scripts.try_environments --report-only
+
+Every package of `scripts/studies/environments.py` is installed, at its pinned version, into a virtual
+environment of its own, which sees this one's packages and is removed afterwards. There the commands look,
+train, evaluate, play and export are run, in a folder under `--out`. What is there already is not tried again
+(`--again` does), so the same command goes on where it was stopped. Installs and runs other people's code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from equipoise.scripts.studies.environments import PACKAGES, Package
+from equipoise.scripts.studies.outsiders import Outcome, attempt, read
+from equipoise.scripts.studies.report import cpu_model, table, write_report
+from equipoise.trainer.monitor.summary import git_revision, versions
+
+LEGEND = """\
+Each package was installed at the version named, into a virtual environment of its own, and its environment
+was looked at, trained for {steps:,} steps with the defaults, evaluated, filmed and exported by the console
+command. *Typed*: what was needed beside `env.id`. *Random*, *deterministic*, *sampled*: mean returns of
+random actions and of both policies after so short a training, which shows that it runs, not how well it
+can learn.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    chosen = [package for package in PACKAGES if not options.only or package.name in options.only]
+    for package in chosen:
+        if options.report_only or (read(package, options.out) is not None and not options.again):
+            continue
+        print(f"{package.name} {package.version}: {package.id} …", flush=True)
+        outcome = attempt(package, options.out, options.steps, options.timeout)
+        print(f"  {outcome.verdict} ({outcome.seconds:.0f} s)", flush=True)
+    found = [(package, known) for package in PACKAGES if (known := read(package, options.out)) is not None]
+    if not found:
+        print(f"{options.out}: nothing has been tried yet", file=sys.stderr)
+        return 1
+    command = shlex.join(["python", "-m", "scripts.try_environments", *(arguments or sys.argv[1:])])
+    write_report(options.report, "Environments of others", _origin(command), report(found, options.steps))
+    print(f"report: {options.report}")
+    return 0
+
+
+def report(found: Sequence[tuple[Package, Outcome]], steps: int) -> str:
+    """What was tried, counted; a row for each; how spaces were understood; what failed, with its message."""
+    ran = [package for package, outcome in found if outcome.runs]
+    plain = [package for package in ran if not package.typed]
+    counts = (
+        f"**{len(ran)} of {len(found)} train**, {len(plain)} of them with nothing typed but `env.id`; "
+        f"{sum(o.commands.get('export') == 'ok' for _, o in found)} export, "
+        f"{sum(o.commands.get('play') == 'ok' for _, o in found)} can be filmed.\n\n"
+    )
+    head = [
+        "package",
+        "environment",
+        "kind",
+        "typed",
+        "random",
+        "deterministic",
+        "sampled",
+        "steps/s",
+        "film",
+    ]
+    rows = [head, *(_row(package, outcome) for package, outcome in found)]
+    spaces = [f"**{package.name}** `{package.id}`\n\n{_indented(outcome.look)}" for package, outcome in found]
+    failures = [
+        f"- **{package.name}**: {name}: {_code(said)}"
+        for package, outcome in found
+        for name, said in outcome.commands.items()
+        if said != "ok"
+    ]
+    return "\n".join(
+        [
+            LEGEND.format(steps=steps), counts + table(rows),
+            "## What failed, with its message\n", *(failures or ["Nothing."]),
+            "\n## How each was understood\n", *spaces,
+        ]
+    )  # fmt: skip
+
+
+def _row(package: Package, outcome: Outcome) -> list[str]:
+    names = ("random_return_mean", "return_mean", "sampled_return_mean", "steps_per_second")
+    numbers = [outcome.summary.get(name) for name in names]
+    return [
+        f"{package.name} {package.version}",
+        f"`{package.id}`",
+        package.kind,
+        " ".join(f"`{setting}`" for setting in package.typed),
+        *("–" if number is None else f"{number:,.4g}" for number in numbers),
+        "yes" if outcome.commands.get("play") == "ok" else "–",
+    ]
+
+
+def _code(text: str) -> str:
+    return "`" + text.replace("`", "'") + "`"
+
+
+def _indented(lines: Sequence[str]) -> str:
+    return "".join(f"    {line[:300]}\n" for line in lines) or "    (was not made)\n"
+
+
+def _origin(command: str) -> str:
+    known = " ".join(f"{name} {version}" for name, version in versions().items() if version)
+    return (
+        f"- command: `{command}`\n- commit: {git_revision()}\n- machine: {cpu_model()}\n- versions: {known}\n"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.try_environments",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--only", type=lambda text: text.split(","), default=[], help="names of packages, with commas")
+    add("--steps", type=int, default=4_000, help="of training (default 4000)")
+    add("--timeout", type=float, default=600.0, help="seconds that a command may take (default 600)")
+    add("--again", action="store_true", help="also what has been tried already")
+    add("--report-only", action="store_true", help="try nothing; write the report of what is there")
+    add("--out", type=Path, default=Path("runs/environments"), help="default: runs/environments")
+    add("--report", type=Path, default=Path("docs/results/environments.md"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
