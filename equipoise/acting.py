@@ -16,6 +16,7 @@ from torch import Tensor
 from equipoise.envs.action_table import ActionLeaf
 from equipoise.envs.gymnasium_adapter.masks import read_mask
 from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
+from equipoise.envs.gymnasium_adapter.scalars import with_numbers
 from equipoise.trainer.evaluate import acting_of, measure, numbers
 from equipoise.trainer.restore import load_policy, restore
 
@@ -76,6 +77,7 @@ class Policy:
         loaded = load_policy(Path(location), device, allow)
         self.path, self.masked = loaded.path, loaded.masked
         self._mask_in_observation = loaded.mask_in_observation
+        self._numbers_for_arrays = loaded.numbers_for_arrays
         self.observation_space = loaded.observation_space
         self.action_space = loaded.network.space.native
         self._network, self._table = loaded.network, loaded.network.space.table
@@ -124,7 +126,8 @@ class Policy:
         leaves: list[Any] = self._leaves(flat, masks, deterministic)
         if size is not None:
             return self._table.actions_of(leaves)
-        return self._table.action_of(leaves, 0)
+        action = self._table.action_of(leaves, 0)
+        return with_numbers(self.action_space, action) if self._numbers_for_arrays else action
 
     @torch.inference_mode()
     def _leaves(self, flat: Tensor, masks: Tensor | None, deterministic: bool) -> list[Array]:

@@ -78,6 +78,7 @@ def _interface(collector: Collector) -> State:
         "reward_names": list(env.reward_names),
         "masked": collector.masked,
         "mask_in_observation": bool(getattr(env, "mask_in_observation", False)),
+        "numbers_for_arrays": bool(getattr(env, "numbers_for_arrays", False)),
     }
 
 

@@ -49,6 +49,8 @@ class Loaded:
     """Whether the environment gave action masks."""
     mask_in_observation: bool
     """Whether it gave them as the part `action_mask` of its observations."""
+    numbers_for_arrays: bool
+    """Whether it took numbers, and no arrays, for boxes of one entry."""
     path: Path
     """Of the checkpoint."""
 
@@ -107,8 +109,15 @@ def load_policy(location: Path, device: str = "auto", allow: Collection[str] = (
         shape = tuple(interface["observation_shape"])
         network = _trained(section, space, shape, found.state.get("policy")).eval()
         observation_space = from_data(interface["observation_space"])
-        ignored, observed = tuple(interface.get("ignored", ())), interface.get("mask_in_observation", False)
-    return Loaded(network, observation_space, ignored, interface["masked"], observed, found.path)
+    return Loaded(
+        network,
+        observation_space,
+        tuple(interface.get("ignored", ())),
+        interface["masked"],
+        interface.get("mask_in_observation", False),
+        interface.get("numbers_for_arrays", False),
+        found.path,
+    )
 
 
 @contextmanager

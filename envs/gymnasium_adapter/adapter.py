@@ -135,6 +135,8 @@ class GymnasiumEnv:
         self._masked = False
         self.mask_in_observation = False
         """Whether the masks are part of the observations; known from the first `reset` on."""
+        self.numbers_for_arrays = False
+        """Whether a number is sent for a box of one entry; known from the first step on."""
         self._seed: int | None = None
         self._steps = 0  # since the start of this process, as `Guard` counts too
         self._steps_before = 0
@@ -198,6 +200,7 @@ class GymnasiumEnv:
         for index, said in notes:
             if "mask_source" in said:
                 self.mask_in_observation = said["mask_source"] == OBSERVATION
+            self.numbers_for_arrays |= "numbers_for_arrays" in said
             if "outside" in said:
                 self._bounds.note([index], said["outside"])
             new = said.get("remarks", "").split("\n")

@@ -106,6 +106,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         row, said = self._row(observation)
         if self._steps == 1 and self._numbers_for_arrays:
             said["remarks"] = "a box of one entry gets a number: the environment takes no array there"
+            said["numbers_for_arrays"] = True
         if type(reward) is not float or not self._plain_reward:
             reward, components = self._read_reward(reward, info)
             said |= components

@@ -114,6 +114,7 @@ def test_gymnasium_arguments_need_no_plus() -> None:
     )
     assert config.env.keywords["kwargs"] == {"gravity": 2, "deep": {"er": [1]}}
     assert config.env.label == "ns-My-Env-v0"  # names a folder
+    assert compose(["env=gymnasium", "env.make=rockets:Falcon"]).env.label == "rockets-Falcon"
     assert encoder(config) == "MLP"
 
 

@@ -116,6 +116,28 @@ def test_a_failing_close_or_picture_is_worded_and_takes_nothing(
     assert re.match(r".*Unclosing: environment 0, step \d+: render raised OSError: no display$", failed)
 
 
+class WantsNumbers(Quest):
+    """Its boxes have one entry, and it takes no arrays, as pyRDDLGym's environments."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Dict(kind=spaces.Discrete(2), push=spaces.Box(-1.0, 1.0, (1,), np.float32))
+
+    def observe(self) -> Any:
+        return 0.5
+
+    def step(self, action: Any) -> Any:
+        if isinstance(action["push"], np.ndarray):
+            raise ValueError("received an array where a scalar value is required")
+        return super().step(action["push"])
+
+
+def test_a_policy_sends_numbers_where_its_environment_took_no_arrays(tmp_path: Path) -> None:
+    policy = train(WantsNumbers, tmp_path / "run").load()
+    env = WantsNumbers()
+    observation, _ = env.reset(seed=0)
+    assert env.step(policy.act(observation))[2] is False
+
+
 class NeverCloses(Unclosing):
     def close(self) -> None:
         raise OSError("no socket")

@@ -252,7 +252,8 @@ def check_policy(raw: object, allow: Collection[str]) -> ComponentConfig:
 
 def env_label(env: Mapping[str, Any]) -> str:
     """What run folders and summaries call an environment."""
-    name = env.get("name") or env.get("id") or str(env.get("_target_", "env")).rpartition(".")[2]
+    name = env.get("name") or env.get("id") or env.get("make")
+    name = name or str(env.get("_target_", "env")).rpartition(".")[2]
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in str(name))
 
 
