@@ -16,6 +16,7 @@ from equipoise.envs.action_bounds import ActionBounds, bounded
 from equipoise.envs.action_table import ActionLeaf, ActionTable
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
 from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
+from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs, take_numbers
 from equipoise.envs.gymnasium_adapter.group import Local, Notes
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError
 from equipoise.envs.gymnasium_adapter.making import Maker, closed_in_the_end, name_of
@@ -24,6 +25,7 @@ from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLay
 from equipoise.envs.gymnasium_adapter.rewards import Components, Weights, rewards_of
 from equipoise.envs.gymnasium_adapter.sources import sources
 from equipoise.envs.gymnasium_adapter.workers import Workers, cores
+from equipoise.envs.gymnasium_adapter.wrapping import read_wrappers
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
 from equipoise.envs.references import References
 
@@ -48,6 +50,10 @@ class GymnasiumEnv:
         num_workers: of these, with several environments each; None: as many as this machine has cores for
             this process, but no more than there are environments. `num_envs`: a process for each.
         kwargs: for the environment's constructor (and what `gymnasium.make` takes: `max_episode_steps`).
+            `{index}` in a text differs from copy to copy, see `each_kwargs.EachKwargs`.
+        kwargs_each: keywords that differ: `{level: [1, 2, 3]}`.
+        wrappers: put around each copy in this order: names of `gymnasium.wrappers`, `module.Class`, or
+            `{_target_: …, keyword: …}`.
         reward_components: keys of `info` that are the `K` reward components, with their weights (1 if only
             names are given, a list of them for an array); the reward itself is then left aside. None: it is
             the one component, or, where it is a vector, each of its numbers is one.
@@ -79,6 +85,8 @@ class GymnasiumEnv:
         make: str | Callable[..., Any] | None = None,
         vectorization: Literal["sync", "async"] = "sync",
         kwargs: Mapping[str, Any] | None = None,
+        kwargs_each: Mapping[str, Sequence[Any]] | None = None,
+        wrappers: Sequence[str | Mapping[str, Any]] = (),
         reward_components: Components | None = None,
         reward_weights: Weights | None = None,
         relevance: Relevance | None = None,
@@ -108,7 +116,14 @@ class GymnasiumEnv:
         self.notice: str | None = None
         """Set by `load_state_dict` where the state could not be restored exactly: what is different."""
 
-        make_one = Maker(id, make, dict(kwargs or {}), render_mode)
+        numbers, self._give_back = take_numbers(self, num_envs)
+        make_one = Maker(
+            id,
+            make,
+            EachKwargs(kwargs or {}, kwargs_each or {}, numbers),
+            read_wrappers(wrappers),
+            render_mode,
+        )
         with process_wide.preserved():
             probe = make_one(0)
         self._remarks: list[str] = []
@@ -252,6 +267,7 @@ class GymnasiumEnv:
 
     def close(self) -> None:
         """Raises EnvError where an environment fails in it."""
+        self._give_back()
         self._envs.close()
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 
 from equipoise.envs.action_table import UnsupportedSpaceError
+from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs
 from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.gymnasium_adapter.wrapping import Wrapping
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,22 @@ class Maker:
     id: str
     call: str | Callable[..., Any] | None
     """What makes it, instead of `id`: a callable, or `module:name` of one."""
-    kwargs: dict[str, Any]
+    kwargs: EachKwargs
+    wrappers: Sequence[Wrapping]
+    """From the innermost on."""
     render_mode: str | None
 
     def __call__(self, index: int) -> gymnasium.Env[Any, Any]:
-        return _make(self.id, self.call, self.kwargs, self.render_mode)
+        env = _make(self.id, self.call, self.kwargs.of(index), self.render_mode)
+        for wrapping in self.wrappers:
+            try:
+                env = wrapping.around(env)
+            except (Exception, SystemExit) as error:  # user code: may raise anything
+                raise ValueError(
+                    f"wrappers: {wrapping.name} could not be put around {self.id!r}: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+        return env
 
 
 def name_of(make: object) -> str:

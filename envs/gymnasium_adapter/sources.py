@@ -8,6 +8,8 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import parse_env_id
 
+from equipoise.envs.gymnasium_adapter.wrapping import is_own
+
 
 def sources(section: Mapping[str, Any]) -> Iterator[str]:
     """The code that the keywords of a `GymnasiumEnv` name: modules, and callables as `module:name`."""
@@ -18,9 +20,10 @@ def sources(section: Mapping[str, Any]) -> Iterator[str]:
     wrappers = section.get("wrappers")
     for wrapper in wrappers if isinstance(wrappers, list | tuple) else ():
         name = wrapper.get("_target_") if isinstance(wrapper, Mapping) else wrapper
-        # Without a dot it is one of Gymnasium's own.
-        if isinstance(name, str) and "." in name and not name.startswith("gymnasium.wrappers."):
+        if isinstance(name, str) and not is_own(name):
             yield ":".join(name.rsplit(".", 1))
+        elif isinstance(name, str) and name.endswith("RecordVideo"):  # writes files wherever it is told to
+            yield "gymnasium.wrappers:RecordVideo"
 
 
 def modules_of(id: str) -> list[str]:

@@ -1,0 +1,68 @@
+"""Arguments of environments that differ from copy to copy: ports, seeds, levels."""
+
+from __future__ import annotations
+
+import os
+import re
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_INDEX = re.compile(r"\{index(?:\s*\+\s*(\d+))?\}")
+_in_use = set[int]()
+
+
+@dataclass(frozen=True)
+class EachKwargs:
+    """Keywords of each environment of a batch.
+
+    Args:
+        kwargs: for all; in texts, at any depth, `{index}` and `{index+5000}` stand for a number that no other
+            environment of this run has. A text that is nothing else becomes the number.
+        each: a list for a keyword: copy `i` gets the `i`-th of its values, from the first on again where the
+            list is shorter.
+        numbers: the number of each copy, see `take_numbers`.
+    """
+
+    kwargs: Mapping[str, Any]
+    each: Mapping[str, Any] = field(default_factory=dict)
+    numbers: range = range(1)
+
+    def __post_init__(self) -> None:
+        for name, values in self.each.items():
+            if not isinstance(values, list | tuple) or not values:
+                raise ValueError(f"kwargs_each.{name} is {values!r}; allowed is a list with a value per copy")
+            if name in self.kwargs:
+                raise ValueError(f"{name} is in kwargs and in kwargs_each; give one of them")
+
+    def of(self, index: int) -> dict[str, Any]:
+        each = {name: values[index % len(values)] for name, values in self.each.items()}
+        filled: dict[str, Any] = _filled({**self.kwargs, **each}, self.numbers[index])
+        return filled
+
+
+def take_numbers(owner: object, count: int) -> tuple[range, Callable[[], object]]:
+    """`count` numbers for the copies that `owner` is going to have: the lowest that are free in all
+    processes of this run (a process takes every `n`-th number if there are `n` of them), and what gives them
+    back, at the latest when `owner` is gone."""
+    world, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
+    first = 0
+    while any(first + offset in _in_use for offset in range(count)):
+        first += 1
+    taken = range(first, first + count)
+    _in_use.update(taken)
+    numbers = range(first * world + rank, (first + count) * world + rank, world)
+    return numbers, weakref.finalize(owner, _in_use.difference_update, taken)
+
+
+def _filled(value: Any, number: int) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _filled(part, number) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_filled(part, number) for part in value)
+    if not isinstance(value, str):
+        return value
+    if whole := _INDEX.fullmatch(value):
+        return number + int(whole[1] or 0)
+    return _INDEX.sub(lambda found: str(number + int(found[1] or 0)), value)

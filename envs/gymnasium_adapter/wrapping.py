@@ -1,0 +1,55 @@
+"""Wrappers that a configuration names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+
+OWN = "gymnasium.wrappers."
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    """A wrapper to be put around an environment: its class by name, and keywords."""
+
+    name: str
+    keywords: Mapping[str, Any]
+
+    def around(self, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+        """Raises whatever the wrapper does, or ImportError, AttributeError or TypeError for a wrong name."""
+        module, _, name = self.name.rpartition(".")
+        found = getattr(gymnasium.wrappers if is_own(self.name) else importlib.import_module(module), name)
+        wrapped = found(env, **self.keywords)
+        if not isinstance(wrapped, gymnasium.Env):
+            raise TypeError(f"it gives a {type(wrapped).__name__}, which is no gymnasium.Env")
+        return wrapped
+
+
+def is_own(name: str) -> bool:
+    """Whether it is one of Gymnasium's, which need no module: `FlattenObservation`."""
+    return "." not in name.removeprefix(OWN)
+
+
+def read_wrappers(given: object) -> list[Wrapping]:
+    """Of `[Name, module.Class, {_target_: module.Class, keyword: …}]`, from the innermost on.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"wrappers is {given!r}; allowed is a list of names, or {{_target_: …, …}} of them")
+    found = []
+    for wrapper in given:
+        keywords = dict(wrapper) if isinstance(wrapper, Mapping) else {"_target_": wrapper}
+        name = keywords.pop("_target_", None)
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                f"wrappers: {wrapper!r} names no class; allowed are `module.Class`, the name of one of "
+                "gymnasium.wrappers, and {_target_: …, …} with keywords"
+            )
+        found.append(Wrapping(name, keywords))
+    return found

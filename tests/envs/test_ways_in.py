@@ -1,0 +1,138 @@
+"""Environments that need more than an id: wrappers, and arguments that differ from copy to copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from equipoise.envs.gymnasium_adapter import GymnasiumEnv
+
+BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
+
+
+class Numbered(gymnasium.Env[Any, Any]):
+    """Shows the numbers it was made with."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, port: Any = 0, level: float = 0.0, settings: Any = None) -> None:
+        assert not isinstance(port, str)
+        name = (settings or {}).get("name", "run-0")
+        self.numbers = np.array([port, level, int(name.removeprefix("run-"))], np.float64)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        super().reset(seed=seed)
+        return self.numbers, {}
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        return self.numbers, 0.0, False, False, {}
+
+
+class Shifted(gymnasium.ObservationWrapper[Any, Any, Any]):
+    def __init__(self, env: gymnasium.Env[Any, Any], by: float = 1.0) -> None:
+        super().__init__(env)
+        self.by = by
+
+    def observation(self, observation: Any) -> Any:
+        return observation + self.by
+
+
+class Doubled(gymnasium.ObservationWrapper[Any, Any, Any]):
+    def observation(self, observation: Any) -> Any:
+        return 2.0 * observation
+
+
+def numbers(num_envs: int, **keywords: Any) -> torch.Tensor:
+    env = GymnasiumEnv(make=f"{__name__}:Numbered", num_envs=num_envs, **keywords)
+    observation = env.reset(0)[0]
+    env.close()
+    return observation
+
+
+@BOTH
+def test_arguments_differ_from_copy_to_copy(vectorization: Any) -> None:
+    found = numbers(
+        3,
+        vectorization=vectorization,
+        kwargs={"port": "{index+5000}", "settings": {"name": "run-{index}"}},
+        kwargs_each={"level": [7.0, 8.0]},
+    )
+    assert found.tolist() == [[5000.0, 7.0, 0.0], [5001.0, 8.0, 1.0], [5002.0, 7.0, 2.0]]
+
+
+def test_no_two_environments_that_live_at_once_have_one_number() -> None:
+    kwargs = {"port": "{index}"}
+    training = GymnasiumEnv(make=Numbered, num_envs=3, kwargs=kwargs)
+    assert numbers(2, kwargs=kwargs)[:, 0].tolist() == [3.0, 4.0]
+    assert numbers(2, kwargs=kwargs)[:, 0].tolist() == [3.0, 4.0]  # those were given back
+    training.close()
+    assert numbers(2, kwargs=kwargs)[:, 0].tolist() == [0.0, 1.0]
+
+
+def test_the_processes_of_a_run_share_the_numbers_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert numbers(3, kwargs={"port": "{index}"})[:, 0].tolist() == [1.0, 3.0, 5.0]
+
+
+@BOTH
+def test_wrappers_are_applied_in_order(vectorization: Any) -> None:
+    shifted = {"_target_": f"{__name__}.Shifted", "by": 3.0}
+    kwargs = {"level": 1.0}
+    found = [
+        numbers(1, vectorization=vectorization, kwargs=kwargs, wrappers=wrappers)[0, 1].item()
+        for wrappers in ([shifted, f"{__name__}.Doubled"], [f"{__name__}.Doubled", shifted])
+    ]
+    assert found == [8.0, 5.0]
+
+
+def test_wrappers_of_gymnasium_s_own_are_known_by_name() -> None:
+    env = GymnasiumEnv(
+        "CartPole-v1", 1, wrappers=["TimeAwareObservation", "gymnasium.wrappers.FlattenObservation"]
+    )
+    assert env.observation_space.shape == (5,)
+    limited = GymnasiumEnv(
+        make=Numbered, num_envs=1, wrappers=[{"_target_": "TimeLimit", "max_episode_steps": 2}]
+    )
+    limited.reset(0)
+    assert [limited.step(torch.zeros(1)).truncated.item() for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"wrappers": ["TimeAwareObs"]}, "wrappers: TimeAwareObs could not be put around 'CartPole-v1'"),
+        ({"wrappers": ["no_module.Wrapper"]}, "no_module.Wrapper could not be .* ModuleNotFoundError"),
+        ({"wrappers": ["builtins.repr"]}, "gives a str, which is no gymnasium.Env"),
+        ({"wrappers": [{"by": 1}]}, "wrappers: {'by': 1} names no class"),
+        ({"wrappers": {"a.B": 1}}, "allowed is a list of names"),
+        ({"wrappers": "a.B"}, "allowed is a list of names"),
+        ({"kwargs_each": {"level": 3}}, "kwargs_each.level is 3; allowed is a list"),
+        ({"kwargs": {"a": 1}, "kwargs_each": {"a": [1]}}, "a is in kwargs and in kwargs_each"),
+    ],
+)
+def test_what_is_wrong_is_named(keywords: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        GymnasiumEnv("CartPole-v1", 1, **keywords)
+
+
+def test_what_a_checkpoint_s_wrappers_name_is_listed_before_anything_is_imported() -> None:
+    """Gymnasium's own need no leave, but for the one that writes files where it is told to."""
+    wrappers = ["TimeLimit", "gymnasium.wrappers.FlattenObservation", "mine.Wrapper", {"_target_": "yours.W"}]
+    section = {
+        "id": "CartPole-v1",
+        "wrappers": [*wrappers, "RecordVideo", "gymnasium.wrappers.utils.os.system"],
+    }
+    assert GymnasiumEnv.imports(section) == [
+        "gymnasium.envs.classic_control.cartpole",
+        "mine:Wrapper",
+        "yours:W",
+        "gymnasium.wrappers:RecordVideo",
+        "gymnasium.wrappers.utils.os:system",
+    ]
