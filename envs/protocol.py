@@ -135,6 +135,16 @@ class Act(Protocol):
 
 
 @runtime_checkable
+class IdlingEnv(Protocol):
+    """An environment that sometimes does not use the action it gets."""
+
+    def take_idle(self) -> Tensor | None:
+        """`[steps, N]` bool since this was last asked, or since `reset`: True where the action was not used,
+        as the environment was beginning a new episode, or waited for others. None: all were used."""
+        ...
+
+
+@runtime_checkable
 class DiagnosticEnv(Protocol):
     """An environment that can judge a policy by more than its return."""
 

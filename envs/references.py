@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -98,3 +98,14 @@ def random_action(env: BatchedEnv, mask: Tensor | None, stream: StreamPerEnv) ->
         return sampled.view(env.num_envs, *leaf.shape)
 
     return table.assemble([sample(leaf) for leaf in table.leaves])
+
+
+def read_references(given: Mapping[str, Any] | Sequence[Any] | None) -> References | None:
+    """Of `{random: …, expert: …}` or a pair, in which `expert` may be None."""
+    if given is None:
+        return None
+    try:
+        random, expert = (given["random"], given["expert"]) if isinstance(given, Mapping) else given
+        return References(float(random), None if expert is None else float(expert))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"reference_returns is {given!r}; give `random` and `expert`") from None

@@ -73,6 +73,9 @@ class Rollout:
     """`[K]`: the environment's, `task_reward = Σ weights · rewards`."""
     reward_names: tuple[str, ...] = ()
     """`K` names: the environment's, for messages and metrics."""
+    idle: Tensor | None = None
+    """`[T, N]` bool: the environment did not use the action, so this step teaches nothing. None: it used
+    all."""
 
     @property
     def done(self) -> Tensor:

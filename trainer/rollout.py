@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equipoise.envs.checked import CheckedEnv
-from equipoise.envs.protocol import BatchedEnv, RemarkingEnv
+from equipoise.envs.protocol import BatchedEnv, IdlingEnv, RemarkingEnv
 from equipoise.trainer.compilation.compiling import Compiling
 from equipoise.trainer.compilation.graphs import Graphed
 from equipoise.trainer.data import Actions, Metric, Metrics, Rollout
@@ -130,7 +130,11 @@ class Collector:
     def collect(self) -> tuple[Rollout, list[Metrics]]:
         """Fill the rollout with the next T steps; the metrics of each are for `episode_means`."""
         steps, num_envs = self.rollout.done.shape
-        return self.rollout, self._all_steps(*_noise(self.policy.space, steps, num_envs, self.generator))
+        metrics = self._all_steps(*_noise(self.policy.space, steps, num_envs, self.generator))
+        if isinstance(self.env, IdlingEnv):
+            idle = self.env.take_idle()
+            self.rollout.idle = None if idle is None else idle.to(self.env.device)
+        return self.rollout, metrics
 
     @torch.inference_mode()
     def _run(self, gumbel: Tensor, normal: Tensor) -> list[Metrics]:

@@ -64,7 +64,15 @@ def prepare(
         values=normalize(targets.values).flatten(0, 1),
         returns=normalize(targets.returns).flatten(0, 1),
     )
-    return targets, samples
+    return targets, samples if rollout.idle is None else _without(rollout.idle.flatten(), samples)
+
+
+def _without(idle: Tensor, samples: Minibatch) -> Minibatch:
+    """Samples `idle` `[B]` teach nothing: no action was better or worse, and every value was right."""
+    return samples._replace(
+        advantages=samples.advantages.masked_fill(idle, 0.0),
+        returns=torch.where(idle.unsqueeze(-1), samples.values, samples.returns),
+    )
 
 
 def _targets(

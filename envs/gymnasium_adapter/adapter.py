@@ -13,7 +13,7 @@ from torch import Tensor
 
 from equipoise.envs import process_wide
 from equipoise.envs.action_bounds import ActionBounds, bounded
-from equipoise.envs.action_table import ActionLeaf, ActionTable
+from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
 from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
 from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs, take_numbers
@@ -21,13 +21,14 @@ from equipoise.envs.gymnasium_adapter.group import Local, Notes
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError
 from equipoise.envs.gymnasium_adapter.making import Maker, closed_in_the_end, name_of
 from equipoise.envs.gymnasium_adapter.mask_sources import OBSERVATION
+from equipoise.envs.gymnasium_adapter.native_actions import native_arrays
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
 from equipoise.envs.gymnasium_adapter.rewards import Components, Weights, rewards_of
 from equipoise.envs.gymnasium_adapter.sources import sources
 from equipoise.envs.gymnasium_adapter.workers import Workers, cores
 from equipoise.envs.gymnasium_adapter.wrapping import read_wrappers
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
-from equipoise.envs.references import References
+from equipoise.envs.references import read_references
 
 VERSION = 2
 """Of what `state_dict` holds."""
@@ -112,7 +113,7 @@ class GymnasiumEnv:
         self.num_envs = num_envs
         self.first_env = 0
         self.device = torch.device(device)
-        self.reference_returns = _references(reference_returns)
+        self.reference_returns = read_references(reference_returns)
         self.notice: str | None = None
         """Set by `load_state_dict` where the state could not be restored exactly: what is different."""
 
@@ -192,10 +193,8 @@ class GymnasiumEnv:
     def step(self, action: NativeAction) -> Timestep:
         self._steps += 1
         given = self._envs.exchange
-        for place, leaf, part in zip(
-            given.actions, self._table.leaves, self._table.take_apart(action), strict=True
-        ):
-            place[...] = _leaf_to_numpy(part, leaf)
+        for place, array in zip(given.actions, native_arrays(action, self._table), strict=True):
+            place[...] = array
         notes = self._envs.step()
         rows = self._looked_at(given.rows)
         self._tell(notes)
@@ -329,28 +328,6 @@ class GymnasiumEnv:
         return metrics
 
 
-def _references(given: Mapping[str, Any] | Sequence[Any] | None) -> References | None:
-    if given is None:
-        return None
-    try:
-        random, expert = (given["random"], given["expert"]) if isinstance(given, Mapping) else given
-        return References(float(random), None if expert is None else float(expert))
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"reference_returns is {given!r}; give `random` and `expert`") from None
-
-
 def _seed_of(seed: int, index: int) -> int:
     """A seed of 31 bits (older environments take no more) that depends on (seed, index) alone."""
     return int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0]) >> 1
-
-
-def _leaf_to_numpy(part: Any, leaf: ActionLeaf) -> NDArray[Any]:
-    """`[N, *shape]` of the space's own dtype."""
-    if not isinstance(part, Tensor) or tuple(part.shape[1:]) != leaf.shape:
-        raise ValueError(f"{leaf.path} must be a tensor {['N', *leaf.shape]}")
-    array = part.numpy(force=True).astype(leaf.dtype, copy=False)
-    if not leaf.discrete and leaf.dtype != np.float32:
-        # No silent clamp but rounding: float32, in which the trainer reckons, does not have every constant.
-        low, high = (np.array(bound, leaf.dtype).reshape(leaf.shape) for bound in (leaf.low, leaf.high))
-        array = np.clip(array, low, high)
-    return array

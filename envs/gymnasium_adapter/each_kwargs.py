@@ -38,8 +38,7 @@ class EachKwargs:
 
     def of(self, index: int) -> dict[str, Any]:
         each = {name: values[index % len(values)] for name, values in self.each.items()}
-        filled: dict[str, Any] = _filled({**self.kwargs, **each}, self.numbers[index])
-        return filled
+        return {name: _filled(value, self.numbers[index]) for name, value in {**self.kwargs, **each}.items()}
 
 
 def take_numbers(owner: object, count: int) -> tuple[range, Callable[[], object]]:
@@ -57,9 +56,9 @@ def take_numbers(owner: object, count: int) -> tuple[range, Callable[[], object]
 
 
 def _filled(value: Any, number: int) -> Any:
-    if isinstance(value, Mapping):
+    if type(value) is dict:  # spaces are mappings, too
         return {key: _filled(part, number) for key, part in value.items()}
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple):
         return type(value)(_filled(part, number) for part in value)
     if not isinstance(value, str):
         return value

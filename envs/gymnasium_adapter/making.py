@@ -72,7 +72,7 @@ def _make(
     rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     try:
         if call is not None:
-            env = (_found(call) if isinstance(call, str) else call)(**rendering, **kwargs)
+            env = (found_at(call) if isinstance(call, str) else call)(**rendering, **kwargs)
             if not isinstance(env, gymnasium.Env):
                 raise TypeError(f"it gives a {type(env).__name__}, which is no gymnasium.Env")
         else:
@@ -95,7 +95,7 @@ def _make(
     return env
 
 
-def _found(place: str) -> Callable[..., Any]:
+def found_at(place: str) -> Callable[..., Any]:
     """What `module:name` names. Raises ImportError or AttributeError."""
     module, _, name = place.partition(":")
     if not name:

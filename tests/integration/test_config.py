@@ -47,7 +47,7 @@ def message(*overrides: str) -> str:
 
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
 def test_every_option_of_every_group_composes_and_survives_a_round_trip(option: Path) -> None:
-    needed = ["env.id=CartPole-v1"] if str(option) == "env/gymnasium" else []
+    needed = ["env.id=CartPole-v1"] if str(option) in ("env/gymnasium", "env/vector") else []
     config = compose([f"{option.parent}={option.name}", *needed])
     assert check(yaml.safe_load(yaml.safe_dump(config.plain()))) == config
 

@@ -19,7 +19,7 @@ SMALL = (
     "trainer.eval_every=0",
     "device=cpu",
 )
-NEEDED = {("env", "gymnasium"): ("env.id=CartPole-v1",)}
+NEEDED = {("env", name): ("env.id=CartPole-v1",) for name in ("gymnasium", "vector")}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=[f"{g}={o}" for g, o in OPTIONS])

@@ -1,0 +1,30 @@
+"""Actions of a policy as arrays of an environment's own dtypes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from equipoise.envs.action_table import ActionLeaf, ActionTable
+from equipoise.envs.protocol import NativeAction
+
+
+def native_arrays(action: NativeAction, table: ActionTable) -> list[NDArray[Any]]:
+    """`[N, *shape]` for each leaf of the table. Raises ValueError for a leaf of another shape."""
+    leaves = zip(table.leaves, table.take_apart(action), strict=True)
+    return [_leaf_to_numpy(part, leaf) for leaf, part in leaves]
+
+
+def _leaf_to_numpy(part: Any, leaf: ActionLeaf) -> NDArray[Any]:
+    """`[N, *shape]` of the space's own dtype."""
+    if not isinstance(part, Tensor) or tuple(part.shape[1:]) != leaf.shape:
+        raise ValueError(f"{leaf.path} must be a tensor {['N', *leaf.shape]}")
+    array = part.numpy(force=True).astype(leaf.dtype, copy=False)
+    if not leaf.discrete and leaf.dtype != np.float32:
+        # No silent clamp but rounding: float32, in which the trainer reckons, does not have every constant.
+        low, high = (np.array(bound, leaf.dtype).reshape(leaf.shape) for bound in (leaf.low, leaf.high))
+        array = np.clip(array, low, high)
+    return array

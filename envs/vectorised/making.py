@@ -1,0 +1,64 @@
+"""Makes vector environments, and says when they begin new episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import gymnasium
+from gymnasium.vector import AutoresetMode
+
+from equipoise.envs.gymnasium_adapter.making import found_at
+from equipoise.envs.vectorised.parallel import Agents
+
+Autoreset: TypeAlias = Literal["same_step", "next_step", "disabled"]
+_MODES: dict[AutoresetMode, Autoreset] = {
+    AutoresetMode.SAME_STEP: "same_step",
+    AutoresetMode.NEXT_STEP: "next_step",
+    AutoresetMode.DISABLED: "disabled",
+}
+
+
+def make_vectorised(
+    id: str, make: str | Callable[..., Any] | None, num_envs: int, kwargs: Mapping[str, Any]
+) -> Any:
+    """Raises ValueError where it cannot be made, or is something else."""
+    try:
+        if make is None:
+            return gymnasium.make_vec(id, num_envs=num_envs, **kwargs)
+        call = found_at(make) if isinstance(make, str) else make
+        if isinstance(call, type) and hasattr(call, "possible_agents"):
+            return Agents(lambda: call(**kwargs), num_envs)
+        try:
+            env = call(num_envs=num_envs, **kwargs)
+        except TypeError:
+            env = call(**kwargs)  # of PettingZoo, which says itself how many agents it has
+    except (Exception, SystemExit) as error:  # user code: may raise anything
+        raise ValueError(
+            f"{id!r} could not be made with {dict(kwargs)}: {type(error).__name__}: {error}"
+        ) from error
+    if hasattr(env, "possible_agents"):
+        env.close()
+        return Agents(lambda: call(**kwargs), num_envs)
+    if getattr(env, "num_envs", None) != num_envs:
+        raise ValueError(
+            f"{id!r} gives a {type(env).__name__} of {getattr(env, 'num_envs', 'no')} environments, not "
+            f"{num_envs}; env=gymnasium takes single ones"
+        )
+    return env
+
+
+def autoreset_of(env: Any, given: Autoreset | None) -> Autoreset:
+    """Raises ValueError where nobody says when episodes begin anew."""
+    if given is not None:
+        if given not in _MODES.values():
+            raise ValueError(f"autoreset is {given!r}; allowed are {', '.join(_MODES.values())}")
+        return given
+    stated = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
+    try:
+        return _MODES[AutoresetMode(stated)]
+    except ValueError:
+        raise ValueError(
+            f"the metadata of {type(env).__name__} do not say when it begins new episodes; set env.autoreset "
+            f"to one of {', '.join(_MODES.values())}"
+        ) from None

@@ -1,0 +1,247 @@
+"""Environments that step all copies at once: right final observations, and nothing learned from steps without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.vectorised import VectorisedEnv
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.compose import compose
+
+MODES = pytest.mark.parametrize("mode", list(AutoresetMode))
+
+
+class Clock(gymnasium.Env[Any, Any]):
+    """Its observation is (number of the episode, steps of it); pays the step's number; lasts `length` steps."""
+
+    observation_space: Any = spaces.Box(0.0, 99.0, (2,), np.float32)
+    action_space = spaces.Tuple((spaces.Discrete(2), spaces.Box(-1.0, 1.0, (1,))))
+
+    def __init__(self, length: int) -> None:
+        self.length, self.episode = length, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        super().reset(seed=seed)
+        self.episode += 1
+        self.steps = 0
+        return self._observe(), {"action_mask": np.array([1, 1])}
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        self.steps += 1
+        ended = self.steps == self.length
+        info = {"action_mask": np.array([1, 0]), "is_success": True}
+        return self._observe(), float(self.steps), ended and self.length > 2, ended and self.length == 2, info
+
+    def _observe(self) -> Any:
+        return np.array([self.episode, self.steps], np.float32)
+
+
+def clocks(
+    num_envs: int, mode: str = "SameStep", lengths: tuple[int, ...] = (2, 3)
+) -> SyncVectorEnv[Any, Any]:
+    makes = [lambda length=length: Clock(length) for length in lengths[:num_envs]]
+    return SyncVectorEnv(makes, autoreset_mode=AutoresetMode(mode))
+
+
+def steps(env: VectorisedEnv, count: int) -> list[Any]:
+    action = torch.zeros(env.num_envs, dtype=torch.int64), torch.zeros(env.num_envs, 1)
+    return [env.step(action) for _ in range(count)]
+
+
+@MODES
+def test_ends_have_the_last_observation_and_what_follows_is_the_next_episode(mode: AutoresetMode) -> None:
+    env = VectorisedEnv(make=clocks, num_envs=2, kwargs={"mode": mode.value})
+    assert env.reset(0)[0].tolist() == [[1.0, 0.0], [1.0, 0.0]]
+    first, second, third, fourth = steps(env, 4)
+    assert first.observation.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert (second.truncated.tolist(), second.terminated.tolist()) == ([True, False], [False, False])
+    assert second.final_observation[0].tolist() == [1.0, 2.0]
+    assert second.rewards.tolist() == [[2.0], [2.0]]
+    assert second.metrics["success"][0] == 1.0
+    assert third.terminated.tolist() == [False, True]
+    assert third.final_observation[1].tolist() == [1.0, 3.0]
+    idle = env.take_idle()
+    if mode == AutoresetMode.NEXT_STEP:
+        assert idle is not None
+        assert idle.tolist() == [[False, False], [False, False], [True, False], [False, True]]
+        assert third.observation[0].tolist() == [2.0, 0.0]
+        assert third.rewards[0].tolist() == [0.0]
+        assert fourth.observation.tolist() == [[2.0, 1.0], [2.0, 0.0]]
+    else:
+        assert idle is None
+        assert second.observation.tolist() == [[2.0, 0.0], [1.0, 2.0]]
+        assert third.observation.tolist() == [[2.0, 1.0], [2.0, 0.0]]
+    env.close()
+
+
+def test_masks_and_bounds_are_read() -> None:
+    env = VectorisedEnv(make=clocks, num_envs=2)
+    mask = env.reset(0)[1]
+    assert mask is not None
+    assert mask.tolist() == [[[True, True]]] * 2
+    assert steps(env, 1)[0].action_mask.tolist() == [[[True, False]]] * 2
+
+
+def test_a_reward_in_the_step_of_a_reset_does_not_count() -> None:
+    """Environments in JAX pay 1 there (Gymnasium 1.4)."""
+
+    class Paying(SyncVectorEnv[Any, Any]):
+        def step(self, actions: Any) -> Any:
+            observation, rewards, *rest = super().step(actions)
+            return observation, rewards + 100.0, *rest
+
+    def make(num_envs: int) -> Any:
+        makes = [lambda: Clock(2)] * num_envs
+        return Paying(makes, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+    env = VectorisedEnv(make=make, num_envs=2)
+    env.reset(0)
+    assert [step.rewards[0].item() for step in steps(env, 4)] == [101.0, 102.0, 0.0, 101.0]
+
+
+def overrides(make: str, *more: str) -> list[str]:
+    return [
+        "env=vector", f"env.make={make}", "env.num_envs=2", "policy.hidden_sizes=[8]", "device=cpu",
+        "trainer.batch.rollout_steps=8", "trainer.batch.num_minibatches=1", "trainer.batch.update_epochs=1",
+        "trainer.total_env_steps=32", "trainer.eval_every=0", "trainer.final_eval_episodes=2", *more,
+    ]  # fmt: skip
+
+
+def test_nothing_is_learned_from_a_step_whose_action_was_not_used(tmp_path: Path) -> None:
+    """The same parameters follow, whatever was drawn there; a learner that does not look learns from it."""
+    from equipoise.trainer.metric_log import MetricLog
+    from equipoise.trainer.targets import prepare
+
+    config = compose(overrides(f"{__name__}:clocks", "env.kwargs.mode=NextStep"))
+    trainer = build(config, tmp_path / "run")
+    rollout, _ = trainer.collector.collect()
+    idle = rollout.idle
+    assert idle is not None
+    assert idle.sum() == 4
+    learner = trainer.learner
+    _, samples = prepare(rollout, trainer.policy, learner.pipeline, config.trainer, MetricLog())
+    flat = idle.flatten()
+    assert (samples.advantages[flat] == 0).all()
+    assert (samples.advantages[~flat] != 0).all()
+    assert torch.equal(samples.returns[flat], samples.values[flat])
+    trainer.close()
+
+
+def test_a_vector_environment_of_gymnasium_s_own_is_trained(tmp_path: Path) -> None:
+    sizes = overrides("null", "env.id=CartPole-v1")
+    trainer = build(compose(sizes), tmp_path / "run")
+    trainer.train()
+    assert trainer.env_steps == 32
+    env = VectorisedEnv("CartPole-v1", 3)  # Gymnasium gives its own vectorised one, with NEXT_STEP
+    first = env.reset(3)[0]
+    state = env.state_dict()
+    other = VectorisedEnv("CartPole-v1", 3)
+    assert torch.equal(other.reset(3)[0], first)
+    other.load_state_dict(state)
+    assert other.notice is not None
+    assert "begin anew" in other.notice
+
+
+# --- parallel environments of PettingZoo -------------------------------------------------------------------
+
+
+class Team:
+    """Two agents, of which `a` lives for two steps and `b` for three."""
+
+    metadata: dict[str, Any] = {"name": "team"}
+    possible_agents = ["a", "b"]
+
+    def observation_space(self, agent: str) -> Any:
+        return spaces.Box(0.0, 99.0, (2,), np.float32)  # a new one whenever it is asked
+
+    def action_space(self, agent: str) -> Any:
+        return spaces.Discrete(3)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        self.agents, self.steps = ["a", "b"], 0
+        return {agent: self._observe(agent) for agent in self.agents}, {agent: {} for agent in self.agents}
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        assert list(actions) == self.agents
+        self.steps += 1
+        seen = {agent: self._observe(agent) for agent in self.agents}
+        paid = {agent: float(actions[agent]) for agent in self.agents}
+        ended = {agent: self.steps == (2 if agent == "a" else 3) for agent in self.agents}
+        cut = dict.fromkeys(self.agents, False)
+        infos: dict[str, Any] = {agent: {} for agent in self.agents}
+        self.agents = [agent for agent in self.agents if not ended[agent]]
+        return seen, paid, ended, cut, infos
+
+    def _observe(self, agent: str) -> Any:
+        return np.array([self.possible_agents.index(agent), self.steps], np.float32)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("make", [Team, lambda **_: Team()])
+def test_each_agent_is_an_environment_and_idle_when_it_has_ended(make: Callable[..., Any]) -> None:
+    env = VectorisedEnv(make=make, num_envs=4)
+    assert env.reset(0)[0].tolist() == [[0.0, 0.0], [1.0, 0.0]] * 2
+    first, second, third, fourth = (env.step(torch.tensor([1, 2, 0, 1])) for _ in range(4))
+    assert first.rewards[:, 0].tolist() == [1.0, 2.0, 0.0, 1.0]
+    assert second.terminated.tolist() == [True, False, True, False]
+    assert second.final_observation[0].tolist() == [0.0, 2.0]
+    assert third.terminated.tolist() == [False, True, False, True]
+    assert third.final_observation[1].tolist() == [1.0, 3.0]
+    assert third.observation.tolist() == [[0.0, 0.0], [1.0, 0.0]] * 2
+    assert fourth.observation.tolist() == [[0.0, 1.0], [1.0, 1.0]] * 2
+    idle = env.take_idle()
+    assert idle is not None
+    assert idle.int().sum(1).tolist() == [0, 0, 2, 0]
+    assert idle[2].tolist() == [True, False, True, False]
+
+
+def test_agents_that_are_not_equal_are_refused() -> None:
+    class Odd(Team):
+        def action_space(self, agent: str) -> Any:
+            return spaces.Discrete(2 if agent == "a" else 3)
+
+    with pytest.raises(ValueError, match="b has another action space than a; agents that share"):
+        VectorisedEnv(make=Odd, num_envs=2)
+    with pytest.raises(ValueError, match="num_envs is 3; allowed is a multiple of 2"):
+        VectorisedEnv(make=Team, num_envs=3)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"id": "NoSuchEnv-v0"}, "'NoSuchEnv-v0' could not be made"),
+        (
+            {"make": lambda num_envs: clocks(2), "num_envs": 3},
+            "gives a SyncVectorEnv of 2 environments, not 3",
+        ),
+        ({"make": clocks, "autoreset": "never"}, "autoreset is 'never'; allowed are same_step"),
+        ({}, "give one of them"),
+    ],
+)
+def test_what_is_wrong_is_named(keywords: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VectorisedEnv(**{"num_envs": 2, **keywords})
+
+
+def test_misbehaviour_is_named_with_environment_and_step() -> None:
+    class Broken(SyncVectorEnv[Any, Any]):
+        def step(self, actions: Any) -> Any:
+            observation, *rest = super().step(actions)
+            observation[1, 0] = np.nan
+            return observation, *rest
+
+    env = VectorisedEnv(make=lambda num_envs: Broken([lambda: Clock(5)] * num_envs), num_envs=2)
+    env.reset(0)
+    with pytest.raises(EnvError, match=r"environment 1, step 1: observation\[0\] is nan as float32"):
+        steps(env, 1)
