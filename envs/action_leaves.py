@@ -94,7 +94,10 @@ def _heads(path: str, keys: tuple[Key, ...], space: gymnasium.Space[Any]) -> Act
 
 def _parameters(path: str, keys: tuple[Key, ...], space: gymnasium.Space[Any]) -> ActionLeaf:
     if not isinstance(space, spaces.Box):
-        raise UnsupportedSpaceError(f"{path}: {space} holds no numbers; accepted are {ACCEPTED}")
+        raise UnsupportedSpaceError(
+            f"{path}: {space} holds no numbers; accepted are {ACCEPTED}. Wrap the environment in one that takes "
+            "numbers there (gymnasium.wrappers.TransformAction)"
+        )
     low, high = _bounds(path, space)
     return ActionLeaf(
         path, keys, False, 0, len(low), _shape(space), np.dtype(space.dtype), low=low, high=high

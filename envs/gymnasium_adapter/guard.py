@@ -74,7 +74,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        if self.env.action_space != self._contract.action_space:
+        if not self._steps and self.env.action_space != self._contract.action_space:
             self._fail(f"its action space is {self.env.action_space}, not {self._contract.action_space}")
         if seed is not None:
             self._streams.begin(seed, _PROCESS_WIDE)

@@ -41,6 +41,30 @@ class _Leaf:
     """Of integers: how many values each entry has."""
     column: NDArray[np.int64] | None = None
     """One-hot leaves: the column of the smallest value of each entry. None: copied as it is."""
+    single: tuple[int, int] | None = None
+    """`first` and `count` of a `Discrete`."""
+
+    def put(self, row: Floats, value: Any) -> str | None:
+        """Fill the columns of `row` `[O]`, as `read` and `write` do; quick where all is as it should be."""
+        if isinstance(value, np.ndarray) and value.shape == self.shape:
+            if self.first is None and value.dtype.kind in "fiub":
+                row[self.columns] = value.reshape(-1)
+                return None
+            if self.first is not None and value.dtype.kind in "iub":
+                choices = value.reshape(-1) - self.first
+                if ((choices >= 0) & (choices < self.count)).all():
+                    if self.column is None:
+                        row[self.columns] = choices
+                    else:
+                        row[self.column + choices] = 1.0
+                    return None
+        elif self.single is not None and isinstance(value, int | np.integer):
+            choice = int(value) - self.single[0]
+            if 0 <= choice < self.single[1]:
+                row[self.columns.start + choice] = 1.0
+                return None
+        fault = self.write(row[None], self.read(value)[None])
+        return None if fault is None else fault[1]
 
     def read(self, value: Any) -> Array:
         """The entries of one observation, `[entries]`. Raises ValueError."""
@@ -79,6 +103,34 @@ class _Leaf:
         return f"{self.shape}, integers of {self.space}"
 
 
+@dataclass(frozen=True)
+class _Node:
+    """A Dict or a Tuple."""
+
+    parts: tuple[tuple[Any, _Leaf | _Node], ...]
+    """Key -> part, of those that are not left out."""
+    names: tuple[Any, ...] | None
+    """Of all parts of a Dict."""
+    count: int
+    """Of all parts."""
+
+    def check(self, value: Any, keys: tuple[Any, ...]) -> None:
+        """Raise ValueError where `value` has other parts. Those that are left out may be absent."""
+        wanted: object = f"{self.count} parts" if self.names is None else list(self.names)
+        got = f"a {type(value).__name__}"
+        if self.names is None and isinstance(value, tuple | list):
+            if len(value) == self.count:
+                return
+            got = f"{len(value)} parts"
+        elif self.names is not None and isinstance(value, Mapping):
+            exact = len(value) == len(self.parts) or all(key in self.names for key in value)
+            if exact and all(key in value for key, _ in self.parts):
+                return
+            got = f"a dict of {list(value)}"
+        path = "observation" + "".join(f"[{key!r}]" for key in keys)
+        raise ValueError(f"{path} is {got}; its space has {wanted}")
+
+
 class ObservationLayout:
     """Where each part of an observation lies in the flat row of width `O`.
 
@@ -103,6 +155,7 @@ class ObservationLayout:
         self.width: int = self._leaves[-1].columns.stop if self._leaves else 0
         if self.width == 0:
             raise ValueError(f"observation space {space} is empty: a policy needs something to look at")
+        self._tree = self._rooted(space, (), {leaf.keys: leaf for leaf in self._leaves})
         self.low = np.concatenate([leaf.low for leaf in self._leaves])
         self.high = np.concatenate([leaf.high for leaf in self._leaves])
 
@@ -124,16 +177,8 @@ class ObservationLayout:
         """
         if type(observation) is np.ndarray and (observation.dtype, observation.shape) == self._simple:
             return np.array(observation, np.float32).reshape(-1), None
-        flat = np.zeros((1, self.width), np.float32)
-        outside = None
-        self._check_structure(self._space, observation)
-        for leaf in self._leaves:
-            value = observation
-            for key in leaf.keys:
-                value = value[key]
-            fault = leaf.write(flat, leaf.read(value)[None])
-            outside = outside or (fault[1] if fault is not None else None)
-        return flat[0], outside
+        row = np.zeros(self.width, np.float32)
+        return row, self._fill(row, self._tree, observation, ())
 
     def rows(self, observations: Any, count: int) -> tuple[Floats, tuple[int, str] | None]:
         """`[count, O]` of a batch as vector environments give it, each array with a leading axis; and the row
@@ -207,22 +252,27 @@ class ObservationLayout:
             way_out = f"env.ignore=[{listed}] leaves {'it' if len(unread) == 1 else 'them'} out"
         raise ValueError(f"{named}; accepted are {ACCEPTED}; {way_out}")
 
-    def _check_structure(self, space: gymnasium.Space[Any], value: Any, keys: tuple[Any, ...] = ()) -> None:
-        """Raise ValueError where a Dict or Tuple has other parts; those that are left out may be absent."""
-        parts = [(key, part) for key, part in _parts(space) if not self.ignores((*keys, key))]
-        fits, got = True, f"a {type(value).__name__}"
-        if isinstance(space, spaces.Dict) and isinstance(value, Mapping):
-            fits = value.keys() <= space.spaces.keys() and all(key in value for key, _ in parts)
-            got = f"a dict of {list(value)}"
-        elif isinstance(space, spaces.Tuple) and isinstance(value, tuple | list):
-            fits, got = len(value) == len(space.spaces), f"{len(value)} parts"
-        elif isinstance(space, spaces.Dict | spaces.Tuple):
-            fits = False
-        if not fits:
-            wanted = list(space.spaces) if isinstance(space, spaces.Dict) else f"{len(_parts(space))} parts"
-            raise ValueError(f"{_path(keys)} is {got}; its space has {wanted}")
-        for key, part in parts:
-            self._check_structure(part, value[key], (*keys, key))
+    def _fill(self, row: Floats, node: _Leaf | _Node, value: Any, keys: tuple[Any, ...]) -> str | None:
+        """Fill the columns of what is under `node`; gives what is wrong with the first integer outside."""
+        if isinstance(node, _Leaf):
+            return node.put(row, value)
+        node.check(value, keys)
+        outside = None
+        for key, part in node.parts:
+            fault = self._fill(row, part, value[key], (*keys, key))
+            outside = outside or fault
+        return outside
+
+    def _rooted(
+        self, space: gymnasium.Space[Any], keys: tuple[Any, ...], leaves: Mapping[Any, _Leaf]
+    ) -> _Leaf | _Node:
+        """What is under `keys` as a tree, without what is left out."""
+        if keys in leaves:
+            return leaves[keys]
+        seen = [(key, part) for key, part in _parts(space) if not self.ignores((*keys, key))]
+        parts = tuple((key, self._rooted(part, (*keys, key), leaves)) for key, part in seen)
+        names = tuple(space.spaces) if isinstance(space, spaces.Dict) else None
+        return _Node(parts, names, len(_parts(space)))
 
 
 def _finite(bounds: Floats) -> list[float | None]:
@@ -257,7 +307,9 @@ def _make_leaf(path: str, keys: tuple[Any, ...], space: gymnasium.Space[Any], st
     width = int(count.sum()) if one_hot else len(count)
     column = start + np.cumsum(count) - count if one_hot else None
     low, high = np.zeros(width, np.float32), np.ones(width, np.float32)
-    return _Leaf(path, keys, space, shape, slice(start, start + width), low, high, first, count, column)
+    single = (int(first[0]), int(count[0])) if isinstance(space, spaces.Discrete) else None
+    columns = slice(start, start + width)
+    return _Leaf(path, keys, space, shape, columns, low, high, first, count, column, single)
 
 
 def _choices(space: gymnasium.Space[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -268,10 +320,6 @@ def _choices(space: gymnasium.Space[Any]) -> tuple[NDArray[np.int64], NDArray[np
         return space.start.reshape(-1).astype(np.int64), space.nvec.reshape(-1).astype(np.int64)
     entries = int(np.prod(space.shape or ()))
     return np.zeros(entries, np.int64), np.full(entries, 2)
-
-
-def _path(keys: tuple[Any, ...]) -> str:
-    return "observation" + "".join(f"[{key!r}]" for key in keys)
 
 
 def as_array(value: Any) -> Array:

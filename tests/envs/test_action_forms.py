@@ -105,6 +105,15 @@ def test_masks_of_options_are_obeyed() -> None:
     assert mask[0, 0].tolist() == [False, False, True, True]
 
 
+def test_copies_must_have_one_action_space() -> None:
+    sizes = iter((2, 2, 3))
+    env = GymnasiumEnv(make=lambda: Takes(spaces.Discrete(next(sizes))), num_envs=2)
+    with pytest.raises(
+        EnvError, match=r"environment 1, step 0: its action space is Discrete\(3\), not Discrete\(2\)"
+    ):
+        env.reset(0)
+
+
 # ---------------------------------------------------------------- bounds that are given
 
 

@@ -387,6 +387,7 @@ def test_too_many_combinations_are_refused() -> None:
             "more whole numbers than float32 can tell apart; say between which numbers to act",
         ),
         (spaces.Text(5), "holds no numbers"),
+        (spaces.Graph(UNIT, None), "gymnasium.wrappers.TransformAction"),
         (spaces.Sequence(spaces.Discrete(2)), "holds no numbers"),
         (spaces.Box(1.0, 1.0 + 1e-9, (2,), np.float64), "rescale (gymnasium.wrappers.RescaleAction)"),
         (spaces.Box(-3e38, 3e38, (2,)), "unbounded"),  # their difference, not the bounds
