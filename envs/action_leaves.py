@@ -95,8 +95,8 @@ def _heads(path: str, keys: tuple[Key, ...], space: gymnasium.Space[Any]) -> Act
 def _parameters(path: str, keys: tuple[Key, ...], space: gymnasium.Space[Any]) -> ActionLeaf:
     if not isinstance(space, spaces.Box):
         raise UnsupportedSpaceError(
-            f"{path}: {space} holds no numbers; accepted are {ACCEPTED}. Wrap the environment in one that takes "
-            "numbers there (gymnasium.wrappers.TransformAction)"
+            f"{path}: {space} holds no numbers; accepted are {ACCEPTED}. Wrap the environment in one that "
+            "takes numbers there (gymnasium.wrappers.TransformAction)"
         )
     low, high = _bounds(path, space)
     return ActionLeaf(

@@ -50,7 +50,7 @@ class _Leaf:
             if self.first is None and value.dtype.kind in "fiub":
                 row[self.columns] = value.reshape(-1)
                 return None
-            if self.first is not None and value.dtype.kind in "iub":
+            if self.first is not None and self.count is not None and value.dtype.kind in "iub":
                 choices = value.reshape(-1) - self.first
                 if ((choices >= 0) & (choices < self.count)).all():
                     if self.column is None:
