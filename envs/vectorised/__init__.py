@@ -1,5 +1,6 @@
 """Environments of others that step all their copies at once, as `BatchedEnv`s."""
 
 from equipoise.envs.vectorised.adapter import VectorisedEnv
+from equipoise.envs.vectorised.on_device import DeviceEnv
 
-__all__ = ["VectorisedEnv"]
+__all__ = ["DeviceEnv", "VectorisedEnv"]

@@ -19,7 +19,11 @@ SMALL = (
     "trainer.eval_every=0",
     "device=cpu",
 )
-NEEDED = {("env", name): ("env.id=CartPole-v1",) for name in ("gymnasium", "vector")}
+NEEDED = {
+    ("env", "gymnasium"): ("env.id=CartPole-v1",),
+    ("env", "vector"): ("env.id=CartPole-v1",),
+    ("env", "on_device"): ("env.make=tests.envs.test_on_device:Lab",),
+}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=[f"{g}={o}" for g, o in OPTIONS])
