@@ -66,7 +66,8 @@ class CheckedEnv:
         return observation, mask
 
     def step(self, action: NativeAction) -> Timestep:
-        self._steps += 1
+        if not torch.compiler.is_compiling():  # where all of this is looked at once
+            self._steps += 1
         try:
             timestep = self.env.step(action)
         except (EnvError, KeyboardInterrupt):

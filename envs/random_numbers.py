@@ -48,7 +48,7 @@ class StreamPerEnv:
         root = _mix(torch.tensor(_signed(seed * _GOLDEN_GAMMA + 1), device=self.device))
         rows = torch.arange(first + 1, first + self.num_envs + 1, device=self.device)
         self._keys = _mix(root + rows * _signed(_GOLDEN_GAMMA))
-        # On the device: a number of Python's would stand still in a CUDA graph.
+        # On the device: a CUDA graph would have to be made anew for each number of Python's.
         self._drawn = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def uniform(self, *shape: int) -> Tensor:

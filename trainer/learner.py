@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from equipoise.trainer.compilation.compiling import Compiling
-from equipoise.trainer.compilation.graphs import Graphed
+from equipoise.trainer.compilation import Compiled
 from equipoise.trainer.configuration import schema
 from equipoise.trainer.data import Metric, Metrics, Minibatch
 from equipoise.trainer.diagnosis import BadUpdates, NoGradientError
@@ -91,23 +90,7 @@ class Learner:
         sides = (flat.mask(policy.side_parameters(side)) for side in SIDES)
         shared = torch.stack(list(sides)).prod(0)
         self._shared = shared if bool(shared.any()) else None
-        self._graphs: Graphed[Direction] | None = None
-        if settings.compile != "none":
-            self._graphs = Graphed(
-                settings.compile, "the update", self._direction, pipeline.of_updates, device, self._obstacle()
-            )
-
-    def _obstacle(self) -> str | None:
-        """Why an update cannot be recorded, as far as that is known."""
-        stage = self._gradient_stage
-        if stage is None or callable(getattr(stage, "turn", None)):
-            return None
-        return f"{type(stage).__name__} has no turn(), see GradientStage"
-
-    @property
-    def compiling(self) -> list[Compiling]:
-        """How far `trainer.compile` has come; empty for `none`."""
-        return [] if self._graphs is None else [self._graphs.compiling]
+        self.direction = Compiled(settings.compile, "the update", self._direction, device)
 
     @property
     def learning_rate(self) -> Tensor:
@@ -153,18 +136,7 @@ class Learner:
     def _update(self, batch: Minibatch, progress: Tensor, log: MetricLog) -> Tensor:
         """One optimizer step; returns the joint KL divergence."""
         before = self._weights
-        if self._graphs is None:
-            found = self._direction(batch, progress, before)
-        else:
-            turn = getattr(self._gradient_stage, "turn", None)
-            found = self._graphs(turn and turn(self.updates), batch, progress, before)
-            # A graph writes over its own the next time.
-            found = found._replace(
-                kl=found.kl.clone(),
-                gradient=found.gradient.clone(),
-                weights=found.weights.clone(),
-                state=None,
-            )
+        found = self.direction(batch, progress, before, self.updates)
         self._weights = found.weights
         self._step(found)
         self.updates += 1
@@ -177,16 +149,16 @@ class Learner:
         self.bad.record(self.updates, state, found.gradient, self._skipped_in_a_row)
         return found.kl
 
-    def _direction(self, batch: Minibatch, progress: Tensor, before: Tensor) -> Direction:
+    def _direction(self, batch: Minibatch, progress: Tensor, before: Tensor, update: int) -> Direction:
         """Where the optimizer is to go; `before`: the side weights of the previous update."""
         state, kl = self._state(self._objective, batch, progress, before)
         losses = self._objective.reduce(state)
         if not any(loss.requires_grad for loss in (losses.discrete, losses.continuous, losses.rest)):
             raise NoGradientError(
-                f"update {self.updates + 1}: the loss does not depend on any parameter of the policy, so "
+                f"update {update + 1}: the loss does not depend on any parameter of the policy, so "
                 "nothing can be learned. Gradients are switched off, or a stage has detached all of its terms"
             )
-        gradient, loss, weights = self._gradient(losses)
+        gradient, loss, weights = self._gradient(losses, update)
         norm = torch.linalg.vector_norm(gradient)
         # The loss too: a NaN among its samples need not be in the gradient.
         skipped = 1.0 - (norm.isfinite() & loss.isfinite()).to(torch.float32)
@@ -214,10 +186,10 @@ class Learner:
         objective = Objective(self.policy, deepcopy(self.pipeline), self.settings)
         return self._state(objective, batch, progress, before)[0]
 
-    def _gradient(self, losses: Losses) -> tuple[Tensor, Tensor, WeightResult]:
+    def _gradient(self, losses: Losses, update: int) -> tuple[Tensor, Tensor, WeightResult]:
         """The gradient `[n]` of the weighted loss, the unweighted loss, and the weights."""
         discrete, continuous, rest = losses.discrete, losses.continuous, losses.rest
-        sides = SideGradients(self.flat, self._shared, discrete, continuous, rest, self.updates)
+        sides = SideGradients(self.flat, self._shared, discrete, continuous, rest, update)
         weights = WeightResult(self._base[0], self._base[1])
         if self._gradient_stage is not None:
             weights = self._gradient_stage.gradients(sides)
@@ -248,5 +220,3 @@ class Learner:
         self.updates = state["updates"]
         self._skipped_in_a_row.copy_(state["skipped_in_a_row"])
         self._weights = state["weights"].to(self._base)
-        if self._graphs is not None:
-            self._graphs.forget()

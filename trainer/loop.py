@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from equipoise.envs.checked import close
-from equipoise.trainer.compilation.compiling import Compiling
+from equipoise.trainer.compilation import Compiled
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.diagnosis import check_targets, check_updates, collect_finite
 from equipoise.trainer.episodes import episode_means
@@ -132,9 +132,10 @@ class Trainer:
         return summary
 
     @property
-    def compiling(self) -> list[Compiling]:
+    def compiling(self) -> list[Compiled[Any]]:
         """What `trainer.compile` works on."""
-        return [*self.learner.compiling, *self.collector.compiling]
+        parts = self.learner.direction, self.collector.step, self.collector.act
+        return [part for part in parts if part.setting != "none"]
 
     def close(self) -> None:
         """Close the environments, and end their processes. What fails in it is only told: all is saved."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from equipoise.trainer.compilation import news
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.evaluation import Evaluation
 from equipoise.trainer.first_look import FirstLook, understood
@@ -140,7 +141,7 @@ class RunRecorder(Recorder):
         if not trainer.iteration:
             self.message(understood(trainer.collector.env, trainer.policy.space))
         self._remark(trainer)
-        if any(compiling.notice is None for compiling in trainer.compiling):
+        if any(part.notice is None for part in trainer.compiling):
             self.message(
                 f"trainer.compile = {self.config.trainer.compile}: the first iterations take longer, up to a "
                 "minute if nothing was kept from an earlier run"
@@ -183,9 +184,8 @@ class RunRecorder(Recorder):
         if self._endless.found(trainer.env_steps // self.config.env.num_envs, metrics):
             self.message(f"WARNING: {self._endless} (trainer.eval_max_steps ends evaluations there)")
         self._cut_off("an evaluation", int(metrics.get("evaluation/unfinished_episodes", 0)))
-        for compiling in trainer.compiling:
-            if message := compiling.news():
-                self.message(message)
+        for message in news(trainer.compiling):
+            self.message(message)
         with self._writing():
             self._log.record(trainer.iteration, trainer.env_steps, metrics)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from equipoise.envs.checked import CheckedEnv
+from equipoise.envs.gymnasium_adapter import GymnasiumEnv
 from equipoise.envs.protocol import BatchedEnv, IdlingEnv, RemarkingEnv
-from equipoise.trainer.compilation.compiling import Compiling
-from equipoise.trainer.compilation.graphs import Graphed
+from equipoise.envs.vectorised import VectorisedEnv
+from equipoise.trainer.compilation import Compiled, Setting
 from equipoise.trainer.data import Actions, Metric, Metrics, Rollout
 from equipoise.trainer.episodes import LENGTH, Unfinished, count_episodes, short_ones_only
 from equipoise.trainer.policy.distributions import HybridDistribution
@@ -84,8 +85,7 @@ class Collector:
         rollout: the buffers.
         generator: of the exploration noise, on the environment's device.
         seed: of the environments.
-        compiling: `trainer.compile`; `default` records a step, or acting alone where the environment cannot
-            be recorded, `cudagraphs` a whole rollout.
+        compiling: `trainer.compile`, of a step, or of acting alone where the environment cannot be compiled.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Collector:
         rollout: Rollout,
         generator: torch.Generator,
         seed: int,
-        compiling: Literal["none", "default", "cudagraphs"] = "none",
+        compiling: Setting = "none",
     ) -> None:
         self.env, self.policy, self.rollout, self.generator = env, policy, rollout, generator
         self._checked = CheckedEnv(env)
@@ -108,29 +108,21 @@ class Collector:
         self._now = Carry(observation, mask, Unfinished(zeros, zeros.clone()), zeros.to(torch.int64))
         self._heads = _allocate_heads(policy, *rollout.done.shape)
         self._slots = _slots(rollout, self._heads)
-        self._all_steps: Callable[..., list[Metrics]] = self._run
-        self._one_step: Callable[..., tuple[Step, Mapping[str, Tensor]]] = self._step
-        self._graphs: Graphed[Any] | None = None
-        self._acting: Graphed[tuple[ActorOutput, Actions]] | None = None
-        owners = [self._now, env]
-        if compiling == "default":
-            self._graphs = Graphed(compiling, "a step of the rollout", self._step, owners, env.device)
-            self._one_step = partial(self._graphs, None)
-            if self._graphs.compiling.notice is None:
-                self._acting = Graphed(compiling, "acting", self._act, [], env.device)
-        elif compiling == "cudagraphs":
-            self._graphs = Graphed(compiling, "the rollout", self._run, owners, env.device)
-            self._all_steps = partial(self._graphs, None)
-
-    @property
-    def compiling(self) -> list[Compiling]:
-        """How far `trainer.compile` has come; empty for `none`."""
-        return [graphs.compiling for graphs in (self._graphs, self._acting) if graphs is not None]
+        in_python = isinstance(env, GymnasiumEnv | VectorisedEnv)
+        self.act = Compiled(compiling, "acting", self._act, env.device)
+        self.step = Compiled(
+            compiling,
+            "a step of the rollout",
+            partial(self._step, self._act),
+            env.device,
+            otherwise=partial(self._step, self.act),
+            obstacle=f"{type(env).__name__} computes in Python" if in_python else None,
+        )
 
     def collect(self) -> tuple[Rollout, list[Metrics]]:
         """Fill the rollout with the next T steps; the metrics of each are for `episode_means`."""
         steps, num_envs = self.rollout.done.shape
-        metrics = self._all_steps(*_noise(self.policy.space, steps, num_envs, self.generator))
+        metrics = self._run(*_noise(self.policy.space, steps, num_envs, self.generator))
         if isinstance(self.env, IdlingEnv):
             idle = self.env.take_idle()
             self.rollout.idle = None if idle is None else idle.to(self.env.device)
@@ -147,10 +139,10 @@ class Collector:
             observation.copy_(now.observation)
             if now.action_mask is not None:
                 mask.copy_(now.action_mask)
-            step, metrics = self._one_step(*noise, log_std)
+            step, metrics = self.step(*noise, log_std)
             for place, value in zip(slot, step, strict=True):
                 place.copy_(value)
-            # Copies: a graph writes over its own at the next step.
+            # Copies: an environment may write over its own at the next step.
             found.append({f"episode/{name}": Metric(metric.clone()) for name, metric in metrics.items()})
         rollout.last_observation.copy_(now.observation)
         _write_log_probs(rollout, self._heads, self.policy.space)
@@ -159,25 +151,21 @@ class Collector:
         found.append({"episode/return": Metric(ended.returns), LENGTH: Metric(ended.lengths)})
         return found
 
-    @torch.inference_mode()
     def _step(
-        self, gumbel: Tensor, normal: Tensor, log_std: Tensor | None
+        self,
+        act: Callable[..., tuple[ActorOutput, Actions]],
+        gumbel: Tensor,
+        normal: Tensor,
+        log_std: Tensor | None,
     ) -> tuple[Step, Mapping[str, Tensor]]:
         """Act once; also gives the environment's own metrics."""
-        now, act = self._now, self._act
-        if (
-            self._acting is not None
-            and self._graphs is not None
-            and self._graphs.compiling.notice is not None
-        ):
-            act = partial(self._acting, None)
+        now = self._now
         heads, actions = act(now.observation, now.action_mask, gumbel, normal, log_std)
         timestep = self._checked.step(self.policy.space.to_native(actions))
         now.observation, now.action_mask = timestep.observation, timestep.action_mask
         outcome = timestep.rewards, timestep.terminated, timestep.truncated, timestep.final_observation
         return Step(*actions, *heads, *outcome), timestep.metrics
 
-    @torch.inference_mode()
     def _act(
         self,
         observation: Tensor,

@@ -1,4 +1,4 @@
-"""This project with `trainer.compile=default`; the first turns, which do not count, record and compile."""
+"""This project with `trainer.compile=default`; the first turns, which do not count, compile."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ EVERY = 0.001
 PLACES = (
     ("products", "compiled: products"),
     ("kernels", "compiled: all else"),
-    ("trainer/compilation/graphs.py", "compiled: calling it"),
+    ("trainer/compilation.py:_call_compiled", "compiled: calling it"),
     ("envs/", "environment"),
     ("trainer/rollout.py", "acting and recording"),
     ("trainer/targets.py", "values, GAE, advantages"),

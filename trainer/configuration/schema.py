@@ -135,9 +135,8 @@ class TrainerConfig(Section):
     )
     max_bad_updates: Count = Field(description="non-finite updates in a row that end the run")
     compile: Literal["none", "default", "cudagraphs"] = Field(
-        description="default: steps of the rollout and whole updates are recorded and compiled, which takes "
-        "half a minute the first time and seconds from then on; cudagraphs: on a GPU, rollouts and updates "
-        "are recorded and launched as a whole"
+        description="default: PyTorch compiles steps of the rollout and whole updates, which takes a minute "
+        "the first time and seconds from then on; cudagraphs: on a GPU, each is also launched as a whole"
     )
     policy_loss_weights: PolicyLossWeights
     batch: BatchConfig

@@ -15,7 +15,6 @@ import torch
 from annotated_types import Ge, Le, MinLen
 from torch import Tensor, nn
 
-from equipoise.trainer.compilation.tape import is_recording
 from equipoise.trainer.policy.protocol import Encoder
 
 Activation = Literal["tanh", "relu", "silu", "elu"]
@@ -61,22 +60,6 @@ class _TanhLayers(torch.autograd.Function):
             of_inputs.append(gradient)
         first = torch.cat(of_inputs) if ctx.needs_input_grad[0] else None
         return first, *(each for layer in zip(of_weights, of_biases, strict=True) for each in layer)
-
-
-class _TanhOfSum(torch.autograd.Function):
-    """tanh of products of matrices and a bias, for a compiler: it makes one loop of this, bias and all."""
-
-    @staticmethod
-    def forward(ctx: Any, products: Tensor, bias: Tensor) -> Tensor:
-        result = (products * 2.0 + bias * 2.0).sigmoid() * 2.0 - 1.0
-        ctx.save_for_backward(result)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        (result,) = ctx.saved_tensors
-        gradient = torch.ops.aten.tanh_backward(gradients[0], result)
-        return gradient, gradient.sum(0)
 
 
 def _blocks(weights: Sequence[Tensor], *columns: Tensor) -> Iterable[tuple[Tensor, ...]]:
@@ -136,14 +119,15 @@ class MLP(Encoder):
         """All layers are one operation, where there is one."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        # Export and torch.compile want to see the single operations, a GPU has a fast tanh.
-        if not self.fused or inputs.device.type != "cpu" or torch.compiler.is_compiling():
+        # Exported programs are to hold the single operations, a GPU has a fast tanh.
+        if not self.fused or inputs.device.type != "cpu" or torch.compiler.is_exporting():
             features: Tensor = self.layers(inputs)
             return features
         linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        if is_recording():
+        if torch.compiler.is_compiling():
             for layer in linears:
-                inputs = _TanhOfSum.apply(inputs @ layer.weight.t(), layer.bias)  # type: ignore[no-untyped-call]
+                products = torch.addmm(layer.bias, inputs, layer.weight.t())
+                inputs = (products * 2.0).sigmoid() * 2.0 - 1.0  # tanh
             return inputs
         parameters = [p for layer in linears for p in (layer.weight, layer.bias)]  # .parameters() is slow
         fused: Tensor = _TanhLayers.apply(inputs, *parameters)  # type: ignore[no-untyped-call]

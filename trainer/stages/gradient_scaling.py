@@ -110,7 +110,7 @@ class GradientScaling:
 
     def gradients(self, sides: Sides) -> WeightResult:
         """The hook: weights of this update, measuring the gradients if it is their turn."""
-        measured, audited = self.turn(sides.update)
+        measured, audited = (e > 0 and sides.update % e == 0 for e in (self.interval, self.audit_every))
         norms, cosine = None, None
         if measured or audited:
             shared = self.norm_parameters == "shared" or (self.norm_parameters == "auto" and sides.share)
@@ -121,11 +121,6 @@ class GradientScaling:
         weights = self._weigh(norms, learn=measured, cosine=cosine, decay=self.momentum**self.interval)
         discrete_weight, continuous_weight = weights.unbind()
         return WeightResult(discrete_weight, continuous_weight, self._metrics())
-
-    def turn(self, update: int) -> tuple[bool, bool]:
-        """Whether this update is measured, and whether it is audited."""
-        measured, audited = (e > 0 and update % e == 0 for e in (self.interval, self.audit_every))
-        return measured, audited
 
     def compute_adaptive_gradient_scaling(
         self, discrete_loss: Tensor, continuous_loss: Tensor, parameters: Iterable[Tensor] | None = None
@@ -217,7 +212,7 @@ class GradientScaling:
         raw, effective = self._nothing if norms is None else norms, weights * self._ema
         pairs = {
             "weight_used": weights,
-            "grad_norm": self._ema.clone(),  # what lasts shares no memory, see trainer.compilation.graphs
+            "grad_norm": self._ema,
             "norm_raw": raw,
             "scale": scales,
             "clamped": clamped,

@@ -133,11 +133,9 @@ class LossStage(Protocol):
 
 @runtime_checkable
 class GradientStage(Protocol):
-    """May have `turn(update: int) -> Hashable`: which of several things `gradients` does in this update, as
-    far as that is decided in Python. `trainer.compile` records each by itself, and does not record an
-    update whose gradient stage has no `turn`. Numbers made of `sides.update` would stay what they were."""
-
-    def gradients(self, sides: Sides) -> WeightResult: ...
+    def gradients(self, sides: Sides) -> WeightResult:
+        """Weigh the two sides of one update."""
+        ...
 
 
 Stage = RewardStage | AdvantageStage | LossStage | GradientStage

@@ -1,1 +1,0 @@
-"""What `trainer.compile` does."""
