@@ -81,7 +81,7 @@ class FirstLook:
             f"random actions: return {mean:.4g} ± {std:.4g} in {count} episodes {ended}",
             f"reward of a step: {rewards}",
             f"speed: {self.steps_per_second:,.0f} steps a second in {self.num_envs} environments",
-            f"resume: {'exact' if self.inexact is None else f'episodes begin anew: {self.inexact}'}",
+            f"resume: {'exact' if self.inexact is None else f'episodes would begin anew: {self.inexact}'}",
         ]
 
 

@@ -24,12 +24,15 @@ class Package(NamedTuple):
 
 
 MARS_ROVER = ("env.kwargs.domain=MarsRover_ippc2023", "env.kwargs.instance='0'")
+BUTTONS = ("env.action_bounds=[-1,1]",)
 
 PACKAGES = (
     # Those that had been tried by hand before.
     Package("hybrid-platform", "0.1.0", "gym_platform:Platform-v0", "hybrid", besides=("numba", "pygame")),
     Package("pyRDDLGym", "2.7", "make=pyRDDLGym:make", "hybrid", MARS_ROVER, ("rddlrepository==2.2",)),
-    Package("vizdoom", "1.3.2", "vizdoom.gymnasium_wrapper:VizdoomDeathmatch-v1", "hybrid, pictures"),
+    Package(
+        "vizdoom", "1.3.2", "vizdoom.gymnasium_wrapper:VizdoomDeathmatch-v1", "hybrid, pictures", BUTTONS
+    ),
     Package("mo-gymnasium", "1.3.2", "mo_gymnasium:deep-sea-treasure-v0", "vector reward"),
     Package("minigrid", "3.2.0", "minigrid:MiniGrid-Empty-5x5-v0", "dict, text", ("env.ignore=[mission]",)),
     Package("highway-env", "1.12.1", "highway_env:parking-v0", "driving, goal"),

@@ -71,7 +71,7 @@ def test_it_says_how_an_environment_is_understood(
     ]
     assert lines[6] == "reward of a step: late -1.5 to -1.5, mean size 1.5; fuel 0.5 to 0.5, mean size 0.5"
     assert re.fullmatch(r"speed: [\d,]+ steps a second in 2 environments", lines[7])
-    assert lines[8].startswith("resume: episodes begin anew: ")
+    assert lines[8].startswith("resume: episodes would begin anew: ")
     assert "handle" in lines[8]
 
 

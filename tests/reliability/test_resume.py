@@ -94,7 +94,7 @@ def test_a_gymnasium_environment_that_hides_its_state_begins_new_episodes_and_sa
     # 24 steps an iteration, 20 an episode: the sixth iteration ends 4 steps into the eighth episode. Anew
     # from there, the seventh sees exactly one whole episode of 20, and none of 24.
     assert rows[6]["episode/length"] == 20
-    assert "begin anew" not in started.output
+    assert "resume: episodes would begin anew: Opaque.engine" in started.output
 
 
 def test_a_finished_run_goes_on_when_it_is_extended(tmp_path: Path) -> None:
