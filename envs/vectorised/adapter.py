@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -74,7 +75,9 @@ class VectorisedEnv:
         self.notice: str | None = None
         self.render_mode = render_mode
         rendering = {} if render_mode is None else {"render_mode": render_mode}
-        self._env = make_vectorised(self.id, make, num_envs, {**rendering, **(kwargs or {})})
+        self._make = partial(make_vectorised, self.id, make, num_envs)
+        self._kwargs = {**rendering, **(kwargs or {})}
+        self._env = self._make(self._kwargs)
         self._autoreset = autoreset_of(self._env, autoreset)
         native = getattr(self._env, "single_action_space", self._env.action_space)
         self.action_space = native if action_bounds is None else bounded(native, action_bounds)
@@ -104,6 +107,11 @@ class VectorisedEnv:
         self._seed = self._seed if seed is None else seed
         self._ended = np.zeros(self.num_envs, np.bool_)
         self._idle.clear()
+        of_envpool = any(cls.__module__.startswith("envpool") for cls in type(self._env).__mro__)
+        if seed is not None and of_envpool:
+            # It ignores the seed of a reset, and training and evaluations would see the same episodes.
+            self._env.close()
+            self._env, seed = self._make({**self._kwargs, "seed": seed % 2**31}), None
         observation, infos = self._env.reset(seed=seed)
         self._masked = "action_mask" in infos
         return self._tensor(self._rows(observation)), self._mask(infos.get("action_mask"))

@@ -217,6 +217,36 @@ def test_agents_that_are_not_equal_are_refused() -> None:
         VectorisedEnv(make=Team, num_envs=3)
 
 
+# --- the libraries themselves, where they are installed ------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_envpool_s_own() -> None:
+    pytest.importorskip("envpool")
+    kwargs = {"task_id": "CartPole-v1", "max_episode_steps": 5}
+    env = VectorisedEnv(make="envpool:make_gymnasium", num_envs=3, kwargs=kwargs)
+    first, again, other = (env.reset(seed)[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    found = [env.step(torch.tensor([0, 1, 0])) for _ in range(7)]
+    assert [step.truncated[0].item() for step in found] == [False] * 4 + [True, False, False]
+    assert [step.rewards[0].item() for step in found] == [1.0] * 5 + [0.0, 1.0]
+    idle = env.take_idle()
+    assert idle is not None
+    assert idle[:, 0].tolist() == [False] * 5 + [True, False]
+    env.close()
+
+
+def test_pettingzoo_s_own() -> None:
+    pytest.importorskip("mpe2")
+    env = VectorisedEnv(make="mpe2.simple_spread_v3:parallel_env", num_envs=6, kwargs={"max_cycles": 4})
+    assert env.reset(0)[0].shape == (6, 18)
+    found = [env.step(torch.ones(6, dtype=torch.int64)) for _ in range(5)]
+    assert [step.truncated.all().item() for step in found] == [False, False, False, True, False]
+    assert env.take_idle() is None
+    env.close()
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
