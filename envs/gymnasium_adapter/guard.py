@@ -22,10 +22,11 @@ from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLay
 from equipoise.envs.gymnasium_adapter.plain_values import NotPlainError
 from equipoise.envs.gymnasium_adapter.rewards import Rewards
 from equipoise.envs.gymnasium_adapter.scalars import with_numbers
+from equipoise.envs.gymnasium_adapter.shared_streams import SharedStreams
 from equipoise.envs.process_wide import Streams
 
-_PROCESS_WIDE = 2
-"""Tells these streams from others that are made of the same seed."""
+_PROCESS_WIDE, _SHARED = 2, 3
+"""Tell these streams from others that are made of the same seed."""
 
 
 class EnvError(RuntimeError):
@@ -65,7 +66,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._index, self._contract, self._layout = index, contract, contract.layout
         self.observation_space = contract.layout.flat_box()
-        self._streams = streams
+        self._streams, self._shared = streams, SharedStreams(env)
         self._masks = MaskSource(env, contract.actions)
         self._steps = 0
         self._numbers_for_arrays = False
@@ -78,14 +79,15 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._fail(f"its action space is {self.env.action_space}, not {self._contract.action_space}")
         if seed is not None:
             self._streams.begin(seed, _PROCESS_WIDE)
-        self._streams.enter()
+            self._shared.begin(seed, _SHARED)
+        self._enter_streams()
         try:
             if seed is not None:
                 own_spaces.seed_spaces(self.env, seed)
             result = self.env.reset(seed=seed, options=options)
         except (Exception, SystemExit) as error:
             self._fail(f"reset raised {type(error).__name__}: {error}", error)
-        self._streams.leave()
+        self._leave_streams()
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
             self._fail("reset must return (observation, info)")
         row, said = self._row(result[0])
@@ -94,12 +96,12 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._steps += 1
-        self._streams.enter()
+        self._enter_streams()
         try:
             result = self._env_step(action)
         except (Exception, SystemExit) as error:
             self._fail(f"step raised {type(error).__name__}: {error}", error)
-        self._streams.leave()
+        self._leave_streams()
         if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
             self._fail("step must return (observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = result
@@ -148,7 +150,8 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     def snapshot(self) -> dict[str, Any] | str:
         """The environment's state as plain values, or the reason why it cannot be had."""
         try:
-            return {**snapshot.take(self.env), "process_wide": self._streams.state_dict()}
+            streams = {"process_wide": self._streams.state_dict(), "shared": self._shared.encoded()}
+            return {**snapshot.take(self.env), **streams}
         except (NotPlainError, ValueError) as reason:
             return str(reason)
 
@@ -156,11 +159,21 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Put a snapshot back; the reason why it cannot be, if so."""
         if "process_wide" in state:  # not in checkpoints of older versions
             self._streams.load_state_dict(state["process_wide"])
+        if "shared" in state:
+            self._shared.restore(state["shared"])
         try:
             snapshot.restore(self.env, state)
         except NotPlainError as reason:
             return str(reason)
         return None
+
+    def _enter_streams(self) -> None:
+        self._streams.enter()
+        self._shared.enter()
+
+    def _leave_streams(self) -> None:
+        self._streams.leave()
+        self._shared.leave()
 
     def _fail(self, what: str, cause: BaseException | None = None) -> NoReturn:
         raise EnvError(

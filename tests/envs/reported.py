@@ -98,6 +98,27 @@ class GlobalRandom(gymnasium.Env[Any, Any]):
         return np.array(self.drawn_first + self._draw()), 0.0, False, False, {}
 
 
+MODULES = np.random.default_rng(0)
+
+
+class SharedRandom(OneStep):
+    """Draws from generators of its module and its class, which all copies have in common."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float64)
+    old, pythons, torchs = np.random.RandomState(0), random.Random(0), torch.Generator()
+
+    def _draw(self) -> Any:
+        numbers = [MODULES.random(), self.old.normal(), self.pythons.gauss()]
+        return np.array([*numbers, torch.rand(1, generator=self.torchs).item()])
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        gymnasium.Env.reset(self, seed=seed)
+        return self._draw(), {}
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        return self._draw(), 0.0, False, False, {}
+
+
 class Inner(OneStep):
     action_space = spaces.Tuple((spaces.Discrete(2), BOX))
     relevance = [[[], [0]]]
@@ -118,7 +139,7 @@ class DoublingWithTable(Doubling):
     relevance = [[[0, 1], []]]
 
 
-for _one in (SamplesGoal, SamplesThrice, NamesStream, GlobalRandom, Inner):
+for _one in (SamplesGoal, SamplesThrice, NamesStream, GlobalRandom, SharedRandom, Inner):
     gymnasium.register(f"reported/{_one.__name__}-v0", entry_point=_one, max_episode_steps=20)
 gymnasium.register("reported/Wrapped-v0", entry_point=lambda: DoublingWithTable(Inner()))
 gymnasium.register("reported/WrappedSilently-v0", entry_point=lambda: Doubling(Inner()))

@@ -116,11 +116,12 @@ def test_environments_leave_the_generators_of_the_process_alone() -> None:
 
 
 @BOTH
-def test_the_generators_of_the_process_go_on_when_an_environment_does(vectorization: Any) -> None:
+@pytest.mark.parametrize("id", ["reported/GlobalRandom-v0", "reported/SharedRandom-v0"])
+def test_such_generators_go_on_when_an_environment_does(id: str, vectorization: Any) -> None:
     def observations(env: GymnasiumEnv) -> torch.Tensor:
-        return torch.stack([env.step(torch.zeros(2)).observation[:, 4:] for _ in range(4)])
+        return torch.stack([env.step(torch.zeros(2)).observation[:, -4:] for _ in range(4)])
 
-    env, other = (GymnasiumEnv("reported/GlobalRandom-v0", 2, vectorization=vectorization) for _ in range(2))
+    env, other = (GymnasiumEnv(id, 2, vectorization=vectorization) for _ in range(2))
     env.reset(0)
     env.step(torch.zeros(2))
     file = io.BytesIO()
@@ -131,6 +132,23 @@ def test_the_generators_of_the_process_go_on_when_an_environment_does(vectorizat
     assert torch.equal(observations(other), observations(env))
     env.close()
     other.close()
+
+
+@BOTH
+def test_what_comes_from_a_generator_of_the_module_or_the_class_is_each_environment_s_own(
+    vectorization: Any,
+) -> None:
+    def episode(num_envs: int, seed: int) -> torch.Tensor:
+        env = GymnasiumEnv("reported/SharedRandom-v0", num_envs, vectorization=vectorization)
+        observations = [env.reset(seed)[0], *(env.step(torch.zeros(num_envs)).observation for _ in range(3))]
+        env.close()
+        return torch.stack(observations)
+
+    drawn = episode(3, 1)
+    assert len(drawn.flatten().unique()) == drawn.numel()
+    assert torch.equal(drawn, episode(3, 1))
+    assert torch.equal(drawn[:, :2], episode(2, 1))
+    assert not torch.isclose(drawn, episode(3, 2)).any()
 
 
 # --- relevance -------------------------------------------------------------------------------------------
