@@ -7,12 +7,14 @@ What spaces are accepted, and which of their numbers are which heads and paramet
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from equipoise.envs.action_table import ActionLeaf, ActionTable, UnsupportedSpaceError, inner_float32
 from equipoise.envs.protocol import NativeAction, Relevance, RelevanceTable
@@ -124,6 +126,19 @@ class HybridSpace:
                             f"0 … {self.num_continuous - 1}"
                         )
                     yield head, choice, parameter
+
+    def padded(self, numbers: Tensor) -> Tensor:
+        """`[B, H, C]` of the numbers of all choices in a row, with 0 beyond the choices of a head.
+
+        They may come as `[B, H · C]`, too, with anything there.
+        """
+        size = numbers.shape[0]
+        if numbers.shape[1] == self.num_heads * self.max_choices:
+            return numbers.view(size, self.num_heads, self.max_choices)
+        alike = [(len(list(heads)), count) for count, heads in groupby(self.choice_counts)]
+        parts = torch.split(numbers, [heads * count for heads, count in alike], 1)
+        rows = [part.view(size, *heads) for part, heads in zip(parts, alike, strict=True)]
+        return torch.cat([pad(part, (0, self.max_choices - part.shape[2])) for part in rows], 1)
 
     def relevant(self, choices: Tensor) -> Tensor:
         """`[B, P]` bool: the parameters that matter under `choices` `[B, H]`."""

@@ -36,7 +36,7 @@ _ROWS = {
 """Layers whose rows are for something: what for, and the dimension of their tensors that counts them."""
 
 Labels = Mapping[str, Sequence[object]]
-"""What rows are for -> what each is for; None for one that is for nothing."""
+"""What rows are for -> what each is for."""
 
 
 class Source(NamedTuple):
@@ -115,12 +115,12 @@ def _fit(layer: str, mine: Mapping[str, Tensor], labels: Labels, source: Source)
     new, old = labels.get(kind, ()), source.labels.get(kind, ())
     remark = ""
     if kind and _counted(mine, new, dim) and _counted(theirs, old, dim):
-        places = {label: row for row, label in enumerate(old) if label is not None}
+        places = {label: row for row, label in enumerate(old)}
         pairs = [(row, places[label]) for row, label in enumerate(new) if label in places]
         if not pairs:
             return _Fit({}, f"none of its {kind} is in the checkpoint")
         theirs = {name: _merged(tensor, theirs[name], pairs, dim) for name, tensor in mine.items()}
-        totals = {"here": sum(label is not None for label in new), "there": len(places)}
+        totals = {"here": len(new), "there": len(old)}
         fewer = [f"{total} {where}" for where, total in totals.items() if total > len(pairs)]
         remark = f"{len(pairs)} {kind} of {' and '.join(fewer)}" if fewer else ""
     for name, tensor in mine.items():
@@ -149,12 +149,10 @@ def _labels(table: ActionTable, reward_names: Sequence[str], num_values: int) ->
     """What the rows of the last layers are for: choices, parameters and values."""
     choices: list[object] = []
     parameters: list[object] = []
-    most = max(table.choices, default=0)
     for leaf in table.leaves:
         for number, index in enumerate(np.ndindex(leaf.shape) if leaf.count else ()):
             if leaf.discrete:
-                labels = [(leaf.path, index, leaf.start[number] + c) for c in range(leaf.choices[number])]
-                choices += [*labels, *[None] * (most - len(labels))]
+                choices += [(leaf.path, index, leaf.start[number] + c) for c in range(leaf.choices[number])]
             else:
                 parameters.append((leaf.path, index))
     values = critic_heads(reward_names, num_values)

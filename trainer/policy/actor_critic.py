@@ -69,7 +69,8 @@ class ActorCritic(Policy):
         if discrete and continuous and not shared_trunk:
             self.continuous_trunk = make_encoder(encoder, observation_shape, "policy.encoder")
         width = trunk.width
-        choices, parameters = space.num_heads * space.max_choices // nodes, space.num_continuous // nodes
+        choices = sum(space.choice_counts) if nodes == 1 else space.max_choices
+        parameters = space.num_continuous // nodes
         self.discrete_head = linear(width, choices, gain=0.01) if discrete else None
         self.continuous_head = linear(width, parameters, gain=0.01) if continuous else None
         start = self._unbounded(log_std_init)
@@ -132,7 +133,7 @@ class ActorCritic(Policy):
         if self.discrete_head is None:
             logits = inputs.new_zeros(size, space.num_heads, space.max_choices)
         else:
-            logits = self.discrete_head(features).view(size, space.num_heads, space.max_choices)
+            logits = space.padded(self.discrete_head(features).view(size, -1))
         if self.continuous_head is None:
             return logits, inputs.new_zeros(size, 0), inputs.new_zeros(0)
         mean = self.continuous_head(own).view(size, space.num_continuous)
