@@ -22,7 +22,7 @@ from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLay
 from equipoise.envs.gymnasium_adapter.sources import sources
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
 from equipoise.envs.references import References, read_references
-from equipoise.envs.vectorised.making import Autoreset, autoreset_of, make_vectorised
+from equipoise.envs.vectorised.making import NO_STATE, Autoreset, autoreset_of, make_vectorised
 
 
 class VectorisedEnv:
@@ -155,14 +155,16 @@ class VectorisedEnv:
         return torch.from_numpy(np.stack(idle)) if idle and any(step.any() for step in idle) else None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"id": self.id, "num_envs": self.num_envs, "seed": self._seed, "steps": self._steps}
+        """Of the random streams; `exact` and `reason` say that it is not the environment's whole state."""
+        counted = {"id": self.id, "num_envs": self.num_envs, "seed": self._seed, "steps": self._steps}
+        return {**counted, "exact": False, "reason": NO_STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """All episodes begin anew on other random streams, and `notice` says so."""
         sequence = np.random.SeedSequence(state["seed"], spawn_key=(state["steps"],))
         self.reset(int(sequence.generate_state(1)[0]) >> 1)
         self._seed = state["seed"]
-        self.notice = f"{self.id} cannot be resumed exactly, episodes begin anew: its copies step together"
+        self.notice = f"{self.id} cannot be resumed exactly, episodes begin anew: {NO_STATE}"
 
     def render(self, index: int = 0) -> NDArray[np.uint8]:
         pictures = self._env.render()

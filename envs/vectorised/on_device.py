@@ -17,6 +17,7 @@ from equipoise.envs.gymnasium_adapter.making import found_at, name_of
 from equipoise.envs.gymnasium_adapter.sources import sources
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
 from equipoise.envs.references import References, read_references
+from equipoise.envs.vectorised.making import NO_STATE
 
 
 class DeviceEnv:
@@ -103,14 +104,16 @@ class DeviceEnv:
         return Timestep(self._last, rewards, terminated, truncated, final, None, metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"id": self.id, "num_envs": self.num_envs, "seed": self._seed, "steps": self._steps}
+        """Of the random streams; `exact` and `reason` say that it is not the environment's whole state."""
+        counted = {"id": self.id, "num_envs": self.num_envs, "seed": self._seed, "steps": self._steps}
+        return {**counted, "exact": False, "reason": NO_STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """All episodes begin anew on other random streams, and `notice` says so."""
         sequence = np.random.SeedSequence(state["seed"], spawn_key=(state["steps"],))
         self.reset(int(sequence.generate_state(1)[0]) >> 1)
         self._seed, self._steps = state["seed"], state["steps"]
-        self.notice = f"{self.id} cannot be resumed exactly, episodes begin anew: its copies step together"
+        self.notice = f"{self.id} cannot be resumed exactly, episodes begin anew: {NO_STATE}"
 
     def render(self, index: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
         raise NotImplementedError(f"{self.id} gives no picture of each copy")
