@@ -128,6 +128,7 @@ class GymnasiumEnv:
         with process_wide.preserved():
             probe = make_one(0)
         self._remarks: list[str] = []
+        self._coarse_told = False
         self.relevance: Relevance | None = plain(relevance)
         with closed_in_the_end(probe, id):
             self.action_space = probe.action_space
@@ -188,6 +189,9 @@ class GymnasiumEnv:
         self._masked = bool(self._envs.exchange.masked.any())
         rows = self._looked_at(self._envs.exchange.rows)
         self._tell(notes)
+        if (coarse := self._bounds.coarse(rows)) and not self._coarse_told:
+            self._coarse_told = True
+            self._remarks.append(coarse)
         return self._tensor(rows), self._action_mask()
 
     def step(self, action: NativeAction) -> Timestep:

@@ -13,6 +13,8 @@ CheckBounds: TypeAlias = Literal["tell", "strict", "off"] | bool
 """`off` in a YAML file is false, and `true` was what `strict` is now."""
 
 _LARGEST = np.finfo(np.float32).max
+_WHOLE = 2.0**24
+"""From here on neighbouring float32 numbers are 2 apart or more."""
 
 
 class Bounds:
@@ -78,6 +80,18 @@ class Bounds:
             )
         self.count += len(indices)
         self.last[indices] = 1.0
+
+    def coarse(self, flat: Floats) -> str | None:
+        """What to tell of a number so large that float32, which a policy sees, keeps no whole units of it."""
+        row, column = np.unravel_index(int(np.abs(flat).argmax()), flat.shape) if flat.size else (0, 0)
+        if not flat.size or abs(flat[row, column]) < _WHOLE:
+            return None
+        value = flat[row, column]
+        return (
+            f"{self._layout.name(int(column))} is {float(value):.10g}, of which float32 tells only steps of "
+            f"{float(np.spacing(abs(value))):g} apart: let the environment subtract a fixed origin, such as "
+            "the time at which it was made"
+        )
 
     def _said(self, value: np.float32, column: int) -> str:
         low, high = self._layout.low[column], self._layout.high[column]

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reported  # noqa: F401  registers its environments
+import reported  # registers its environments
 import torch
+from gymnasium import spaces
 
 from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv
 from equipoise.trainer.spaces import HybridSpace
@@ -187,3 +188,22 @@ def test_wrappers_that_leave_the_actions_alone_leave_the_table_alone() -> None:
 def test_all_makes_every_parameter_count() -> None:
     text, _ = understood("reported/Inner-v0", relevance="all")
     assert text.endswith("always relevant: parameters 0")
+
+
+class SinceTheEpoch(reported.OneStep):
+    """Sees seconds since 1970, in float64."""
+
+    observation_space = spaces.Box(0.0, 1e10, (2,), np.float64)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return np.array([0.5, 1_790_000_000.0]), {}
+
+
+def test_a_number_of_which_float32_keeps_too_little_is_named_once() -> None:
+    env = GymnasiumEnv(make=SinceTheEpoch, num_envs=2)
+    env.reset(1)
+    (remark,) = env.take_remarks()
+    assert remark.startswith("observation[1] is 1790000000, of which float32 tells only steps of 128 apart")
+    env.reset(2)
+    assert env.take_remarks() == []
+    env.close()
