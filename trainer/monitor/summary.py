@@ -112,9 +112,10 @@ class Summary:
                 f"The deterministic policy does much better than the sampled one {numbers}, which is the one "
                 "that is training: it still explores much."
             )
+        choose = "" if self.best_by == "sampled" else ", and let trainer.best_by=sampled choose best.pt"
         return (
             f"The sampled policy does much better than the deterministic one {numbers}: act with "
-            "deterministic=false, and let trainer.best_by=sampled choose best.pt."
+            f"deterministic=false{choose}."
         )
 
     @classmethod
