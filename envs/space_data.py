@@ -18,7 +18,7 @@ def to_data(space: gymnasium.Space[Any]) -> dict[str, Any]:
     match space:
         case spaces.Dict():
             parts = [to_data(part) for part in space.spaces.values()]
-            return {"kind": "Dict", "keys": list(space.spaces), "parts": parts}
+            return {"kind": "Dict", "keys": [_plain(key) for key in space.spaces], "parts": parts}
         case spaces.Tuple():
             return {"kind": "Tuple", "parts": [to_data(part) for part in space.spaces]}
         case spaces.OneOf():
@@ -44,6 +44,11 @@ class Unread(gymnasium.Space[Any]):
 
     def __repr__(self) -> str:
         return self.described
+
+
+def _plain(key: Any) -> str | int:
+    """A key as text or a number; members of an `Enum` that are such, too, are found under it all the same."""
+    return int(key) if isinstance(key, int) else str.__str__(key) if isinstance(key, str) else str(key)
 
 
 def from_data(data: Mapping[str, Any]) -> gymnasium.Space[Any]:

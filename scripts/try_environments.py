@@ -73,7 +73,7 @@ def report(found: Sequence[tuple[Package, Outcome]], steps: int) -> str:
     rows = [head, *(_row(package, outcome) for package, outcome in found)]
     spaces = [f"**{package.name}** `{package.id}`\n\n{_indented(outcome.look)}" for package, outcome in found]
     failures = [
-        f"- **{package.name}**: {name}: {_code(said)}"
+        f"- **{package.name}**: {name}: {_code(said.rpartition('it failed with: ')[2])}"
         for package, outcome in found
         for name, said in outcome.commands.items()
         if said != "ok"

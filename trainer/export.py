@@ -80,7 +80,9 @@ def _export(arguments: ExportArguments) -> None:
         **policy.describe(layout),
     }
     beside = output.with_name(f"{output.name}.json")
-    beside.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.write_text(
+        json.dumps(description, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+    )
     print(output)
     print(beside)
 

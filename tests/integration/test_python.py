@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import signal
 import subprocess
@@ -294,6 +295,24 @@ def test_what_acts_is_what_was_evaluated(tmp_path: Path) -> None:
     assert len(Recording.taken) == 8
     for observation, action in Recording.taken:
         assert same(policy.act(observation), action)
+
+
+class Layer(enum.IntEnum):
+    WALL = 1
+    ROAD = 2
+
+
+class Mapped(Crane):
+    """A dictionary whose keys are members of an Enum."""
+
+    observation_space = spaces.Dict({Layer.WALL: spaces.Box(0, 1, (2,)), Layer.ROAD: spaces.Discrete(2)})  # type: ignore[dict-item]
+
+
+def test_keys_that_are_no_text_can_be_saved(tmp_path: Path) -> None:
+    run = train(Mapped, tmp_path / "run")
+    observation = Mapped.observation_space.sample()
+    assert set(observation) == {Layer.WALL, Layer.ROAD}
+    assert run.load().act(observation) in Mapped.action_space
 
 
 def same(one: Any, other: Any) -> bool:
