@@ -53,6 +53,8 @@ class Compiled(Generic[Result]):
         """What compiling has taken so far."""
         self._function = self._compiled = function
         self._otherwise = otherwise or function
+        self.call = function if setting == "none" else self._call
+        """Calls the function."""
         self._calls = 0
         self._is_new = False
         """Whether the latest call has compiled something."""
@@ -70,9 +72,7 @@ class Compiled(Generic[Result]):
             }
             self._compiled = torch.compile(function, fullgraph=True, backend=self._compile, **how)
 
-    def __call__(self, *inputs: Any) -> Result:
-        if self.setting == "none":
-            return self._function(*inputs)
+    def _call(self, *inputs: Any) -> Result:
         if self.notice is not None:
             return self._otherwise(*inputs)
         self._calls += 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from equipoise.envs.gymnasium_adapter.guard import EnvError
-from equipoise.trainer.data import Metrics, Rollout, Targets, critic_heads
+from equipoise.trainer.data import Rollout, Targets, critic_heads
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.rollout import Collector
 from equipoise.trainer.stages.protocol import LossState
@@ -125,8 +126,9 @@ def check_updates(metrics: Mapping[str, float], bad: BadUpdates, limit: int, ite
     )
 
 
-def collect_finite(collector: Collector, env_steps: int) -> tuple[Rollout, list[Metrics]]:
-    """The next rollout, after `env_steps` environment steps; refused if anything in it is not finite.
+@contextmanager
+def collecting(collector: Collector, env_steps: int) -> Iterator[None]:
+    """Around the next rollout, after `env_steps` environment steps; refuses one that is not finite.
 
     Raises:
         NonFiniteError: names the earliest observation or reward that is not.
@@ -136,7 +138,7 @@ def collect_finite(collector: Collector, env_steps: int) -> tuple[Rollout, list[
     before = torch_switches.state()
     with distributed.failing_together(), torch_switches.kept(name):
         try:
-            rollout, steps = collector.collect()
+            yield
         except RuntimeError as error:
             if calls := torch_switches.restore(before):
                 what = f"{name} called {', '.join(calls)}, for the whole process, and then something failed"
@@ -145,8 +147,7 @@ def collect_finite(collector: Collector, env_steps: int) -> tuple[Rollout, list[
                 # It may have choked on the action for an observation that was not finite.
                 check_finite(collector.rollout, env_steps)
             raise
-        check_finite(rollout, env_steps)
-    return rollout, steps
+        check_finite(collector.rollout, env_steps)
 
 
 class BadUpdates:

@@ -22,7 +22,7 @@ from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.minibatches import minibatches
 from equipoise.trainer.objective import Losses, Objective
 from equipoise.trainer.optimizer import PolicyOptimizer
-from equipoise.trainer.policy.protocol import Policy
+from equipoise.trainer.policy.protocol import Heads, Policy
 from equipoise.trainer.stages.pipeline import Pipeline
 from equipoise.trainer.stages.protocol import SIDES, LossState, WeightResult
 from equipoise.trainer.system import distributed
@@ -111,10 +111,9 @@ class Learner:
             log.add(signal_shares(self.policy, self.flat, self._shared, samples, self.settings))
         done = torch.full((), progress, device=self.flat.vector.device)
         for _ in range(batch.update_epochs):
-            divergence = [
-                self._update(minibatch, done, log)
-                for minibatch in minibatches(samples, batch.num_minibatches, self.generator)
-            ]
+            divergence = []
+            for minibatch in minibatches(samples, batch.num_minibatches, self.generator):
+                divergence.append(self._update(minibatch, done, log))
             if limit is not None:
                 mean = distributed.all_reduce_mean(torch.stack(divergence).mean())
                 if float(mean) > limit:
@@ -136,7 +135,7 @@ class Learner:
     def _update(self, batch: Minibatch, progress: Tensor, log: MetricLog) -> Tensor:
         """One optimizer step; returns the joint KL divergence."""
         before = self._weights
-        found = self.direction(batch, progress, before, self.updates)
+        found = self.direction.call(batch, progress, before, self.updates)
         self._weights = found.weights
         self._step(found)
         self.updates += 1
@@ -151,7 +150,7 @@ class Learner:
 
     def _direction(self, batch: Minibatch, progress: Tensor, before: Tensor, update: int) -> Direction:
         """Where the optimizer is to go; `before`: the side weights of the previous update."""
-        state, kl = self._state(self._objective, batch, progress, before)
+        state, kl = self._state(self._objective, self.policy(batch.inputs), batch, progress, before)
         losses = self._objective.reduce(state)
         if not any(loss.requires_grad for loss in (losses.discrete, losses.continuous, losses.rest)):
             raise NoGradientError(
@@ -174,17 +173,17 @@ class Learner:
         return Direction(gradient, clipped, skipped, kl, both, metrics, kept)
 
     def _state(
-        self, objective: Objective, batch: Minibatch, progress: Tensor, before: Tensor
+        self, objective: Objective, heads: Heads, batch: Minibatch, progress: Tensor, before: Tensor
     ) -> tuple[LossState, Tensor]:
         """What the losses are made of, and the KL divergence."""
         # A side without a base weight has no scale.
         scale = torch.where(self._base > 0, before / self._base, 1.0).to(self.flat.vector.dtype)
-        return objective.state(self.policy(batch.inputs), batch, progress, (scale[0], scale[1]))
+        return objective.state(heads, batch, progress, (scale[0], scale[1]))
 
     def _state_again(self, batch: Minibatch, progress: Tensor, before: Tensor) -> LossState:
         """What the losses of an update were made of, by copies of the stages: theirs have moved on."""
         objective = Objective(self.policy, deepcopy(self.pipeline), self.settings)
-        return self._state(objective, batch, progress, before)[0]
+        return self._state(objective, self.policy(batch.inputs), batch, progress, before)[0]
 
     def _gradient(self, losses: Losses, update: int) -> tuple[Tensor, Tensor, WeightResult]:
         """The gradient `[n]` of the weighted loss, the unweighted loss, and the weights."""

@@ -13,7 +13,7 @@ import torch
 from equipoise.envs.checked import close
 from equipoise.trainer.compilation import Compiled
 from equipoise.trainer.configuration.schema import Config
-from equipoise.trainer.diagnosis import check_targets, check_updates, collect_finite
+from equipoise.trainer.diagnosis import check_targets, check_updates, collecting
 from equipoise.trainer.episodes import episode_means
 from equipoise.trainer.evaluation import Evaluation
 from equipoise.trainer.evaluator import Evaluator
@@ -79,7 +79,8 @@ class Trainer:
         """One iteration: a rollout and what is learned from it. Returns its metrics by tag."""
         started, progress = time.perf_counter(), self.schedule.progress(self.env_steps)
         self.learner.set_learning_rate(self.schedule.learning_rate_at(progress))
-        rollout, steps = collect_finite(self.collector, self.env_steps)
+        with collecting(self.collector, self.env_steps):
+            rollout, steps = self.collector.collect()
         self.recorder.handlers_replaced(self.interruption.rearm())
         self.log.add(episode_means(steps, self.collector.short_episodes_only))
         collected = time.perf_counter()

@@ -115,22 +115,16 @@ class Collector:
             "a step of the rollout",
             partial(self._step, self._act),
             env.device,
-            otherwise=partial(self._step, self.act),
+            otherwise=partial(self._step, self.act.call),
             obstacle=f"{type(env).__name__} computes in Python" if in_python else None,
         )
 
+    @torch.inference_mode()
     def collect(self) -> tuple[Rollout, list[Metrics]]:
         """Fill the rollout with the next T steps; the metrics of each are for `episode_means`."""
-        steps, num_envs = self.rollout.done.shape
-        metrics = self._run(*_noise(self.policy.space, steps, num_envs, self.generator))
-        if isinstance(self.env, IdlingEnv):
-            idle = self.env.take_idle()
-            self.rollout.idle = None if idle is None else idle.to(self.env.device)
-        return self.rollout, metrics
-
-    @torch.inference_mode()
-    def _run(self, gumbel: Tensor, normal: Tensor) -> list[Metrics]:
         rollout, now = self.rollout, self._now
+        steps, num_envs = rollout.done.shape
+        gumbel, normal = _noise(self.policy.space, steps, num_envs, self.generator)
         log_std = self.policy.global_log_std()
         found: list[Metrics] = []
         for *noise, observation, mask, slot in zip(
@@ -139,7 +133,7 @@ class Collector:
             observation.copy_(now.observation)
             if now.action_mask is not None:
                 mask.copy_(now.action_mask)
-            step, metrics = self.step(*noise, log_std)
+            step, metrics = self.step.call(*noise, log_std)
             for place, value in zip(slot, step, strict=True):
                 place.copy_(value)
             # Copies: an environment may write over its own at the next step.
@@ -149,7 +143,10 @@ class Collector:
         ended, now.unfinished = count_episodes(rollout.task_reward, rollout.done, now.unfinished)
         now.ended = now.ended + rollout.done.sum(0)
         found.append({"episode/return": Metric(ended.returns), LENGTH: Metric(ended.lengths)})
-        return found
+        if isinstance(self.env, IdlingEnv):
+            idle = self.env.take_idle()
+            rollout.idle = None if idle is None else idle.to(self.env.device)
+        return rollout, found
 
     def _step(
         self,

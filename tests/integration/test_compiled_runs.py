@@ -91,7 +91,7 @@ def test_what_is_compiled_remembers_what_was() -> None:
     compiled = Compiled("default", "adding", remembering.add, torch.device("cpu"))
     for i in range(6):
         number = torch.full((64,), 1.0 + i)
-        for mine, theirs in zip(compiled(number), eager.add(number), strict=True):
+        for mine, theirs in zip(compiled.call(number), eager.add(number), strict=True):
             assert torch.equal(mine, theirs), i
     assert compiled.notice is None
 

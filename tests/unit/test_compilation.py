@@ -205,7 +205,7 @@ def test_however_state_is_kept_results_are_those_of_ordinary_calls(keeps: type[A
                 if isinstance(one, Told):
                     one.factor = 5.0
         number = torch.tensor([1.0, i])
-        kept.append((compiled(number), eager.add(number).clone()))
+        kept.append((compiled.call(number), eager.add(number).clone()))
         assert torch.equal(*kept[-1]), i
     if keeps not in (InPlace, InNumPy):  # which give their own memory away, compiled or not
         assert all(torch.equal(*pair) for pair in kept), "a later call wrote over it"
@@ -227,7 +227,7 @@ def test_an_update_number_is_looked_at_and_not_compiled_in(made: list[Any]) -> N
     results = []
     with torch.enable_grad():
         for update in range(40):
-            results.append(float(compiled(torch.ones(()), update)))
+            results.append(float(compiled.call(torch.ones(()), update)))
     assert len(made) == 2
     assert compiled.notice is None
     assert results == pytest.approx([1 + i / 10 + 1 + i // 5 for i in range(40)])
@@ -244,7 +244,9 @@ def test_gradients_are_traced_and_the_switch_for_that_is_put_back() -> None:
     before = torch._dynamo.config.trace_autograd_ops
     for i in range(EAGER_CALLS + 2):
         number = torch.tensor([3.0, float(i)])
-        torch.testing.assert_close(compiled(number), 2.0 * weight.detach() * number.square(), rtol=0, atol=0)
+        torch.testing.assert_close(
+            compiled.call(number), 2.0 * weight.detach() * number.square(), rtol=0, atol=0
+        )
     assert compiled.notice is None
     assert compiled.seconds > 0.0
     assert torch._dynamo.config.trace_autograd_ops == before
@@ -257,7 +259,7 @@ def looking(number: Tensor) -> Tensor:
 def test_what_looks_at_values_goes_on_as_it_was_and_is_told_once_with_its_place() -> None:
     compiled = Compiled("default", "looking", looking, CPU)
     for i in range(5):
-        assert torch.equal(compiled(torch.tensor([1.0, i])), looking(torch.tensor([1.0, i])))
+        assert torch.equal(compiled.call(torch.tensor([1.0, i])), looking(torch.tensor([1.0, i])))
     (line,) = news([compiled])
     assert line.startswith("WARNING: trainer.compile = default: looking: not compiled: Unsupported: Data-dep")
     place = looking.__code__.co_firstlineno + 1
@@ -267,16 +269,16 @@ def test_what_looks_at_values_goes_on_as_it_was_and_is_told_once_with_its_place(
 
 def test_something_else_can_take_its_place() -> None:
     compiled = Compiled("default", "looking", looking, CPU, otherwise=lambda number: number + 1)
-    results = [float(compiled(torch.tensor([5.0]))) for _ in range(4)]
+    results = [float(compiled.call(torch.tensor([5.0]))) for _ in range(4)]
     assert results == [10.0, 10.0, 6.0, 6.0]
     known = Compiled("default", "looking", looking, CPU, otherwise=lambda number: number + 1, obstacle="why")
-    assert (float(known(torch.tensor([5.0]))), known.notice) == (6.0, "why")
+    assert (float(known.call(torch.tensor([5.0]))), known.notice) == (6.0, "why")
 
 
 def test_what_is_not_wanted_is_not_compiled(made: list[Any]) -> None:
     plain = Compiled("none", "adding", Keeper().add, CPU)
     for _ in range(5):
-        plain(torch.ones(2))
+        plain.call(torch.ones(2))
     assert made == []
     assert news([plain]) == []
 
@@ -304,7 +306,8 @@ def test_a_cuda_graph_that_writes_over_its_results_leaves_those_of_earlier_calls
     eager, keeper = Keeper(), Keeper()
     compiled = Compiled("cudagraphs", "adding", keeper.add, CPU)
     pairs = [
-        (compiled(number), eager.add(number)) for number in (torch.full((2,), float(i)) for i in range(8))
+        (compiled.call(number), eager.add(number))
+        for number in (torch.full((2,), float(i)) for i in range(8))
     ]
     assert compiled.notice is None
     assert all(torch.equal(*pair) for pair in pairs)
