@@ -48,6 +48,8 @@ class Trainer:
         self.config, self.settings, self.schedule = config, config.trainer, schedule
         self.policy, self.collector, self.learner = policy, collector, learner
         self.evaluator, self.recorder = evaluator, recorder
+        parts: tuple[Compiled[Any], ...] = learner.direction, collector.step, collector.act
+        self.compiling = [part for part in parts if part.setting != "none"]
         self.log, self.balance = MetricLog(SPREAD), BalanceRecord()
         self.iteration = self.env_steps = 0
         self.seconds = 0.0
@@ -132,22 +134,13 @@ class Trainer:
             self.recorder.film(self)
         return summary
 
-    @property
-    def compiling(self) -> list[Compiled[Any]]:
-        """What `trainer.compile` works on."""
-        parts = self.learner.direction, self.collector.step, self.collector.act
-        return [part for part in parts if part.setting != "none"]
-
     def close(self) -> None:
         """Close the environments, and end their processes. What fails in it is only told: all is saved."""
         close(self.collector.env)
         self.evaluator.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything from which the run continues bit for bit, its configuration included.
-
-        Of several processes all must call it; that of the first one has the parts of all.
-        """
+        """Everything from which the run continues. All processes must call it; the first one's has all parts."""
         return run_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
