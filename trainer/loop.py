@@ -140,7 +140,7 @@ class Trainer:
         self.evaluator.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything from which the run continues. All processes must call it; the first one's has all parts."""
+        """Everything from which the run continues. All processes call it; that of the first has all parts."""
         return run_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
