@@ -49,7 +49,8 @@ NAVIGATION = {
     "results/README": {
         "": (
             *("scaling", "scaling_full", "regret", "default", "ablation", "alignment"),
-            *("benchmarks", "benchmarks-notes", "first_try_ablation", "speed", "speed_peers", "reliability"),
+            *("benchmarks", "benchmarks-notes", "first_try_ablation", "environments"),
+            *("speed", "speed_peers", "reliability"),
         )
     },
 }
