@@ -81,6 +81,12 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "trainer.gradient_scaling.weight_normalization": st.sampled_from(["sum", "none"]),
     "trainer.gradient_scaling.scaling_reference": st.sampled_from(["relative", "absolute"]),
 }
+NAMED = {
+    "gymnasium": ["env.id=CartPole-v1"],
+    "vector": ["env.id=CartPole-v1"],
+    "on_device": ["env.make=tests.envs.test_on_device:Lab"],
+}
+"""What an environment that is not one by itself wants."""
 BATCHES = [(8, 1, 1), (4, 2, 8), (1, 4, 2), (16, 3, 6), (2, 1, 2)]
 """Steps, environments, minibatches that divide their product."""
 
@@ -92,7 +98,7 @@ def valid(draw: st.DrawFn) -> list[str]:
     steps, envs, minibatches = draw(st.sampled_from(BATCHES))
     arguments = [
         f"env={env}",
-        *(["env.id=CartPole-v1"] if env == "gymnasium" else []),
+        *NAMED.get(env, ()),
         f"preset={draw(st.sampled_from(OPTIONS['preset']))}",
         f"optimizer={draw(st.sampled_from(OPTIONS['optimizer']))}",
         f"env.num_envs={envs}",
