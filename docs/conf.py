@@ -50,7 +50,7 @@ NAVIGATION = {
         "": (
             *("scaling", "scaling_full", "regret", "default", "ablation", "alignment"),
             *("benchmarks", "benchmarks-notes", "first_try_ablation", "environments"),
-            *("speed", "speed_peers", "reliability"),
+            *("speed", "speed_peers", "workers", "reliability"),
         )
     },
 }

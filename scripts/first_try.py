@@ -31,6 +31,8 @@ from equipoise.scripts.suite.tasks import TASKS, Task, learners_of
 
 QUICK = 0.1
 """Share of the steps in a quick look."""
+FEWEST = 2048
+"""Steps of any run: an iteration of those that learn from so many."""
 MODULES = {"sb3": "stable_baselines3", "Platform": "gym_platform", "LunarLander": "Box2D", "Hopper": "mujoco"}
 """Learner or task -> the module that it needs and that may be missing."""
 
@@ -78,7 +80,7 @@ class Run:
 
     def __init__(self, task: Task, learner: str, seed: int, out: Path, share: float, episodes: int) -> None:
         self.task, self.learner, self.seed = task, learner, seed
-        self.steps, self.episodes = max(round(task.steps * share), 4096), episodes
+        self.steps, self.episodes = max(round(task.steps * share), FEWEST), episodes
         self.folder = out.resolve() / task.name / f"{learner}-{self.steps}"
         self.file = self.folder / f"s{seed}.json"
 

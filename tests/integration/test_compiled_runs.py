@@ -34,7 +34,7 @@ SMALL = (
 
 
 def built(folder: Path, *overrides: str) -> Trainer:
-    return build(compose(["env=topology_spawn", *SMALL, *overrides]), folder)
+    return build(compose(["env=synthetic", *SMALL, *overrides]), folder)
 
 
 def assert_alike(mine: Trainer, theirs: Trainer) -> None:
