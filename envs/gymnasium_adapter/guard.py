@@ -197,9 +197,10 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         return (float(numbers[0]), {}) if self._plain_reward else (0.0, {"components": numbers})
 
     def _to_bool(self, field: str, flag: Any) -> bool:
+        """Published environments return 0 and 1, too, of which Gymnasium only warns."""
         flags = as_array(flag)
-        if flags.dtype != np.bool_ or flags.size != 1:
-            self._fail(f"{field} is {flag!r} of type {type(flag).__name__}, expected a bool")
+        if flags.size != 1 or flags.dtype.kind not in "biu" or flags.item() not in (0, 1):
+            self._fail(f"{field} is {flag!r} of type {type(flag).__name__}, expected a bool, or 0 or 1")
         return bool(flags.item())
 
     def _success(self, info: dict[str, Any]) -> dict[str, Any]:

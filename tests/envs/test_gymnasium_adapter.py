@@ -337,9 +337,11 @@ FIELD = {
     "reward too large": "reward component 'reward' is inf",
     "reward shape": r"reward is a ndarray of shape \(2,\)",
     "reward text": "reward is a str",
-    "flag": "terminated is 1 of type int, expected a bool",
+    "flag": "terminated is 2 of type int, expected a bool, or 0 or 1",
+    "flag of a fraction": "terminated is 1.0 of type float, expected a bool",
+    "flag text": "terminated is 'False' of type str, expected a bool",
 }
-assert set(FIELD) | {"hang", "die", ""} == set(FAULTS)
+assert set(FIELD) | {"hang", "die", "flags as integers", ""} == set(FAULTS)
 IN_ASYNC_TOO = ["raise", "exit", "shape", "dtype", "observation nan", "reward inf", "flag"]
 
 
@@ -364,6 +366,18 @@ def test_a_fault_is_named_with_index_and_step(vectorization: Any, fault: str, le
     with pytest.raises(EnvError, match=f"test/OnlyOne-v0: environment 1, step 2: {final}{FIELD[fault]}"):
         stepped(env, [5, 5, 5])
     assert multiprocessing.active_children() == []
+    env.close()
+
+
+@BOTH
+def test_flags_may_be_0_and_1(vectorization: Any) -> None:
+    kwargs = {"fault": "flags as integers", "at": 2}
+    env = GymnasiumEnv("test/Counter-v0", 1, vectorization=vectorization, kwargs=kwargs)
+    env.reset(0)
+    assert not stepped(env, [5]).terminated.any()
+    step = stepped(env, [5])
+    assert step.terminated.tolist() == [True]
+    assert step.truncated.tolist() == [False]
     env.close()
 
 
