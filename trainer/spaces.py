@@ -90,7 +90,7 @@ class HybridSpace:
         table[free] = True
         table[self._constant()] = False
         self.num_decisions = self.num_heads + int(free.any())
-        self._all_always_relevant = bool(table.all())
+        self._same_for_all = not self.num_heads or bool(table.all())
         self.relevance = table.to(self.device)
         """`[P, C]` bool: parameter `p` matters when its head takes choice `c`."""
         self.head_of = torch.tensor(head_of, dtype=torch.int64, device=self.device)
@@ -142,7 +142,7 @@ class HybridSpace:
 
     def relevant(self, choices: Tensor) -> Tensor:
         """`[B, P]` bool: the parameters that matter under `choices` `[B, H]`."""
-        if self._all_always_relevant:
+        if self._same_for_all:
             return self.relevance[:, 0].expand(choices.shape[0], -1)
         return self.relevance.view(-1).take(choices.index_select(-1, self._lookup_head) + self._lookup_row)
 

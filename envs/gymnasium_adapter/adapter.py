@@ -69,7 +69,7 @@ class GymnasiumEnv:
             them, says so once and uses them, `strict` (or true) makes them an error, `off` (or false) uses
             them. An integer outside of its range counts as the nearest one.
         ignore: parts of the observation to leave out, by name: `[mission]`, or `[sensors.text]` for a nested
-            one.
+            one, `[1]` for one of a `Tuple`.
         action_bounds: see `envs.action_bounds.bounded`.
         render_mode: `rgb_array` for `render()`.
 
@@ -95,7 +95,7 @@ class GymnasiumEnv:
         num_workers: int | None = None,
         timeout: float | None = 60.0,
         check_bounds: CheckBounds = "tell",
-        ignore: Sequence[str] = (),
+        ignore: Sequence[str | float] = (),
         action_bounds: ActionBounds | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -145,7 +145,7 @@ class GymnasiumEnv:
         self.reward_names, self.reward_weights = rewards.names, rewards.weights
         self.native_observation_space = probe.observation_space
         """As the environment itself has it; `observation_space` is that of the flat rows."""
-        self.ignored = tuple(ignore)
+        self.ignored = self._layout.ignore
         """The parts of it that the rows lack."""
         self.observation_space = self._layout.box()
         self.render_mode = render_mode

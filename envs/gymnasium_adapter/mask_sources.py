@@ -18,6 +18,7 @@ from equipoise.envs.gymnasium_adapter.own_spaces import layers
 
 KEY = "action_mask"
 INFO, METHOD, OBSERVATION = f"info[{KEY!r}]", "action_masks()", f"observation[{KEY!r}]"
+READ_FROM_OBSERVATION = f"action masks are read from {OBSERVATION}, which is an input of the policy, too"
 _LOOKS_LIKE_ONE = re.compile(
     r"(?i)(\b|_)(actions?_?masks?|masks?_?actions?|(legal|valid|avail|available|allowed)_?(actions?|moves?))\b"
 )
@@ -69,7 +70,7 @@ class MaskSource:
         if self.source == METHOD:
             told.append(f"action masks are read from {METHOD}")
         elif self.source == OBSERVATION:
-            told.append(f"action masks are read from {OBSERVATION}, which is an input of the policy, too")
+            told.append(READ_FROM_OBSERVATION)
         return told + [f"{name} is not used as a mask: {self.source} is there, too" for name in there[1:]]
 
     def read(self, observation: Any, info: Mapping[str, Any]) -> NDArray[np.bool_] | None:

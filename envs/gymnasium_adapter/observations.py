@@ -136,14 +136,15 @@ class ObservationLayout:
 
     Args:
         space: of one environment.
-        ignore: parts to leave out, by name: `mission`, or `sensors.text` and `0.text` for a nested one.
+        ignore: parts to leave out, by name: `mission`, or `sensors.text` and `0.text` for a nested one. Parts
+            of a `Tuple` have numbers, which a command line reads as such: `1`, `0.1`.
 
     Raises:
         ValueError: the space has a leaf that cannot be flattened; the message gives its path and the way out.
     """
 
-    def __init__(self, space: gymnasium.Space[Any], ignore: Collection[str] = ()) -> None:
-        self._space, self.ignore = space, tuple(ignore)
+    def __init__(self, space: gymnasium.Space[Any], ignore: Collection[str | float] = ()) -> None:
+        self._space, self.ignore = space, tuple(map(str, ignore))
         self._simple = (space.dtype, space.shape) if isinstance(space, spaces.Box) else None
         self._leaves: list[_Leaf] = []
         found = list(_walk(space, "observation", ()))

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.gymnasium_adapter.making import name_of
+from equipoise.envs.gymnasium_adapter.mask_sources import KEY, OBSERVATION, READ_FROM_OBSERVATION
 from equipoise.envs.gymnasium_adapter.masks import MaskError, read_mask
 from equipoise.envs.gymnasium_adapter.native_actions import native_arrays
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
@@ -59,7 +61,7 @@ class VectorisedEnv:
         relevance: Relevance | None = None,
         reference_returns: Mapping[str, Any] | Sequence[Any] | None = None,
         check_bounds: CheckBounds = "tell",
-        ignore: Sequence[str] = (),
+        ignore: Sequence[str | float] = (),
         action_bounds: ActionBounds | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -85,11 +87,13 @@ class VectorisedEnv:
         self.native_observation_space = getattr(
             self._env, "single_observation_space", self._env.observation_space
         )
-        self.ignored = tuple(ignore)
         self._layout = ObservationLayout(self.native_observation_space, ignore)
+        self.ignored = self._layout.ignore
         self._bounds = Bounds(self._layout, num_envs, check_bounds)
         self.observation_space = self._layout.box()
-        self._masked = False
+        self._masked = self.mask_in_observation = False
+        """Known from the first `reset` on."""
+        self._remarks: list[str] = []
         self._steps, self._seed = 0, 0
         self._ended = np.zeros(num_envs, np.bool_)
         self._idle: list[NDArray[np.bool_]] = []
@@ -113,8 +117,9 @@ class VectorisedEnv:
             self._env.close()
             self._env, seed = self._make({**self._kwargs, "seed": seed % 2**31}), None
         observation, infos = self._env.reset(seed=seed)
-        self._masked = "action_mask" in infos
-        return self._tensor(self._rows(observation)), self._mask(infos.get("action_mask"))
+        rows = self._tensor(self._rows(observation))
+        self._find_masks(observation, infos)
+        return rows, self._mask(self._masks_in(observation, infos))
 
     def step(self, action: NativeAction) -> Timestep:
         self._steps += 1
@@ -129,13 +134,13 @@ class VectorisedEnv:
         self._idle.append(np.broadcast_to(idle, (self.num_envs,)))
         self._ended = terminated | truncated
         rows, final = self._rows(observation), None
-        metrics, masks = self._success(infos), infos.get("action_mask")
+        metrics, masks = self._success(infos), self._masks_in(observation, infos)
         if self._ended.any():
             final = self._final_rows(rows, infos)
             if self._autoreset == "disabled":
                 observation, begun = self._env.reset(options={"reset_mask": self._ended.copy()})
                 rows = self._rows(observation)
-                new = begun.get("action_mask") if masks is not None else None
+                new = self._masks_in(observation, begun) if masks is not None else None
                 if new is not None:
                     masks = [new[i] if self._ended[i] else mask for i, mask in enumerate(masks)]
         flat = self._tensor(rows)
@@ -145,7 +150,7 @@ class VectorisedEnv:
             self._tensor(terminated),
             self._tensor(truncated),
             flat if final is None else self._tensor(final),
-            self._mask(masks),
+            self._mask(masks, self._ended if self._autoreset == "next_step" else infos.get("over")),
             metrics,
         )
 
@@ -173,8 +178,9 @@ class VectorisedEnv:
         return np.asarray(pictures[index], np.uint8)
 
     def take_remarks(self) -> list[str]:
+        remarks, self._remarks = self._remarks, []
         told, self._bounds.remark = self._bounds.remark, None
-        return [told] if told else []
+        return [*remarks, told] if told else remarks
 
     def close(self) -> None:
         self._env.close()
@@ -223,16 +229,41 @@ class VectorisedEnv:
             self._fail(int(index), "its reward is not finite")
         return values
 
-    def _mask(self, masks: Any) -> Tensor | None:
-        """`masks`: one for each environment; None: there are none."""
+    def _find_masks(self, observation: Any, infos: Mapping[str, Any]) -> None:
+        """In the infos, or else in the observation, as PettingZoo has them."""
+        self._masked, self.mask_in_observation = "action_mask" in infos, False
+        space = self.native_observation_space
+        if not self._table.num_heads:
+            self._masked = False
+        elif not self._masked and isinstance(space, spaces.Dict) and KEY in space.spaces:
+            try:
+                read_mask(observation[KEY][0], self._table)
+            except MaskError as error:
+                self._remarks.append(f"{OBSERVATION} is not used as a mask, only as an input: it {error}")
+            else:
+                self._remarks.append(READ_FROM_OBSERVATION)
+                self._masked = self.mask_in_observation = True
+
+    def _masks_in(self, observation: Any, infos: Mapping[str, Any]) -> Any:
+        return observation[KEY] if self.mask_in_observation else infos.get("action_mask")
+
+    def _mask(self, masks: Any, unused: Any = None) -> Tensor | None:
+        """Args:
+        masks: one for each environment; None: there are none.
+        unused: `[N]`, whose next action is ignored: what their masks say does not matter.
+        """
         if not self._masked:
             return None
         if masks is None:
             self._fail(0, "infos lack 'action_mask', which must come with every observation or with none")
         try:
-            return self._tensor(np.stack([read_mask(mask, self._table) for mask in masks]))
+            unused = np.zeros(self.num_envs, np.bool_) if unused is None else unused
+            every = np.array([[c < n for c in range(max(self._table.choices))] for n in self._table.choices])
+            rows = [every if unused[i] else read_mask(mask, self._table) for i, mask in enumerate(masks)]
+            return self._tensor(np.stack(rows))
         except MaskError as error:
-            self._fail(0, f"infos['action_mask']: {error}")
+            where = OBSERVATION if self.mask_in_observation else "infos['action_mask']"
+            self._fail(0, f"{where}: {error}")
 
     def _success(self, infos: Mapping[str, Any]) -> dict[str, Tensor]:
         last = infos.get("final_info") if self._autoreset == "same_step" else infos

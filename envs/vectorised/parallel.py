@@ -16,7 +16,7 @@ class Agents:
     """The agents of `num_envs / A` parallel environments of `A` agents each, as one vector environment.
 
     An environment begins anew in the step in which its last agent ends. An agent that ended before the others
-    is idle until then: `infos["idle"]`.
+    is idle until then: `infos["idle"]`, and it is known before, `infos["over"]`.
 
     Args:
         make: gives one parallel environment.
@@ -60,7 +60,7 @@ class Agents:
         masks: list[Any] = [None] * self.num_envs
         for copy in range(len(self._envs)):
             self._begin(copy, None if seed is None else seed + copy, masks)
-        return self._stacked(self._last), _infos(masks)
+        return self._stacked(self._last), self._infos(masks)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         given = list(iterate(_batched(self.single_action_space), actions))
@@ -82,7 +82,7 @@ class Agents:
             if not any(self._alive[slot] for slot in slots.values()) or not env.agents:
                 self._cut_short(slots, truncated, terminated)
                 self._begin(copy, None, masks)
-        infos = {**_infos(masks), "final_obs": final, "idle": idle}
+        infos = {**self._infos(masks), "final_obs": final, "idle": idle, "over": ~self._alive}
         return self._stacked(self._last), rewards, terminated, truncated, infos
 
     def render(self) -> None:
@@ -105,6 +105,11 @@ class Agents:
             self._last[slot], self._alive[slot] = seen[agent], True
             masks[slot] = infos.get(agent, {}).get("action_mask")
 
+    def _infos(self, masks: list[Any]) -> dict[str, Any]:
+        """Of those that act next: one that is over has no mask any more."""
+        there = all(mask is not None for mask, alive in zip(masks, self._alive, strict=True) if alive)
+        return {"action_mask": masks} if there else {}
+
     def _stacked(self, observations: list[Any]) -> Any:
         return _stack(self.single_observation_space, observations)
 
@@ -121,7 +126,3 @@ def _stack(space: Any, values: list[Any]) -> Any:
     if isinstance(space, spaces.Tuple):
         return tuple(_stack(part, [value[i] for value in values]) for i, part in enumerate(space.spaces))
     return np.stack([np.asarray(value) for value in values])
-
-
-def _infos(masks: list[Any]) -> dict[str, Any]:
-    return {} if any(mask is None for mask in masks) else {"action_mask": masks}

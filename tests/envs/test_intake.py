@@ -14,6 +14,7 @@ from misbehaving import Structured
 from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
+from equipoise.trainer.configuration.compose import compose
 
 BOX = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
@@ -222,6 +223,15 @@ def test_parts_that_are_left_out_may_be_anything_or_absent(observation: Any) -> 
     assert env.reset(0)[0].tolist() == [[0.5, 0.0, 1.0]]
     assert env.observation_space.shape == (3,)
     assert ObservationLayout(MISSION, ["mission", "sensors"]).row(observation)[0].tolist() == [0.5]
+
+
+def test_the_parts_of_a_tuple_are_named_by_numbers_which_a_command_line_reads_as_such() -> None:
+    space = spaces.Tuple((spaces.Tuple((BOX, spaces.Text(3))), spaces.Text(3)))
+    with pytest.raises(ValueError, match=r"env.ignore=\[0.1,1\] leaves them out"):
+        ObservationLayout(space)
+    env = ["env=gymnasium", "env.id=CartPole-v1", "env.ignore=[0.1,1]"]
+    ignore = compose(env).env.keywords["ignore"]
+    assert ObservationLayout(space, ignore).row((([0.5], "a"), "b"))[0].tolist() == [0.5]
 
 
 def test_a_name_that_is_no_part_is_refused_with_those_there_are() -> None:

@@ -207,6 +207,80 @@ def test_each_agent_is_an_environment_and_idle_when_it_has_ended(make: Callable[
     assert idle[2].tolist() == [True, False, True, False]
 
 
+class MaskedTeam(Team):
+    """Its masks stand in the observations, as PettingZoo has them; an agent that is over has no choice left."""
+
+    def observation_space(self, agent: str) -> Any:
+        place = super().observation_space(agent)
+        return spaces.Dict(observation=place, action_mask=spaces.Box(0, 1, (3,), np.int8))
+
+    def _observe(self, agent: str) -> Any:
+        mask = [0, 0, 0] if self.steps == (2 if agent == "a" else 3) else [0, 1, self.steps == 1]
+        return {"observation": super()._observe(agent), "action_mask": np.array(mask, np.int8)}
+
+
+class InformedTeam(Team):
+    """The same masks in the infos."""
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        seen, infos = super().reset(seed)
+        return seen, {agent: {"action_mask": np.array([0, 1, 0])} for agent in infos}
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        *others, infos = super().step(actions)
+        return *others, {agent: {"action_mask": np.array([0, 1, self.steps == 1])} for agent in infos}
+
+
+@pytest.mark.parametrize("make", [MaskedTeam, InformedTeam])
+def test_masks_of_agents_are_read_from_infos_and_observations_until_the_agent_is_over(make: Any) -> None:
+    env = VectorisedEnv(make=make, num_envs=2)
+    _, begun = env.reset(0)
+    assert begun is not None
+    assert begun[:, 0].tolist() == [[False, True, False]] * 2
+    told = "action masks are read from observation['action_mask'], which is an input of the policy, too"
+    assert env.take_remarks() == ([told] if make is MaskedTeam else [])
+    assert env.mask_in_observation == (make is MaskedTeam)
+    masks = [env.step(torch.tensor([1, 1])).action_mask for _ in range(3)]
+    assert [mask[1, 0].tolist() for mask in masks if mask is not None] == [
+        [False, True, True],
+        [False, True, False],
+        [False, True, False],
+    ]
+    assert masks[1] is not None
+    assert masks[1][0, 0].tolist() == [True, True, True]  # whatever it chooses is ignored
+
+
+class MaskedClock(Clock):
+    """Its mask stands in the observation, and leaves nothing where the episode has ended."""
+
+    observation_space = spaces.Dict(time=Clock.observation_space, action_mask=spaces.MultiBinary(2))
+
+    def _observe(self) -> Any:
+        mask = [0, 0] if self.steps == self.length else [0, 1]
+        return {"time": super()._observe(), "action_mask": np.array(mask, np.int8)}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        return super().reset(seed=seed)[0], {}
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        return *super().step(action)[:4], {}
+
+
+@MODES
+def test_masks_in_observations_are_read_in_every_mode(mode: AutoresetMode) -> None:
+    makes = [lambda length=length: MaskedClock(length) for length in (2, 3)]
+    env = VectorisedEnv(make=lambda num_envs: SyncVectorEnv(makes, autoreset_mode=mode), num_envs=2)
+    _, begun = env.reset(0)
+    assert begun is not None
+    masks = [begun, *(step.action_mask for step in steps(env, 4))]
+    ignored = mode == AutoresetMode.NEXT_STEP
+    for after, mask in enumerate(masks):
+        assert mask is not None
+        for copy in range(2):
+            over = ignored and after == (2, 3)[copy]
+            assert mask[copy, 0].tolist() == [over, True]
+
+
 def test_agents_that_are_not_equal_are_refused() -> None:
     class Odd(Team):
         def action_space(self, agent: str) -> Any:

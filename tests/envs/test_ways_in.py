@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 
 from equipoise.envs.gymnasium_adapter import GymnasiumEnv
+from equipoise.trainer.configuration.compose import compose
 
 BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
 
@@ -136,3 +137,13 @@ def test_what_a_checkpoint_s_wrappers_name_is_listed_before_anything_is_imported
         "gymnasium.wrappers:RecordVideo",
         "gymnasium.wrappers.utils.os:system",
     ]
+
+
+@pytest.mark.parametrize(
+    "typed", ["port={index+5000}", "port='{index+5000}'", "settings.name=run-{index + 7}"]
+)
+def test_a_number_for_each_copy_needs_no_quotes_that_a_shell_would_take_away(typed: str) -> None:
+    env = compose(["env=gymnasium", "env.id=CartPole-v1", f"env.kwargs.{typed}"]).env
+    key, value = typed.replace("'", "").split("=")
+    kwargs = env.keywords["kwargs"]
+    assert (kwargs["settings"]["name"] if key == "settings.name" else kwargs[key]) == value

@@ -218,6 +218,7 @@ def test_a_constant_is_always_sent_and_never_matters() -> None:
     assert action[1].tolist() == [[1.0, 0.5, -1.0]]
     assert relevant(space, 1) == [0, 2]
     assert "constant: parameters 1\n" in space.describe()
+    assert relevant(HybridSpace(spaces.Box(low, high))) == [0, 2]  # without any choice, too
 
 
 def test_bounds_of_float64_hold_in_float32_too() -> None:

@@ -48,6 +48,8 @@ OmegaConf.register_new_resolver("sweep_process", os.getpid, use_cache=True, repl
 
 _LOCK = threading.RLock()
 """Hydra has one state for the whole process."""
+_PER_COPY = re.compile(r"[^'\"\[\],]*\{index(\s*\+\s*\d+)?\}[^'\"\[\],]*")
+"""A text with a number for each copy, whose quotes a shell has taken away; Hydra would read a dictionary."""
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -179,6 +181,8 @@ def admit(arguments: Sequence[str]) -> list[str]:
             # Hydra fails on anything but text, too; quoted, it is merely an option that does not exist.
             other = r"(?<=[=,])([+-]?[\d.][\w.+-]*|(?i:true|false|nan|inf|null))(?=,|$)"
             return re.sub(other, r"'\1'", argument)
+        if key and _PER_COPY.fullmatch(value := argument[key.end() :]):
+            argument = f"{key[0]}{quoted(value)}"
         ours = key and not key[1].startswith("hydra.")
         return f"++{argument}" if ours else argument
 
