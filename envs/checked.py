@@ -97,4 +97,5 @@ class CheckedEnv:
             self._check("action_mask", mask, self._mask_shape, torch.bool)
 
     def _fail(self, what: str, cause: BaseException | None = None) -> NoReturn:
-        raise EnvError(f"{type(self.env).__name__}: step {self._steps}: {what}") from cause
+        name = getattr(self.env, "id", None) or type(self.env).__name__
+        raise EnvError(f"{name}: step {self._steps}: {what}") from cause

@@ -74,7 +74,9 @@ def _make(
         if call is not None:
             env = (found_at(call) if isinstance(call, str) else call)(**rendering, **kwargs)
             if not isinstance(env, gymnasium.Env):
-                raise TypeError(f"it gives a {type(env).__name__}, which is no gymnasium.Env")
+                batched = hasattr(env, "num_envs") or hasattr(env, "possible_agents")
+                hint = "; env=vector or env=on_device takes what steps many at once" if batched else ""
+                raise TypeError(f"it gives a {type(env).__name__}, which is no gymnasium.Env{hint}")
         else:
             # Gymnasium's checker is replaced by `Guard`, which also looks at every step after the first.
             env = gymnasium.make(id, disable_env_checker=True, **rendering, **kwargs)

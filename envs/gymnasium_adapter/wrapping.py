@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,12 @@ class Wrapping:
     def around(self, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
         """Raises whatever the wrapper does, or ImportError, AttributeError or TypeError for a wrong name."""
         module, _, name = self.name.rpartition(".")
-        found = getattr(gymnasium.wrappers if is_own(self.name) else importlib.import_module(module), name)
+        place = gymnasium.wrappers if is_own(self.name) else importlib.import_module(module)
+        if not hasattr(place, name):
+            near = difflib.get_close_matches(name, dir(place), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise AttributeError(f"{place.__name__} has no {name}{hint}")
+        found = getattr(place, name)
         wrapped = found(env, **self.keywords)
         if not isinstance(wrapped, gymnasium.Env):
             raise TypeError(f"it gives a {type(wrapped).__name__}, which is no gymnasium.Env")

@@ -223,7 +223,9 @@ class VectorisedEnv:
         """`[N, K]`."""
         values = np.asarray(rewards, np.float64).reshape(self.num_envs, -1)
         if values.shape[1] != len(self.reward_weights):
-            self._fail(0, f"rewards have shape {np.shape(rewards)}; env.reward_weights has one for each")
+            found = f"rewards have shape {np.shape(rewards)}, not {len(self.reward_weights)} each"
+            ones = ",".join("1" * values.shape[1])
+            self._fail(0, f"{found}; env.reward_weights=[{ones}] takes each by itself")
         if not np.isfinite(values).all():
             index, _ = np.argwhere(~np.isfinite(values))[0]
             self._fail(int(index), "its reward is not finite")

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from equipoise.envs.action_bounds import ActionBounds, bounded
+from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.gymnasium_adapter.making import found_at, name_of
 from equipoise.envs.gymnasium_adapter.sources import sources
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
@@ -100,7 +101,11 @@ class DeviceEnv:
         metrics = {}
         if isinstance(success, Tensor) and success.shape == ended.shape:
             metrics["success"] = success.to(torch.float32).masked_fill(~ended, torch.nan)
-        rewards = rewards.to(torch.float32).reshape(self.num_envs, -1).clone()
+        shape, rewards = tuple(rewards.shape), rewards.to(torch.float32).reshape(self.num_envs, -1).clone()
+        if (count := rewards.shape[1]) != len(self.reward_weights):
+            found = f"rewards have shape {shape}, not {len(self.reward_weights)} each"
+            named = f"env.reward_weights=[{','.join('1' * count)}] takes each by itself"
+            raise EnvError(f"{self.id}: step {self._steps}: {found}; {named}")
         return Timestep(self._last, rewards, terminated, truncated, final, None, metrics)
 
     def state_dict(self) -> dict[str, Any]:

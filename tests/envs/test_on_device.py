@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.vectorised.on_device import DeviceEnv
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
@@ -118,6 +119,19 @@ def test_what_is_wrong_is_named() -> None:
         DeviceEnv(2, make=Lab, kwargs={"gian": 2})
     with pytest.raises(ValueError, match="gives 3 copies, not 2"):
         DeviceEnv(2, make=lambda: Lab(3, "cpu"))
+
+
+def test_rewards_that_are_vectors_are_refused_with_what_takes_them() -> None:
+    class Two(Lab):
+        def step(self, action: Tensor) -> Any:
+            observations, rewards, *rest = super().step(action)
+            return observations, torch.stack([rewards, -rewards], 1), *rest
+
+    env = DeviceEnv(3, make=Two)
+    env.reset(0)
+    with pytest.raises(EnvError, match=r"shape \(3, 2\), not 1 each; env.reward_weights=\[1,1\] takes each"):
+        walk(env)
+    assert DeviceEnv(3, make=Two, reward_weights=[1, 2]).reward_names == ("reward_0", "reward_1")
 
 
 def test_it_is_trained(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from equipoise.envs.checked import CheckedEnv
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.vectorised import VectorisedEnv
 from equipoise.trainer.build import build
@@ -349,4 +350,30 @@ def test_misbehaviour_is_named_with_environment_and_step() -> None:
     env = VectorisedEnv(make=lambda num_envs: Broken([lambda: Clock(5)] * num_envs), num_envs=2)
     env.reset(0)
     with pytest.raises(EnvError, match=r"environment 1, step 1: observation\[0\] is nan as float32"):
+        steps(env, 1)
+
+
+def test_a_failing_step_has_the_environment_s_own_name() -> None:
+    class Fails(SyncVectorEnv[Any, Any]):
+        def step(self, actions: Any) -> Any:
+            raise OSError("gone")
+
+    def pool(num_envs: int) -> Any:
+        return Fails([lambda: Clock(5)] * num_envs)
+
+    env = CheckedEnv(VectorisedEnv(make=pool, num_envs=2))
+    env.reset(0)
+    with pytest.raises(EnvError, match="^pool: step 1: step raised OSError: gone"):
+        env.step((torch.zeros(2, dtype=torch.int64), torch.zeros(2, 1)))
+
+
+def test_rewards_that_are_vectors_are_refused_with_what_takes_them() -> None:
+    class Two(SyncVectorEnv[Any, Any]):
+        def step(self, actions: Any) -> Any:
+            observation, rewards, *rest = super().step(actions)
+            return observation, np.stack([rewards, -rewards], 1), *rest
+
+    env = VectorisedEnv(make=lambda num_envs: Two([lambda: Clock(5)] * num_envs), num_envs=2)
+    env.reset(0)
+    with pytest.raises(EnvError, match=r"shape \(2, 2\), not 1 each; env.reward_weights=\[1,1\] takes each"):
         steps(env, 1)

@@ -109,6 +109,7 @@ def test_wrappers_of_gymnasium_s_own_are_known_by_name() -> None:
     ("keywords", "message"),
     [
         ({"wrappers": ["TimeAwareObs"]}, "wrappers: TimeAwareObs could not be put around 'CartPole-v1'"),
+        ({"wrappers": ["FlatenObservation"]}, "has no FlatenObservation; did you mean FlattenObservation"),
         ({"wrappers": ["no_module.Wrapper"]}, "no_module.Wrapper could not be .* ModuleNotFoundError"),
         ({"wrappers": ["builtins.repr"]}, "gives a str, which is no gymnasium.Env"),
         ({"wrappers": [{"by": 1}]}, "wrappers: {'by': 1} names no class"),
@@ -137,6 +138,11 @@ def test_what_a_checkpoint_s_wrappers_name_is_listed_before_anything_is_imported
         "gymnasium.wrappers:RecordVideo",
         "gymnasium.wrappers.utils.os:system",
     ]
+
+
+def test_what_steps_many_at_once_is_sent_to_the_environments_that_take_it() -> None:
+    with pytest.raises(ValueError, match="gives a SyncVectorEnv, .*; env=vector or env=on_device takes what"):
+        GymnasiumEnv(make=lambda: gymnasium.make_vec("CartPole-v1", 2, "sync"), num_envs=1)
 
 
 @pytest.mark.parametrize(
