@@ -15,6 +15,7 @@ from equipoise.envs import process_wide
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv, ScriptedEnv, SharedEnv
 from equipoise.envs.references import References, reference_returns
+from equipoise.envs.vectorised.parallel import TeamsError
 from equipoise.trainer import transfer
 from equipoise.trainer.configuration import schema
 from equipoise.trainer.configuration.constructors import factory, find_class
@@ -106,7 +107,9 @@ def make_trainer(
         policy,
         make_collector(env, policy, settings, config.seed, process),
         make_learner(policy, pipeline, config.optimizer, settings, env.reward_names, config.seed, process),
-        make_evaluator(policy, env, make_env, settings, config.env.num_envs, config.seed, process),
+        make_evaluator(
+            policy, env, in_whole_teams(make_env), settings, config.env.num_envs, config.seed, process
+        ),
         recorder,
     )
 
@@ -134,6 +137,18 @@ def environment_maker(
         return env
 
     return make
+
+
+def in_whole_teams(make: MakeEnv) -> MakeEnv:
+    """`make` for episodes alone: where agents come in teams, as many whole ones as are wanted or more."""
+
+    def make_enough(num_envs: int) -> BatchedEnv:
+        try:
+            return make(num_envs)
+        except TeamsError as error:
+            return make(-(-num_envs // error.size) * error.size)
+
+    return make_enough
 
 
 class _Named:

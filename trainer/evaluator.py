@@ -55,6 +55,7 @@ class Evaluator:
         self._references, self._seed = references, seed
         self._episodes, self._final_episodes, self._max_steps = episodes, final_episodes, max_steps
         self._env: BatchedEnv | None = None
+        self._asked_for = 0
         self.best_by, self.best_return = best_by, -math.inf
         self.random: RandomReturn | None = None
         """What random actions achieve, once `look` has been called."""
@@ -127,7 +128,7 @@ class Evaluator:
         self.close()
         if not visible:
             return []
-        self._env = self._make_env(1)
+        self._env, self._asked_for = self._make_env(1), 1
         most = min(self._max_steps, FILM_STEPS)
         return self.run(1, final_evaluation_seed(self._seed), most, True, "deterministic").frames
 
@@ -146,10 +147,10 @@ class Evaluator:
             return evaluate(self._policy, env, episodes, seed, self._references, render, most, acting)
 
     def _environment(self, num_envs: int) -> BatchedEnv:
-        if self._env is not None and self._env.num_envs != num_envs:
+        if self._env is not None and self._asked_for != num_envs:
             self.close()
         if self._env is None:
-            self._env = self._make_env(num_envs)
+            self._env, self._asked_for = self._make_env(num_envs), num_envs
         return self._env
 
     def close(self) -> None:

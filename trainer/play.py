@@ -90,14 +90,15 @@ def _visible(restored: Restored) -> BatchedEnv:
     import torch
 
     from equipoise.envs.gymnasium_adapter.guard import EnvError
-    from equipoise.trainer.build import environment_maker, find_device
+    from equipoise.trainer.build import environment_maker, find_device, in_whole_teams
     from equipoise.trainer.configuration.constructors import find_class
 
     section = given = restored.config.env
     if "render_mode" in inspect.signature(find_class(section.target)).parameters:
         section = section.model_copy(update={"keywords": {**section.keywords, "render_mode": "rgb_array"}})
     try:
-        env = environment_maker(section, torch.device(find_device(restored.config.device)))(1)
+        device = torch.device(find_device(restored.config.device))
+        env = in_whole_teams(environment_maker(section, device))(1)
         env.reset(0)
         env.render()
     except (ValueError, NotImplementedError, EnvError, gymnasium.error.Error) as error:

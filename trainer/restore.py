@@ -17,7 +17,14 @@ from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.references import References
 from equipoise.envs.space_data import from_data
-from equipoise.trainer.build import environment_maker, find_device, find_references, make_policy, space_of
+from equipoise.trainer.build import (
+    environment_maker,
+    find_device,
+    find_references,
+    in_whole_teams,
+    make_policy,
+    space_of,
+)
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.resuming import changed
 from equipoise.trainer.configuration.schema import ComponentConfig, Config, check_policy
@@ -85,7 +92,7 @@ def restore(
             raw["env"] = {**raw["env"], "id": None, "make": None}
         config = changed(raw, overrides or {}, allow, acting=True)
         where = torch.device(find_device(config.device))
-        make_env = environment_maker(config.env, where, environment)
+        make_env = in_whole_teams(environment_maker(config.env, where, environment))
         env = make_env(1)
         shape = env.observation_space.shape
         policy = _trained(config.policy, space_of(env), shape, found.state.get("policy"))

@@ -9,7 +9,7 @@ import gymnasium
 from gymnasium.vector import AutoresetMode
 
 from equipoise.envs.gymnasium_adapter.making import found_at
-from equipoise.envs.vectorised.parallel import Agents
+from equipoise.envs.vectorised.parallel import Agents, TeamsError
 
 NO_STATE = "its copies step together, and have no state that can be saved"
 Autoreset: TypeAlias = Literal["same_step", "next_step", "disabled"]
@@ -34,6 +34,8 @@ def make_vectorised(
             env = call(num_envs=num_envs, **kwargs)
         except TypeError:
             env = call(**kwargs)  # of PettingZoo, which says itself how many agents it has
+    except TeamsError:
+        raise
     except (Exception, SystemExit) as error:  # user code: may raise anything
         raise ValueError(
             f"{id!r} could not be made with {dict(kwargs)}: {type(error).__name__}: {error}"

@@ -12,6 +12,14 @@ from gymnasium.vector.utils import iterate
 from numpy.typing import NDArray
 
 
+class TeamsError(ValueError):
+    """Agents come in teams of `size` only."""
+
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message)
+        self.size = size
+
+
 class Agents:
     """The agents of `num_envs / A` parallel environments of `A` agents each, as one vector environment.
 
@@ -33,9 +41,10 @@ class Agents:
         count = len(self._agents)
         if num_envs % count:
             first.close()
-            raise ValueError(
+            raise TeamsError(
                 f"num_envs is {num_envs}; allowed is a multiple of {count}, the number of agents of "
-                f"{type(first).__name__}"
+                f"{type(first).__name__}",
+                count,
             )
         self.num_envs, self._envs = num_envs, [first, *(make() for _ in range(num_envs // count - 1))]
         # Asked for once: some make a new space whenever they are asked.

@@ -13,11 +13,13 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+import equipoise
 from equipoise.envs.checked import CheckedEnv
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.vectorised import VectorisedEnv
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.restore import restore
 
 MODES = pytest.mark.parametrize("mode", list(AutoresetMode))
 
@@ -280,6 +282,22 @@ def test_masks_in_observations_are_read_in_every_mode(mode: AutoresetMode) -> No
         for copy in range(2):
             over = ignored and after == (2, 3)[copy]
             assert mask[copy, 0].tolist() == [over, True]
+
+
+def test_a_run_of_agents_is_evaluated_in_whole_teams(tmp_path: Path) -> None:
+    run = equipoise.train(
+        "vector",
+        make=f"{__name__}:Team",
+        num_envs=4,
+        total_env_steps=64,
+        rollout_steps=8,
+        num_minibatches=1,
+        device="cpu",
+        folder=tmp_path / "run",
+        progress=False,
+    )
+    assert restore(run.folder, "cpu", allow=[__name__]).make_env(3).num_envs == 4
+    assert equipoise.evaluate(run, 3)["episode_length"] is not None
 
 
 def test_agents_that_are_not_equal_are_refused() -> None:
