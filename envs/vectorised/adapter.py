@@ -21,13 +21,13 @@ from equipoise.envs.gymnasium_adapter.mask_sources import KEY, OBSERVATION, READ
 from equipoise.envs.gymnasium_adapter.masks import MaskError, read_mask
 from equipoise.envs.gymnasium_adapter.native_actions import native_arrays
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
-from equipoise.envs.gymnasium_adapter.sources import sources
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
 from equipoise.envs.references import References, read_references
-from equipoise.envs.vectorised.making import NO_STATE, Autoreset, autoreset_of, make_vectorised
+from equipoise.envs.vectorised.making import Autoreset, autoreset_of, make_vectorised
+from equipoise.envs.vectorised.restarting import Restarting
 
 
-class VectorisedEnv:
+class VectorisedEnv(Restarting):
     """What `gymnasium.make_vec`, EnvPool or PettingZoo make, and anything else with their interface.
 
     An episode that has ended begins anew in the same step where the environment can do that (SAME_STEP) or
@@ -67,14 +67,11 @@ class VectorisedEnv:
     ) -> None:
         if (id is None) == (make is None):
             raise ValueError(f"id is {id!r} and make is {make!r}; give one of them")
-        self.id = id if id is not None else make if isinstance(make, str) else name_of(make)
-        self.num_envs, self.device = num_envs, torch.device(device)
+        name = id if id is not None else make if isinstance(make, str) else name_of(make)
+        super().__init__(name, num_envs, reward_weights)
+        self.device = torch.device(device)
         self.reference_returns: References | None = read_references(reference_returns)
         self.relevance: Relevance | None = relevance
-        self.reward_weights = tuple(map(float, reward_weights)) if reward_weights is not None else (1.0,)
-        count = len(self.reward_weights)
-        self.reward_names = ("reward",) if count == 1 else tuple(f"reward_{k}" for k in range(count))
-        self.notice: str | None = None
         self.render_mode = render_mode
         rendering = {} if render_mode is None else {"render_mode": render_mode}
         self._make = partial(make_vectorised, self.id, make, num_envs)
@@ -84,6 +81,9 @@ class VectorisedEnv:
         native = getattr(self._env, "single_action_space", self._env.action_space)
         self.action_space = native if action_bounds is None else bounded(native, action_bounds)
         self._table = ActionTable(self.action_space)
+        choices = np.array(self._table.choices, np.int64)
+        self._every_choice = np.arange(choices.max(initial=0)) < choices[:, None]
+        """`[H, C]`: the mask that forbids nothing."""
         self.native_observation_space = getattr(
             self._env, "single_observation_space", self._env.observation_space
         )
@@ -94,14 +94,8 @@ class VectorisedEnv:
         self._masked = self.mask_in_observation = False
         """Known from the first `reset` on."""
         self._remarks: list[str] = []
-        self._steps, self._seed = 0, 0
         self._ended = np.zeros(num_envs, np.bool_)
         self._idle: list[NDArray[np.bool_]] = []
-
-    @staticmethod
-    def imports(section: Mapping[str, Any]) -> list[str]:
-        """As of `GymnasiumEnv`."""
-        return list(sources(section))
 
     @property
     def observation_layout(self) -> list[dict[str, Any]]:
@@ -158,18 +152,6 @@ class VectorisedEnv:
         """`[steps, N]` since this was last asked, or since `reset`; None where no action was ignored."""
         idle, self._idle = self._idle, []
         return torch.from_numpy(np.stack(idle)) if idle and any(step.any() for step in idle) else None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Of the random streams; `exact` and `reason` say that it is not the environment's whole state."""
-        counted = {"id": self.id, "num_envs": self.num_envs, "seed": self._seed, "steps": self._steps}
-        return {**counted, "exact": False, "reason": NO_STATE}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """All episodes begin anew on other random streams, and `notice` says so."""
-        sequence = np.random.SeedSequence(state["seed"], spawn_key=(state["steps"],))
-        self.reset(int(sequence.generate_state(1)[0]) >> 1)
-        self._seed = state["seed"]
-        self.notice = f"{self.id} cannot be resumed exactly, episodes begin anew: {NO_STATE}"
 
     def render(self, index: int = 0) -> NDArray[np.uint8]:
         pictures = self._env.render()
@@ -260,8 +242,10 @@ class VectorisedEnv:
             self._fail(0, "infos lack 'action_mask', which must come with every observation or with none")
         try:
             unused = np.zeros(self.num_envs, np.bool_) if unused is None else unused
-            every = np.array([[c < n for c in range(max(self._table.choices))] for n in self._table.choices])
-            rows = [every if unused[i] else read_mask(mask, self._table) for i, mask in enumerate(masks)]
+            rows = [
+                self._every_choice if unused[i] else read_mask(mask, self._table)
+                for i, mask in enumerate(masks)
+            ]
             return self._tensor(np.stack(rows))
         except MaskError as error:
             where = OBSERVATION if self.mask_in_observation else "infos['action_mask']"

@@ -11,7 +11,6 @@ from gymnasium.vector import AutoresetMode
 from equipoise.envs.gymnasium_adapter.making import found_at
 from equipoise.envs.vectorised.parallel import Agents, TeamsError
 
-NO_STATE = "its copies step together, and have no state that can be saved"
 Autoreset: TypeAlias = Literal["same_step", "next_step", "disabled"]
 _MODES: dict[AutoresetMode, Autoreset] = {
     AutoresetMode.SAME_STEP: "same_step",

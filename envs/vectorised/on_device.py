@@ -15,13 +15,12 @@ from torch import Tensor
 from equipoise.envs.action_bounds import ActionBounds, bounded
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.gymnasium_adapter.making import found_at, name_of
-from equipoise.envs.gymnasium_adapter.sources import sources
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
 from equipoise.envs.references import References, read_references
-from equipoise.envs.vectorised.making import NO_STATE
+from equipoise.envs.vectorised.restarting import Restarting
 
 
-class DeviceEnv:
+class DeviceEnv(Restarting):
     """Copies that begin anew by themselves, and whose `step(actions)` takes and gives tensors of all of them:
 
       Isaac Lab: `observations, rewards, terminated, truncated, extras`,
@@ -56,14 +55,10 @@ class DeviceEnv:
     ) -> None:
         if make is None:
             raise ValueError("make is missing: module:callable, which gives the environment")
-        self.id = make if isinstance(make, str) else name_of(make)
-        self.num_envs, self.device = num_envs, torch.device(device)
+        super().__init__(make if isinstance(make, str) else name_of(make), num_envs, reward_weights)
+        self.device = torch.device(device)
         self.relevance: Relevance | None = relevance
         self.reference_returns: References | None = read_references(reference_returns)
-        self.reward_weights = tuple(map(float, reward_weights)) if reward_weights is not None else (1.0,)
-        count = len(self.reward_weights)
-        self.reward_names = ("reward",) if count == 1 else tuple(f"reward_{k}" for k in range(count))
-        self.notice: str | None = None
         self.render_mode = None
         self._observe = observe
         self._env = _made(self.id, make, num_envs, self.device, kwargs or {})
@@ -73,12 +68,6 @@ class DeviceEnv:
         self._last = self._row(self._begin(None))
         width = self._last.shape[1]
         self.observation_space = spaces.Box(-np.inf, np.inf, (width,), np.float32)
-        self._seed, self._steps = 0, 0
-
-    @staticmethod
-    def imports(section: Mapping[str, Any]) -> list[str]:
-        """As of `GymnasiumEnv`."""
-        return list(sources(section))
 
     def reset(self, seed: int | None = None) -> tuple[Tensor, None]:
         self._seed = self._seed if seed is None else seed
@@ -107,18 +96,6 @@ class DeviceEnv:
             named = f"env.reward_weights=[{','.join('1' * count)}] takes each by itself"
             raise EnvError(f"{self.id}: step {self._steps}: {found}; {named}")
         return Timestep(self._last, rewards, terminated, truncated, final, None, metrics)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Of the random streams; `exact` and `reason` say that it is not the environment's whole state."""
-        counted = {"id": self.id, "num_envs": self.num_envs, "seed": self._seed, "steps": self._steps}
-        return {**counted, "exact": False, "reason": NO_STATE}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """All episodes begin anew on other random streams, and `notice` says so."""
-        sequence = np.random.SeedSequence(state["seed"], spawn_key=(state["steps"],))
-        self.reset(int(sequence.generate_state(1)[0]) >> 1)
-        self._seed, self._steps = state["seed"], state["steps"]
-        self.notice = f"{self.id} cannot be resumed exactly, episodes begin anew: {NO_STATE}"
 
     def render(self, index: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
         raise NotImplementedError(f"{self.id} gives no picture of each copy")

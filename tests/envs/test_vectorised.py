@@ -156,6 +156,21 @@ def test_a_vector_environment_of_gymnasium_s_own_is_trained(tmp_path: Path) -> N
     assert "begin anew" in other.notice
 
 
+def test_a_run_that_is_resumed_twice_at_once_does_not_see_the_same_episodes_twice() -> None:
+    env = VectorisedEnv("CartPole-v1", 3)
+    env.reset(3)
+    env.step(torch.zeros(3, dtype=torch.int64))
+    starts = []
+    for _ in range(2):
+        state = env.state_dict()
+        env = VectorisedEnv("CartPole-v1", 3)
+        env.load_state_dict(state)
+        env.step(torch.zeros(3, dtype=torch.int64))
+        starts.append(env.step(torch.zeros(3, dtype=torch.int64)).observation)
+        assert env.state_dict()["steps"] == state["steps"] + 2
+    assert not torch.equal(*starts)
+
+
 # --- parallel environments of PettingZoo -------------------------------------------------------------------
 
 
