@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,14 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=positive, help="turns of each peer (default 9)")
     parser.add_argument("--seeds", type=_count, help="runs to the goal on CartPole-v1 (default 5; 0: none)")
     parser.add_argument("--only", default="", metavar="TEXT", help="tasks whose name has it; `nothing`: none")
-    parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="its interpreter")
-    parser.add_argument("--timeout", type=positive, default=600, help="seconds that a turn may take")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
+    add_peer_options(parser)
     options = parser.parse_args(arguments)
-    pythons = dict(pair.partition("=")[::2] for pair in options.python)
-    known = {*HYBRID, *DISCRETE, *LEARNERS}
-    if wrong := [pair for pair in options.python if pair.partition("=")[0] not in known or "=" not in pair]:
-        parser.error(f"--python {wrong[0]}: wanted is PEER=PATH; peers are {', '.join(sorted(known))}")
+    pythons = interpreters(parser, options.python, {*HYBRID, *DISCRETE, *LEARNERS})
     tasks = {name: work for name, work in TASKS.items() if options.only in name}
     if not tasks and options.only != "nothing":
         parser.error(f"--only {options.only}: no task's name has it; tasks are {'; '.join(TASKS)}")
@@ -89,6 +84,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     typed = sys.argv[1:] if arguments is None else arguments
     run(plan, pythons, options.timeout, options.out, " ".join(["python -m scripts.benchmark_peers", *typed]))
+
+
+def add_peer_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a benchmark whose peers are processes."""
+    parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="its interpreter")
+    parser.add_argument("--timeout", type=positive, default=600, help="seconds that a turn may take")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
+
+
+def interpreters(
+    parser: argparse.ArgumentParser, pairs: Sequence[str], known: Collection[str]
+) -> dict[str, str]:
+    """Peer -> interpreter, from `PEER=PATH`; ends the command for a peer that is not `known`."""
+    if wrong := [pair for pair in pairs if pair.partition("=")[0] not in known or "=" not in pair]:
+        parser.error(f"--python {wrong[0]}: wanted is PEER=PATH; peers are {', '.join(sorted(known))}")
+    return dict(pair.partition("=")[::2] for pair in pairs)
 
 
 def _count(text: str) -> int:

@@ -23,7 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
-from equipoise.scripts.benchmark_peers import Crew, Plan, compare
+from equipoise.scripts.benchmark_peers import Crew, Plan, add_peer_options, compare, interpreters
 from equipoise.scripts.peers.task import Task
 from equipoise.scripts.speed.peers_report import Sheet, about, as_table, markdown
 from equipoise.scripts.speed.report import machine
@@ -48,11 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=positive, default=64, help="of each copy in an iteration")
     parser.add_argument("--rounds", type=positive, default=9, help="turns of each peer")
     parser.add_argument("--only", default="", metavar="TEXT", help="tasks whose name has it")
-    parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="its interpreter")
-    parser.add_argument("--timeout", type=positive, default=600, help="seconds that a turn may take")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
+    add_peer_options(parser)
     options = parser.parse_args(arguments)
-    pythons = dict(pair.partition("=")[::2] for pair in options.python)
+    pythons = interpreters(parser, options.python, NAMES)
     tasks = {name: (Task(name, options.steps, options.envs), tuple(NAMES)) for name in TASKS}
     plan = Plan({n: t for n, t in tasks.items() if options.only in n}, options.rounds, warmup=1, seeds=0)
     if not plan.tasks:

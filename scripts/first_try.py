@@ -23,11 +23,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from equipoise.scripts.studies.experiments import add_arguments, chosen, file, folder, study
+from equipoise.scripts.studies.experiments import add_arguments, chosen, file, folder, positive, study
 from equipoise.scripts.studies.report import cpu_model, spans, write_report
 from equipoise.scripts.suite import report
 from equipoise.scripts.suite.episodes import Found
 from equipoise.scripts.suite.tasks import TASKS, Task, learners_of
+from equipoise.trainer.monitor.summary import git_revision
 
 QUICK = 0.1
 """Share of the steps in a quick look."""
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "scripts.first_try", *(arguments or sys.argv[1:])])
     origin = [
         f"command: `{command}`",
-        f"commit: {_revision()}",
+        f"commit: {git_revision() or 'n/a'}",
         f"machine: {cpu_model()}, {os.cpu_count()} cores",
     ]
     origin += [f"seeds: {spans(list(seeds))}", f"not installed: {', '.join(missing) or 'nothing'}"]
@@ -117,11 +118,6 @@ class Run:
         return Found(**json.loads(self.file.read_text()))
 
 
-def _revision() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "n/a"
-
-
 def _tasks(text: str) -> list[Task]:
     known = {task.name: task for task in TASKS}
     return [known[name] for name in chosen(text, known, "task")]
@@ -134,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tasks", type=_tasks, default=",".join(t.name for t in TASKS), help="as a,b (default: all)"
     )
     parser.add_argument("--quick", action="store_true", help=f"two seeds, {QUICK:.0%} of the steps")
-    parser.add_argument("--episodes", type=int, default=50, help="of each evaluation (default: 50)")
+    parser.add_argument("--episodes", type=positive, default=50, help="of each evaluation (default: 50)")
     parser.add_argument("--out", type=folder, default="runs/first_try", help="folder of the runs")
     parser.add_argument("--report", type=file, default="docs/results/first_try.md", help="Markdown file")
     return parser

@@ -15,9 +15,11 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 
+from equipoise.envs.action_table import ActionTable
 from equipoise.scripts.peers.task import orthogonal, tower
 from equipoise.scripts.suite.episodes import Act
 
@@ -26,50 +28,28 @@ RATE, GAMMA, LAMBDA, CLIP, VALUE, LARGEST_NORM = 3e-4, 0.99, 0.95, 0.2, 0.5, 0.5
 
 
 class Actions:
-    """An action space of `Discrete`, `MultiDiscrete` and `Box`, nested, as a row of numbers."""
+    """An action space as a row of numbers: choices, then parameters from -1 to 1."""
 
     def __init__(self, space: gymnasium.Space[Any]) -> None:
-        self.space = space
-        self.leaves = list(_leaves(space))
-        self.heads = [
-            int(n) for leaf in self.leaves if not isinstance(leaf, spaces.Box) for n in _counts(leaf)
-        ]
-        boxes = [leaf for leaf in self.leaves if isinstance(leaf, spaces.Box)]
-        self.low = np.concatenate([np.zeros(0), *(box.low.ravel() for box in boxes)])
-        self.high = np.concatenate([np.zeros(0), *(box.high.ravel() for box in boxes)])
+        self.table = ActionTable(space)
+        self.heads = list(self.table.choices)
+        boxes = [leaf for leaf in self.table.leaves if not leaf.discrete]
+        self.low, self.high = (
+            np.array([number for leaf in boxes for number in getattr(leaf, side)]) for side in ("low", "high")
+        )
 
-    def native(self, row: np.ndarray[Any, Any]) -> Any:
-        """From `[H + P]`, the choices first; parameters from [-1, 1] to their bounds."""
-        heads, unit = list(row[: len(self.heads)].astype(int)), np.clip(row[len(self.heads) :], -1, 1)
-        numbers = list(self.low + (unit + 1) / 2 * (self.high - self.low))
-        return _fill(self.space, heads, numbers)
-
-
-def _leaves(space: gymnasium.Space[Any]) -> list[gymnasium.Space[Any]]:
-    if isinstance(space, spaces.Dict):
-        return [leaf for part in space.spaces.values() for leaf in _leaves(part)]
-    if isinstance(space, spaces.Tuple):
-        return [leaf for part in space.spaces for leaf in _leaves(part)]
-    return [space]
-
-
-def _counts(leaf: gymnasium.Space[Any]) -> list[int]:
-    return [int(leaf.n)] if isinstance(leaf, spaces.Discrete) else [int(n) for n in leaf.nvec.ravel()]  # type: ignore[attr-defined]
-
-
-def _fill(space: gymnasium.Space[Any], heads: list[Any], numbers: list[Any]) -> Any:
-    """Takes what each leaf needs from the front of both lists."""
-    if isinstance(space, spaces.Dict):
-        return {name: _fill(part, heads, numbers) for name, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_fill(part, heads, numbers) for part in space.spaces)
-    if isinstance(space, spaces.Box):
-        values = [numbers.pop(0) for _ in range(int(np.prod(space.shape)))]
-        return np.clip(np.array(values, space.dtype).reshape(space.shape), space.low, space.high)
-    if isinstance(space, spaces.Discrete):
-        return int(space.start) + int(heads.pop(0))
-    counts = _counts(space)
-    return np.array([heads.pop(0) for _ in counts], space.dtype).reshape(space.shape)
+    def native(self, row: NDArray[Any]) -> Any:
+        """From `[H + P]`, the parameters clipped to their bounds."""
+        choices, unit = row[: len(self.heads)], np.clip(row[len(self.heads) :], -1, 1)
+        numbers = self.low + (unit + 1) / 2 * (self.high - self.low)
+        arrays = []
+        for leaf in self.table.leaves:
+            own = slice(leaf.first, leaf.first + leaf.count)
+            values = (
+                choices[own] + leaf.start if leaf.discrete else np.clip(numbers[own], leaf.low, leaf.high)
+            )
+            arrays.append(values.astype(leaf.dtype).reshape(1, *leaf.shape))
+        return self.table.action_of(arrays, 0)
 
 
 class Agent(nn.Module):
@@ -137,7 +117,6 @@ def learn(make: Any, seed: int, total: int) -> tuple[Act, list[float], list[floa
             _update(
                 agent, optimizer, [torch.cat(column) for column in zip(*rows, strict=True)], observation, done
             )
-    normal.update_running_mean = False
 
     def act(observation: Any, info: dict[str, Any], deterministic: bool) -> Any:
         flat = spaces.flatten(raw.unwrapped.observation_space, observation)
