@@ -40,6 +40,13 @@ def test_numbers_go_to_their_own_bounds_in_the_order_of_the_space() -> None:
     assert (low.tolist(), choice, high.tolist()) == ([0.0], 7, [-1.5])
 
 
+def test_several_choices_in_one_leaf_are_one_array() -> None:
+    space = spaces.Dict(kinds=spaces.MultiDiscrete([2, 3]), size=spaces.Box(0.0, 1.0, (2,)))
+    action = Actions(space).native(np.array([1.0, 2.0, -1.0, 3.0]))
+    assert (action["kinds"].tolist(), action["size"].tolist()) == ([1, 2], [0.0, 1.0])
+    assert action in space
+
+
 def test_everybody_plays_the_same_episodes() -> None:
     env = gymnasium.make(OURS[0].id)
     middle = {"amount": np.full(1, 0.5, np.float32), "price": np.full(1, 0.5, np.float32), "side": 0}
