@@ -98,6 +98,18 @@ def rank_sum_test(ours: Strata, theirs: Strata) -> float:
     return min(float(distribution[distance >= abs(observed - middle) - 1e-9].sum()), 1.0)
 
 
+def equivalent(ours: Floats, theirs: Floats, margin: float) -> float:
+    """p of the two one-sided t tests (Schuirmann, 1987; degrees of freedom after Welch): the chance of seeing
+    means this close if they really lie `margin` or more apart. Each side needs two runs."""
+    spreads = [side.var(ddof=1) / len(side) for side in (ours, theirs)]
+    error = math.sqrt(sum(spreads))
+    room = margin - abs(float(ours.mean() - theirs.mean()))
+    if error == 0.0:
+        return 0.0 if room > 0 else 1.0
+    parts = [s * s / (len(side) - 1) for s, side in zip(spreads, (ours, theirs), strict=True)]
+    return 1.0 - _t_below(room / error, sum(spreads) ** 2 / sum(parts))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p values corrected for being several: the chance that any of them is a false alarm stays below
     the level (Holm, Scandinavian Journal of Statistics 6, 1979)."""
@@ -173,12 +185,24 @@ def _newcombe(ours: Floats, theirs: Floats) -> Interval:
 
 @cache
 def _t_quantile(degrees: int) -> float:
-    """Student's t beyond which, on both sides together, 1 - `CONFIDENCE` lies: with t = √ν tan θ its density
-    is proportional to cos^(ν-1) θ, summed up here."""
+    """Student's t beyond which, on both sides together, 1 - `CONFIDENCE` lies."""
+    angle, within = _t_within(degrees)
+    return math.sqrt(degrees) * math.tan(float(np.interp(CONFIDENCE, within, angle)))
+
+
+def _t_below(t: float, degrees: float) -> float:
+    """P(T < t) of Student's t."""
+    angle, within = _t_within(degrees)
+    share = float(np.interp(math.atan(abs(t) / math.sqrt(degrees)), angle, within))
+    return 0.5 + math.copysign(0.5 * share, t)
+
+
+def _t_within(degrees: float) -> tuple[Floats, Floats]:
+    """Angles θ from 0 to π/2, and P(|T| < √ν tan θ): the density over θ is proportional to cos^(ν-1) θ."""
     angle = np.linspace(0.0, np.pi / 2.0, 20_001)
     density = np.cos(angle) ** (degrees - 1)
-    below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
-    return math.sqrt(degrees) * math.tan(float(np.interp(CONFIDENCE, below / below[-1], angle)))
+    within = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return angle, within / within[-1]
 
 
 def _mean_of(each: Sequence[Interval]) -> Interval:

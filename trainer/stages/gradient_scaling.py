@@ -2,11 +2,12 @@
 
     norm_s   = ‖∇ loss_s‖₂                                of each side s, measured in the minibatch
     ema_s    = m·ema_s + (1 − m)·norm_s                    started at the first usable norm
-    scale_s  = clamp(target · unit / ema_s, min, max)      unit: geometric mean of both EMAs (relative), or 1
+    scale_s  = clamp((target · unit / ema_s)^α, min, max)  unit: geometric mean of both EMAs (relative), or 1
     weight_s = base_s·scale_s / Σ base·scale
 
-Then weight_s·norm_s / base_s is the same for both sides: per unit of the importance that was asked for,
-both push equally. The target cancels in the division by the sum unless a bound bites or
+With α = 1, the default, weight_s·norm_s / base_s is the same for both sides: per unit of the importance that
+was asked for, both push equally. With α = ½ only half of the difference is taken away (on a logarithmic
+scale), with α = 0 none of it. The target cancels in the division by the sum unless a bound bites or
 `weight_normalization` is `none`.
 
 `GradientScaling` is a stage of the trainer, and stands on its own in any training loop:
@@ -23,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from torch import Tensor
 
 from equipoise.envs.arguments import Count, CountOrZero, Factor, PositiveFactor, checked
@@ -47,6 +48,7 @@ class GradientScaling:
         scaling_reference: `relative` bounds the correction, whatever the size of the gradients;
             `absolute` bounds target / ema itself, and so does nothing once both scales sit at a bound.
         weight_normalization: `sum` divides the weights by their sum; `none` lets the target act.
+        scaling_exponent: α, the part of the difference between both norms that is corrected.
         norm_parameters: `all` that a side's loss reaches, or only those `shared` by both sides, where one can
             drown the other; `auto`: the shared ones if there are any, else all.
         measure_every: updates from one measurement to the next.
@@ -73,6 +75,7 @@ class GradientScaling:
         parameters: Sequence[Tensor] | None = None,
         scaling_reference: Literal["relative", "absolute"] = "relative",
         weight_normalization: Literal["sum", "none"] = "sum",
+        scaling_exponent: Annotated[float, Ge(0.0), Le(1.0)] = 1.0,
         norm_parameters: Literal["auto", "all", "shared"] = "auto",
         measure_every: Count = 1,
         monitor_every: CountOrZero = 50,
@@ -97,6 +100,7 @@ class GradientScaling:
         self.parameters = parameters
         self.relative = scaling_reference == "relative"
         self.normalize = weight_normalization == "sum"
+        self.exponent = scaling_exponent
         self.norm_parameters = norm_parameters
         self.interval = measure_every if enable_adaptive_scaling else monitor_every
         self.audit_every = audit_every
@@ -197,7 +201,7 @@ class GradientScaling:
         product = self._ema.prod()
         ready = ~product.isnan()
         unit = torch.where(ready, product.sqrt(), 1.0) if self.relative else 1.0
-        wanted = (self.target * unit / self._ema).nan_to_num(nan=1.0)
+        wanted = (self.target * unit / self._ema).pow(self.exponent).nan_to_num(nan=1.0)
         scales = wanted.clamp(*self.bounds)
         active = ready & (self._updates >= self.warmup_steps) & self.enabled
         weights = torch.where(active, self._normalized(self._base * scales), self._base)
