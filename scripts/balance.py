@@ -196,8 +196,8 @@ def _equivalence(results: Sequence[Result]) -> str:
         if any(cell != "n/a" for cell in row[1:]):
             rows.append(row)
     return (
-        "## A factor on the discrete loss\n\nTopologySpawn, Adam: mean with the factor less mean without, and "
-        f"p of the two one-sided tests that it lies within ± {MARGIN} of the score (small: the same).\n\n"
+        "## A factor on the discrete loss\n\nTopologySpawn, Adam: mean with the factor less mean without, "
+        f"and p of the two one-sided tests that it lies within ± {MARGIN} of the score (small: the same).\n\n"
         f"{table(rows)}"
     )
 

@@ -97,6 +97,16 @@ CASES = {
         discrete_weight=0.5,
         continuous_weight=0.5,
     ),
+    # √: the scales' ratio is √6.5 in place of 6.5, and so is what is left of the imbalance.
+    "half_of_it": single(
+        TYPICAL,
+        (0.6262844962765469, 1.59671843378737),
+        (0.4778636729183412, 0.5221363270816589),
+        2.5495097567963922,
+        scaling_reference="relative",
+        scaling_exponent=0.5,
+    ),
+    "none_of_it": single(TYPICAL, (1.0, 1.0), (0.7, 0.3), 6.5, scaling_exponent=0.0),
     # Only the discrete scale hits its bound (0.0667 → 0.1).
     "very_imbalanced": single((15.0, 0.2), (0.1, 5.0), (0.044585987261146494, 0.9554140127388535), 1.5),
     "both_small": single((0.10, 0.05), (10.0, 10.0), (0.7, 0.3), 2.0),

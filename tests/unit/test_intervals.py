@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from equipoise.scripts.studies.intervals import (
     Floats,
     area_under_curve,
+    equivalent,
     holm,
     interquartile_mean,
     iqm_interval,
@@ -212,6 +213,25 @@ def test_one_of_two_arms_wins(ours: Floats, theirs: Floats) -> None:
 )
 def test_the_rank_sum_test_by_hand(ours: list[float], theirs: list[float], p: float) -> None:
     assert rank_sum_test([floats(*ours)], [floats(*theirs)]) == pytest.approx(p)
+
+
+def test_equivalence_by_hand() -> None:
+    """Both variances are 1/n: error 1, two degrees of freedom, of which t = 1 leaves ½ − 1/(2√3) above."""
+    ours, theirs = floats(-0.5, 0.5), floats(-0.5, 0.5)
+    error = math.sqrt(0.5)
+    assert equivalent(ours, theirs, error) == pytest.approx(0.5 - 0.5 / math.sqrt(3), abs=1e-6)
+    assert equivalent(ours, theirs + error, error) == pytest.approx(0.5)
+    assert equivalent(ours, theirs + 2 * error, error) == pytest.approx(0.5 + 0.5 / math.sqrt(3), abs=1e-6)
+    assert equivalent(floats(1, 1), floats(1, 1), 0.1) == 0.0
+    assert equivalent(floats(1, 1), floats(2, 2), 0.1) == 1.0
+
+
+def test_equivalence_is_seldom_claimed_where_means_are_a_margin_apart() -> None:
+    random = np.random.default_rng(0)
+    claims = [
+        equivalent(random.normal(size=10), random.normal(5.0, 2.0, size=10), 5.0) < 0.05 for _ in range(2000)
+    ]
+    assert 0.03 < np.mean(claims) < 0.065
 
 
 def test_the_rank_sum_test_deals_out_ranks_within_environments_only() -> None:

@@ -9,10 +9,12 @@ import pytest
 import test_advantage_weighting as weighting
 import test_entropy_regularization as entropy
 import test_reward_normalization as normalization
+import test_surrogate_size as size
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from equipoise.trainer.data import Term
 from equipoise.trainer.stages.entropy_regularization import EntropyRegularization
 from equipoise.trainer.stages.protocol import reduce_term
 
@@ -64,15 +66,26 @@ def entropy_figures(rank: int) -> dict[str, dict[str, float]]:
     return metrics
 
 
+SURROGATES = ([[1.0], [2.0], [-3.0]], [[-4.0]])
+"""Of either process; the mean size of all four is 2.5."""
+
+
+def unit_size(values: list[list[float]]) -> tuple[float, float]:
+    """The reduced surrogate after the stage, and the size that was found."""
+    state = size.through(Term(torch.tensor(values), torch.ones(len(values), 1, dtype=torch.bool)), size.SOME)
+    return reduce_term(state.terms["discrete"]).item(), state.metrics["loss/size_discrete"].value.item()
+
+
 def work(rank: int, rendezvous: str, results: str) -> None:
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
-    torch.save((normalised(rank), weights(rank), entropy_figures(rank)), f"{results}/{rank}.pt")
+    found = (normalised(rank), weights(rank), entropy_figures(rank), unit_size(SURROGATES[rank]))
+    torch.save(found, f"{results}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """`(normalised, weights, entropy_figures)` of either process."""
+    """`(normalised, weights, entropy_figures, unit_size)` of either process."""
     folder: Path = tmp_path_factory.mktemp("processes")
     mp.spawn(work, ((folder / "rendezvous").as_uri(), str(folder)), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
@@ -114,3 +127,9 @@ def test_collapse_is_judged_over_all_processes(both: list[Any]) -> None:
     assert together("collapsed", "guard") == pytest.approx(3 * (0.1 - 0.04))
     assert together("collapsed", "active") == 1
     assert together("nothing", "guard") == together("nothing", "active") == 0
+
+
+def test_the_size_of_a_surrogate_is_that_over_all_processes(both: list[Any]) -> None:
+    alone, found = unit_size([*SURROGATES[0], *SURROGATES[1]])
+    assert [process[3][1] for process in both] == [found, found] == [2.5, 2.5]
+    assert sum(process[3][0] for process in both) / 2 == pytest.approx(alone)
