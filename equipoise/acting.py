@@ -136,7 +136,7 @@ class Policy:
         inputs = network.normalize(flat.to(device))
         distribution = network.distribution(inputs, None if masks is None else masks.to(device))
         actions = distribution.mode() if deterministic else distribution.draw()
-        leaves = self._table.take_apart(network.space.to_native(actions))
+        leaves = self._table.take_apart(network.to_native(actions))
         return [_as_array(part, leaf) for part, leaf in zip(leaves, self._table.leaves, strict=True)]
 
     def _flat(self, observation: Any) -> Array:

@@ -42,7 +42,8 @@ class Actions(NamedTuple):
     discrete: Tensor
     """`[..., H]` int64: the choice of each head."""
     continuous: Tensor
-    """`[..., P]`: raw Gaussian samples in the normalised space, where [-1, 1] is the native range."""
+    """`[..., P]`: samples as they were drawn. Of a Gaussian they lie in the normalised space, where [-1, 1]
+    is the native range; of other families see `trainer.policy.continuous`."""
 
 
 @dataclass

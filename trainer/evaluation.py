@@ -102,7 +102,7 @@ def evaluate(
     result = results["deterministic"]
     if isinstance(env, DiagnosticEnv):
         with torch.inference_mode():
-            own = env.diagnose(lambda seen, mask: policy.space.to_native(policy.act(seen, mask)))
+            own = env.diagnose(lambda seen, mask: policy.to_native(policy.act(seen, mask)))
         result = replace(result, metrics=result.metrics | _finite(own))
     return replace(result, sampled=results.get("sampled"))
 
@@ -124,12 +124,12 @@ def _shares(episodes: int, env: BatchedEnv, acting: Acting) -> dict[str, Tensor]
 def _behaviour(policy: Policy, shares: Mapping[str, Tensor], generator: torch.Generator) -> Act:
     sampled = (shares["sampled"] > 0)[:, None]
     if not bool(sampled.any()):
-        return lambda observation, mask: policy.space.to_native(policy.act(observation, mask))
+        return lambda observation, mask: policy.to_native(policy.act(observation, mask))
 
     def act(observation: Tensor, action_mask: Tensor | None) -> NativeAction:
         distribution = policy.distribution(policy.normalize(observation), action_mask)
         pairs = zip(distribution.draw(generator), distribution.mode(), strict=True)
-        return policy.space.to_native(Actions(*(drawn.where(sampled, mode) for drawn, mode in pairs)))
+        return policy.to_native(Actions(*(drawn.where(sampled, mode) for drawn, mode in pairs)))
 
     return act
 

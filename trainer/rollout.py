@@ -17,7 +17,6 @@ from equipoise.envs.vectorised import VectorisedEnv
 from equipoise.trainer.compilation import Compiled, Setting
 from equipoise.trainer.data import Actions, Metric, Metrics, Rollout
 from equipoise.trainer.episodes import LENGTH, Unfinished, count_episodes, short_ones_only
-from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.spaces import HybridSpace
 
@@ -124,7 +123,7 @@ class Collector:
         """Fill the rollout with the next T steps; the metrics of each are for `episode_means`."""
         rollout, now = self.rollout, self._now
         steps, num_envs = rollout.done.shape
-        gumbel, normal = _noise(self.policy.space, steps, num_envs, self.generator)
+        gumbel, normal = _noise(self.policy, steps, num_envs, self.generator)
         log_std = self.policy.global_log_std()
         found: list[Metrics] = []
         for *noise, observation, mask, slot in zip(
@@ -139,7 +138,7 @@ class Collector:
             # Copies: an environment may write over its own at the next step.
             found.append({f"episode/{name}": Metric(metric.clone()) for name, metric in metrics.items()})
         rollout.last_observation.copy_(now.observation)
-        _write_log_probs(rollout, self._heads, self.policy.space)
+        _write_log_probs(rollout, self._heads, self.policy)
         ended, now.unfinished = count_episodes(rollout.task_reward, rollout.done, now.unfinished)
         now.ended = now.ended + rollout.done.sum(0)
         found.append({"episode/return": Metric(ended.returns), LENGTH: Metric(ended.lengths)})
@@ -158,7 +157,7 @@ class Collector:
         """Act once; also gives the environment's own metrics."""
         now = self._now
         heads, actions = act(now.observation, now.action_mask, gumbel, normal, log_std)
-        timestep = self._checked.step(self.policy.space.to_native(actions))
+        timestep = self._checked.step(self.policy.to_native(actions))
         now.observation, now.action_mask = timestep.observation, timestep.action_mask
         outcome = timestep.rewards, timestep.terminated, timestep.truncated, timestep.final_observation
         return Step(*actions, *heads, *outcome), timestep.metrics
@@ -235,24 +234,24 @@ def _slots(rollout: Rollout, heads: ActorOutput) -> list[Step]:
     return [Step(*views) for views in zip(*rollout.actions, *heads, *outcome, strict=True)]
 
 
-def _write_log_probs(rollout: Rollout, heads: ActorOutput, space: HybridSpace) -> None:
+def _write_log_probs(rollout: Rollout, heads: ActorOutput, policy: Policy) -> None:
     """Those of all steps at once, which saves many small operations in each step."""
     logits, mean, log_std = heads
     choices, parameters, mask = (part.flatten(0, 1) for part in (*rollout.actions, rollout.action_mask))
     log_std = log_std[0] if log_std.dim() == 2 else log_std.flatten(0, 1)  # one for all states, or not
-    distribution = HybridDistribution(space, logits.flatten(0, 1), mean.flatten(0, 1), log_std, mask)
+    distribution = policy.as_distribution(logits.flatten(0, 1), mean.flatten(0, 1), log_std, mask)
     discrete = distribution.discrete_log_prob(choices)
-    continuous = distribution.continuous_log_prob(parameters, space.relevant(choices))
+    continuous = distribution.continuous_log_prob(parameters, policy.space.relevant(choices))
     rollout.discrete_log_prob.copy_(discrete.view_as(rollout.discrete_log_prob))
     rollout.continuous_log_prob.copy_(continuous.view_as(rollout.continuous_log_prob))
 
 
 @torch.inference_mode()
-def _noise(
-    space: HybridSpace, steps: int, num_envs: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Standard Gumbel `[T, N, H, C]` and normal `[T, N, P]` noise for a whole rollout."""
+def _noise(policy: Policy, steps: int, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Standard Gumbel `[T, N, H, C]` and normal `[T, N, P, *family.noise]` noise for a whole rollout."""
+    space = policy.space
     shape = (steps, num_envs, space.num_heads, space.max_choices)
     gumbel = -torch.empty(shape, device=generator.device).exponential_(generator=generator).log_()
-    normal = torch.empty((steps, num_envs, space.num_continuous), device=generator.device)
+    each = (space.num_continuous, *policy.family.noise)
+    normal = torch.empty((steps, num_envs, *each), device=generator.device)
     return gumbel, normal.normal_(generator=generator)

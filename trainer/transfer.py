@@ -19,6 +19,7 @@ from equipoise.envs.action_table import ActionTable
 from equipoise.envs.space_data import from_data
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.data import critic_heads
+from equipoise.trainer.policy.continuous import FAMILIES
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.system.checkpoint import CheckpointError, newest
 
@@ -45,6 +46,8 @@ class Source(NamedTuple):
     path: Path
     weights: Mapping[str, Tensor]
     labels: Labels
+    distribution: str
+    """What the parameters' rows are for: the name of `policy.distribution`."""
 
 
 class _Fit(NamedTuple):
@@ -59,6 +62,7 @@ def read(location: str) -> Source:
     try:
         path, state, _ = newest(location)
         weights, interface = state["policy"], state["interface"]
+        distribution = state.get("config", {}).get("policy", {}).get("distribution", "gaussian")
         if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
             raise TypeError("its weights are no tensors")
         table = ActionTable(from_data(interface["action_space"]))
@@ -67,13 +71,14 @@ def read(location: str) -> Source:
         raise ConfigError(f"init_from: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"init_from: {location} holds no policy: {type(error).__name__}: {error}") from None
-    return Source(path, weights, labels)
+    return Source(path, weights, labels, distribution)
 
 
 def take(source: Source, policy: Policy, reward_names: Sequence[str]) -> str:
     """Give `policy` the weights that fit it; what does not fit stays as it is.
 
-    A layer is taken with all of its tensors or not at all. The critic's values, in reward units, are those
+    A layer is taken with all of its tensors or not at all, and one of the parameters only where it says where
+    and how wide for the same distribution. The critic's values, in reward units, are those
     of the source, but the statistics of its targets begin anew.
 
     Returns:
@@ -85,7 +90,8 @@ def take(source: Source, policy: Policy, reward_names: Sequence[str]) -> str:
     mine = policy.state_dict()
     labels = _labels(policy.space.table, reward_names, len(policy.value_head.bias))
     fits = {
-        layer: _fit(layer, {name: mine[name] for name in names}, labels, source)
+        layer: _of_other_numbers(layer, policy, source)
+        or _fit(layer, {name: mine[name] for name in names}, labels, source)
         for layer, names in groupby(mine, key=_layer)
     }
     tensors = {name: tensor for fit in fits.values() for name, tensor in fit.tensors.items()}
@@ -104,6 +110,14 @@ def take(source: Source, policy: Policy, reward_names: Sequence[str]) -> str:
     taken = sum(bool(fit.tensors) for fit in fits.values())
     more = "".join(f"; {what}: {which}" for what, which in said.items() if which)
     return f"init_from: {source.path}: {taken} of {len(fits)} layers taken{more}"
+
+
+def _of_other_numbers(layer: str, policy: Policy, source: Source) -> _Fit | None:
+    """Where a layer is for parameters of another distribution: its outputs mean something else there."""
+    here = next(name for name, family in FAMILIES.items() if type(policy.family) is family)
+    if _ROWS.get(layer, ("",))[0] != "parameters" or source.distribution == here:
+        return None
+    return _Fit({}, f"policy.distribution is {source.distribution} there, {here} here")
 
 
 def _fit(layer: str, mine: Mapping[str, Tensor], labels: Labels, source: Source) -> _Fit:

@@ -52,7 +52,7 @@ needs_onnx = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=["node_set", "mlp", "mlp without masks"])
+@pytest.fixture(params=["node_set", "mlp", "without masks", "beta", "squashed"])
 def trained(
     request: pytest.FixtureRequest,
     tiny_topology: Callable[..., Config],
@@ -61,7 +61,10 @@ def trained(
 ) -> Path:
     """A checkpoint whose policy is no longer near its mild beginnings: it is sure of some choices, and wants
     parameters beyond their bounds."""
-    config = toy() if request.param == "mlp without masks" else tiny_topology(f"policy={request.param}")
+    if request.param in ("node_set", "mlp"):
+        config = tiny_topology(f"policy={request.param}")
+    else:
+        config = toy(*([] if request.param == "without masks" else [f"policy.distribution={request.param}"]))
     build(config, tmp_path / "run").train()
     state = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
     for name in ("discrete_head.weight", "continuous_head.weight"):
@@ -108,7 +111,7 @@ def assert_acts_alike(policy: Policy, inputs: dict[str, Tensor], outputs: list[T
     actions = policy.act(inputs["observation"], inputs.get("action_mask"))
     assert (actions.continuous.abs() > 1.0).float().mean() > 0.01, "some have to be clamped"
     assert actions.discrete.float().std() > 0.1
-    expected = leaves(policy.space.to_native(actions))
+    expected = leaves(policy.to_native(actions))
     assert len(outputs) == len(expected)
     for ours, theirs in zip(expected, outputs, strict=True):
         assert theirs.dtype == ours.dtype

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from equipoise.trainer.data import Actions
@@ -46,6 +47,16 @@ class _Line(NamedTuple):
     parameters: Sequence[int]
 
 
+class _Shown(NamedTuple):
+    """A parameter in the normalised space."""
+
+    low: float
+    high: float
+    mode: float
+    value: float
+    """What was taken."""
+
+
 def draw_panel(
     space: HybridSpace,
     names: Names,
@@ -57,9 +68,9 @@ def draw_panel(
     """Draw sample 0 of a batch as `width` × `height` pixels, one line for each head with its parameters.
 
     The probabilities of the choices form one bar, with the choice taken underlined. A parameter is shown as
-    mean ± σ within its native range, with a dot at the value taken, and in grey if it does not matter under
-    the choice taken. A head with one valid choice has an empty line. The last line counts those that do not
-    fit.
+    its deterministic value with σ to both sides within its native range, with a dot at the value taken, and
+    in grey if it does not matter under the choice taken. A head with one valid choice has an empty line. The
+    last line counts those that do not fit.
     """
     sheet = _Sheet(width, height)
     lines = _lines(space)
@@ -76,8 +87,7 @@ def draw_panel(
     deciding = distribution.discrete_active()[0].tolist()
     relevant = distribution.relevant(actions.discrete)[0].tolist()
     head_of = space.head_of.tolist()
-    mean, value = distribution.mean[0].tolist(), actions.continuous[0].tolist()
-    std = distribution.log_std.exp().expand_as(distribution.mean)[0].tolist()
+    strips = _strips(distribution, actions)
     for number, (head, parameters) in enumerate(lines[:fits]):
         top = _HEADER + number * row
         if head is not None:
@@ -89,13 +99,20 @@ def draw_panel(
         for column, p in enumerate(parameters):
             place = (left + bar + column * cell + _GAP, top, cell - _GAP, row)
             if head_of[p] == space.num_heads or deciding[head_of[p]]:
-                _strip(sheet, place, mean[p], std[p], value[p], relevant[p])
+                _strip(sheet, place, strips[p], relevant[p])
             if not names.parameters:
                 sheet.text(place[0], top + 5, f"p{p}", FAINT, size=9)
     if fits < len(lines):
         more = f"… and {len(lines) - fits} lines more"
         sheet.text(left, _HEADER + (fits + 0.5) * row, more, FAINT)
     return sheet.image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _strips(distribution: HybridDistribution, actions: Actions) -> list[_Shown]:
+    family, outputs = distribution.family, (distribution.mean, distribution.log_std)
+    places = [*family.interval(*outputs)]
+    places += [family.in_range(samples) for samples in (family.mode(*outputs), actions.continuous)]
+    return [_Shown(*place) for place in torch.stack([part[0] for part in places], -1).tolist()]
 
 
 def _lines(space: HybridSpace) -> list[_Line]:
@@ -179,9 +196,7 @@ def _bar(
 def _strip(
     sheet: _Sheet,
     place: tuple[float, float, float, float],
-    mean: float,
-    std: float,
-    value: float,
+    shown: _Shown,
     matters: bool,
 ) -> None:
     left, top, width, row = place
@@ -191,10 +206,11 @@ def _strip(
         return left + width * (min(max(normalised, -1.0), 1.0) + 1.0) / 2.0
 
     sheet.box(left, middle - 4, left + width, middle + 4, _TRACK if matters else _IDLE)
-    sheet.box(at(mean - std), middle - 4, at(mean + std), middle + 4, _BAND if matters else _IDLE_BAND)
-    sheet.box(at(mean) - 1, middle - 4, at(mean) + 1, middle + 4, _MEAN if matters else _IDLE_MEAN)
+    mode = at(shown.mode)
+    sheet.box(at(shown.low), middle - 4, at(shown.high), middle + 4, _BAND if matters else _IDLE_BAND)
+    sheet.box(mode - 1, middle - 4, mode + 1, middle + 4, _MEAN if matters else _IDLE_MEAN)
     if matters:
-        sheet.dot(at(value), middle, 3.5, TEXT)
+        sheet.dot(at(shown.value), middle, 3.5, TEXT)
 
 
 def _color(choice: int) -> tuple[int, int, int]:

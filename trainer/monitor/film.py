@@ -49,7 +49,7 @@ def film_episode(
 
     Rendering errors propagate.
     """
-    space, weights = policy.space, torch.tensor(env.reward_weights, device=env.device)
+    weights = torch.tensor(env.reward_weights, device=env.device)
     names = Names(env.choice_names, env.parameter_names) if isinstance(env, IllustratedEnv) else Names()
     noise = torch.Generator(env.device).manual_seed(seed)
     observation, action_mask = env.reset(seed)
@@ -57,7 +57,7 @@ def film_episode(
     while True:
         distribution = policy.distribution(policy.normalize(observation), action_mask)
         actions = distribution.mode() if deterministic else distribution.draw(noise)
-        native = space.to_native(actions)
+        native = policy.to_native(actions)
         picture = env.render_action(native) if isinstance(env, IllustratedEnv) else env.render()
         scene = _Scene(title, picture, policy, names, distribution, actions)
         frames.append(scene.frame(f"step {steps}", f"return {task_return:.1f}"))

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
+from equipoise.trainer.policy.continuous import FamilyName
 from equipoise.trainer.policy.encoders import MLP, linear
 from equipoise.trainer.policy.protocol import Encoder, MakeEncoder, Policy, make_encoder
 from equipoise.trainer.spaces import HybridSpace
@@ -29,7 +30,9 @@ class ActorCritic(Policy):
         shared_trunk: both action types read the same features; else each has an encoder of its own
         shared_critic: the critic reads the features of the discrete head
         state_dependent_std: σ is an output of the network, not one number for each parameter
-        log_std_init: initial log of σ, in the space where [-1, 1] is the whole range
+        distribution: of the continuous parameters; beta and squashed never leave the bounds
+        log_std_init: initial log of σ, in the space where [-1, 1] is the whole range; before tanh where it is
+            squashed; of beta 1/σ² is the concentration
         log_std_min: lower bound of log σ
         log_std_max: upper bound of log σ
         normalize_observations: running mean and std, unless the encoder wants them raw
@@ -49,6 +52,7 @@ class ActorCritic(Policy):
         shared_trunk: bool = True,
         shared_critic: bool = False,
         state_dependent_std: bool = False,
+        distribution: FamilyName = "gaussian",
         log_std_init: LogStd = -0.5,
         log_std_min: LogStd = -5.0,
         log_std_max: LogStd = 2.0,
@@ -59,7 +63,8 @@ class ActorCritic(Policy):
             raise ValueError(f"policy.{name} = {value}: must be {wanted}")
         trunk = make_encoder(encoder, observation_shape, "policy.encoder")
         raw = getattr(trunk, "raw_observations", False)
-        super().__init__(space, observation_shape, num_values, normalize_observations and not raw)
+        normalize = normalize_observations and not raw
+        super().__init__(space, observation_shape, num_values, normalize, distribution)
         self.log_std_bounds = (log_std_min, log_std_max)
         nodes = _nodes(trunk, space)
 

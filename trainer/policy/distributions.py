@@ -1,20 +1,19 @@
-"""The distribution over hybrid actions: independent categorical heads and a diagonal Gaussian.
+"""The distribution over hybrid actions: independent categorical heads and independent numbers.
 
-The Gaussian lives in the normalised space, where [-1, 1] is the native range; its raw sample is stored and
-its own log-probability used (clamping happens on the way to the environment, in `HybridSpace.to_native`).
+The numbers live in the normalised space, where [-1, 1] is the native range; what they are drawn from says
+their `Family`. The sample as it was drawn is stored, and `Policy.to_native` makes an action of it.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
 from equipoise.trainer.data import Actions
+from equipoise.trainer.policy.continuous import Family, Gaussian
 from equipoise.trainer.spaces import HybridSpace
 
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_GAUSSIAN = Gaussian()
 
 
 class HybridDistribution:
@@ -25,12 +24,20 @@ class HybridDistribution:
         mean: `[B, P]`.
         log_std: `[P]` or `[B, P]`.
         action_mask: `[B, H, C]` bool, at least one valid choice for each head.
+        family: of the numbers, by `mean` and `log_std`.
     """
 
     def __init__(
-        self, space: HybridSpace, logits: Tensor, mean: Tensor, log_std: Tensor, action_mask: Tensor
+        self,
+        space: HybridSpace,
+        logits: Tensor,
+        mean: Tensor,
+        log_std: Tensor,
+        action_mask: Tensor,
+        family: Family = _GAUSSIAN,
     ) -> None:
         self.space = space
+        self.family = family
         self.mean = mean
         self.log_std = log_std
         self.action_mask = action_mask
@@ -54,22 +61,24 @@ class HybridDistribution:
         return self._logits.movedim(-1, 0).contiguous().log_softmax(0).movedim(0, -1)
 
     def sample(self, gumbel: Tensor, normal: Tensor) -> Actions:
-        """Actions from ready-made noise: `gumbel` `[B, H, C]` standard Gumbel, `normal` `[B, P]`.
+        """Actions from ready-made noise: Gumbel `[B, H, C]` and normal `[B, P, *family.noise]`, standard.
 
         The largest of logit + Gumbel noise is a sample of the categorical (Gumbel, 1954; Maddison et al.,
         "A* sampling", 2014, section 2).
         """
-        parameters = torch.addcmul(self.mean, self.log_std.exp(), normal)
+        parameters = self.family.sample(self.mean, self.log_std, normal)
         return Actions(self._argmax(self._logits + gumbel), parameters)
 
     def draw(self, generator: torch.Generator | None = None) -> Actions:
         """Actions from fresh noise of `generator`, or of PyTorch's own."""
         gumbel = -torch.empty_like(self._logits).exponential_(generator=generator).log_()
-        return self.sample(gumbel, torch.empty_like(self.mean).normal_(generator=generator))
+        normal = self.mean.new_empty(*self.mean.shape, *self.family.noise)
+        return self.sample(gumbel, normal.normal_(generator=generator))
 
     def mode(self) -> Actions:
-        """The deterministic action: the likeliest choice of each head, the mean of each parameter."""
-        return Actions(self._argmax(self._logits), self.mean)
+        """The deterministic action: the likeliest choice of each head, and of each parameter what its family
+        says: a Gaussian's mean."""
+        return Actions(self._argmax(self._logits), self.family.mode(self.mean, self.log_std))
 
     def _argmax(self, scores: Tensor) -> Tensor:
         if self.space.num_heads == 0:
@@ -97,8 +106,7 @@ class HybridDistribution:
 
     def continuous_log_prob(self, parameters: Tensor, relevant: Tensor) -> Tensor:
         """`[B, D]`: of the relevant parameters of each decision together; 0 where none is relevant."""
-        standardised = (parameters - self.mean) * (-self.log_std).exp()
-        each = -0.5 * standardised.square() - (self.log_std + _HALF_LOG_2PI)
+        each = self.family.log_prob(parameters, self.mean, self.log_std)
         return self.space.sum_by_decision(each * relevant)
 
     def discrete_entropy(self) -> Tensor:
@@ -108,5 +116,15 @@ class HybridDistribution:
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
 
     def continuous_entropy(self) -> Tensor:
-        """`[B, P]` nats of each parameter in the normalised space: `log σ + ½ log 2πe`."""
-        return (self.log_std + (0.5 + _HALF_LOG_2PI)).expand_as(self.mean)
+        """`[B, P]` nats of each parameter in the normalised space."""
+        return self.family.entropy(self.mean, self.log_std)
+
+    def discrete_kl(self, other: HybridDistribution) -> Tensor:
+        """KL(this ‖ other) of each head, `[B, H]`, exact; both under the same mask."""
+        if self.space.num_heads == 0:
+            return self._logits.new_zeros(self._logits.shape[:2])
+        return (self.log_probs.exp() * (self.log_probs - other.log_probs)).sum(-1)
+
+    def continuous_kl(self, other: HybridDistribution) -> Tensor:
+        """KL(this ‖ other) of each parameter, `[B, P]`, exact; both of one family."""
+        return self.family.kl(self.mean, self.log_std, other.mean, other.log_std)

@@ -15,7 +15,9 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from equipoise.envs.protocol import NativeAction
 from equipoise.trainer.data import Actions
+from equipoise.trainer.policy.continuous import FAMILIES, FamilyName
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.normalization import ObservationNormalizer, ValueNormalizer
 from equipoise.trainer.spaces import HybridSpace
@@ -84,9 +86,9 @@ class Heads(NamedTuple):
     logits: Tensor
     """`[B, H, C]`."""
     mean: Tensor
-    """`[B, P]` in the normalised space."""
+    """`[B, P]`: where each parameter lies, as `policy.distribution` understands it."""
     log_std: Tensor
-    """`[P]`, or `[B, P]` where it depends on the state."""
+    """`[P]`, or `[B, P]` where it depends on the state: how wide it is spread."""
     values: Tensor
     """`[B, V]` in normalised units."""
 
@@ -103,6 +105,10 @@ class Policy(nn.Module, ABC):
         observation_shape: of one observation; networks see it flattened to `O` numbers.
         num_values: `V`, one for each reward component, and perhaps one more for the task.
         normalize_observations: to mean 0 and standard deviation 1, by running statistics.
+        distribution: of the continuous parameters.
+
+    Raises:
+        ValueError: for a distribution of parameters where there are none.
     """
 
     value_head: nn.Linear
@@ -114,8 +120,19 @@ class Policy(nn.Module, ABC):
         observation_shape: Sequence[int],
         num_values: int,
         normalize_observations: bool = True,
+        distribution: FamilyName = "gaussian",
     ) -> None:
         super().__init__()
+        if distribution not in FAMILIES:
+            allowed = ", ".join(FAMILIES)
+            raise ValueError(f"policy.distribution = {distribution}: must be one of {allowed}")
+        if distribution != "gaussian" and not space.num_continuous:
+            raise ValueError(
+                f"policy.distribution = {distribution}: the action space has no continuous parameters that "
+                "could be drawn from it; leave it out"
+            )
+        self.family = FAMILIES[distribution]()
+        """Of the continuous parameters."""
         self.space = space
         self.observation_width = math.prod(observation_shape)
         self.normalizer = ObservationNormalizer(self.observation_width) if normalize_observations else None
@@ -160,7 +177,11 @@ class Policy(nn.Module, ABC):
     ) -> HybridDistribution:
         """The distribution that the outputs of `actor` describe; without a mask all choices are valid."""
         mask = self.space.valid_choices.expand_as(logits) if action_mask is None else action_mask
-        return HybridDistribution(self.space, logits, mean, log_std, mask)
+        return HybridDistribution(self.space, logits, mean, log_std, mask, self.family)
+
+    def to_native(self, actions: Actions) -> NativeAction:
+        """Samples `[N, H]`, `[N, P]` of `distribution` in the units and the structure of the environment."""
+        return self.space.to_native(Actions(actions.discrete, self.family.in_range(actions.continuous)))
 
     @torch.inference_mode()
     def act(self, observation: Tensor, action_mask: Tensor | None) -> Actions:

@@ -15,7 +15,7 @@ from equipoise.trainer.policy.protocol import Policy
 
 
 class StandalonePolicy(nn.Module):
-    """Normalisation, network, likeliest choices and mean parameters, scaling and clamping to native units."""
+    """Normalisation, network, likeliest choices and parameters, scaling and clamping to native units."""
 
     def __init__(self, policy: Policy, masked: bool) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class StandalonePolicy(nn.Module):
         policy = self.policy
         actions = policy.distribution(policy.normalize(observation), action_mask).mode()
         table = policy.space.table
-        parts = table.take_apart(policy.space.to_native(actions))
+        parts = table.take_apart(policy.to_native(actions))
         outputs = [_in_bounds(part, leaf) for part, leaf in zip(parts, table.leaves, strict=True)]
         return dict(zip(self.names, outputs, strict=True))
 
@@ -66,7 +66,8 @@ class StandalonePolicy(nn.Module):
             for name, example in self.examples().items()
         ]
         leaves = zip(self.names, self.policy.space.table.leaves, strict=True)
-        return {"inputs": inputs, "outputs": [_output(name, leaf) for name, leaf in leaves]}
+        numbers = self.policy.family.deterministic
+        return {"inputs": inputs, "outputs": [_output(name, leaf, numbers) for name, leaf in leaves]}
 
 
 def _name(leaf: ActionLeaf) -> str:
@@ -85,7 +86,7 @@ def _in_bounds(part: Tensor, leaf: ActionLeaf) -> Tensor:
     return part.to(torch.float64).clamp(low.to(part.device), high.to(part.device))
 
 
-def _output(name: str, leaf: ActionLeaf) -> dict[str, Any]:
+def _output(name: str, leaf: ActionLeaf, numbers: str) -> dict[str, Any]:
     def shaped(numbers: Sequence[float]) -> Any:
         return np.reshape(numbers, leaf.shape).tolist()
 
@@ -96,7 +97,7 @@ def _output(name: str, leaf: ActionLeaf) -> dict[str, Any]:
         "dtype": "int64" if whole else "float64" if leaf.dtype == np.float64 else "float32",
         "shape": ["batch", *leaf.shape],
         "environment_dtype": str(leaf.dtype),
-        "meaning": f"{leaf.path}, {'likeliest choices' if leaf.discrete else 'means in native units'}",
+        "meaning": f"{leaf.path}, {'likeliest choices' if leaf.discrete else f'{numbers} in native units'}",
     }
     if leaf.outcomes and not leaf.count:
         return {**described, "meaning": f"{leaf.path}, where that option is taken"}
