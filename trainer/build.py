@@ -17,6 +17,7 @@ from equipoise.envs.protocol import BatchedEnv, ScriptedEnv, SharedEnv
 from equipoise.envs.references import References, reference_returns
 from equipoise.envs.vectorised.parallel import TeamsError
 from equipoise.trainer import transfer
+from equipoise.trainer.adaptive_rate import AdaptiveRate
 from equipoise.trainer.configuration import schema
 from equipoise.trainer.configuration.constructors import factory, find_class
 from equipoise.trainer.configuration.schema import ComponentConfig, Config
@@ -240,12 +241,19 @@ def make_learner(
         (weights.discrete_weight / total, weights.continuous_weight / total),
         shuffling_generator(flat.vector.device, seed, process),
         reward_names,
+        make_adaptive_rate(optimizer),
     )
 
 
 def make_optimizer(section: schema.OptimizerConfig, flat: FlatParameters) -> PolicyOptimizer:
     """Of the class that `section` names, with its learning rate on the parameters' device."""
     return PolicyOptimizer(find_class(section.target), flat, section.learning_rate, section.keywords)
+
+
+def make_adaptive_rate(section: schema.OptimizerConfig) -> AdaptiveRate | None:
+    if section.desired_kl is None:
+        return None
+    return AdaptiveRate(section.desired_kl, section.learning_rate_min, section.learning_rate_max)
 
 
 def make_schedule(

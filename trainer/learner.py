@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from equipoise.trainer.adaptive_rate import AdaptiveRate
 from equipoise.trainer.compilation import Compiled
 from equipoise.trainer.configuration import schema
 from equipoise.trainer.data import Metric, Metrics, Minibatch
@@ -58,6 +59,7 @@ class Learner:
         base_weights: of the discrete and the continuous surrogate, summing to 1.
         generator: shuffles the samples, on the policy's device.
         reward_names: of the components, for messages.
+        adaptive: how the learning rate follows the updates; None: `set_learning_rate` alone changes it.
     """
 
     def __init__(
@@ -70,9 +72,10 @@ class Learner:
         base_weights: tuple[float, float],
         generator: torch.Generator,
         reward_names: Sequence[str] = (),
+        adaptive: AdaptiveRate | None = None,
     ) -> None:
         self.policy, self.pipeline, self.optimizer, self.flat = policy, pipeline, optimizer, flat
-        self.settings, self.generator = settings, generator
+        self.settings, self.generator, self._adaptive = settings, generator, adaptive
         self.updates = 0
         """Optimizer steps so far, skipped ones included."""
         self.bad = BadUpdates(policy, reward_names)
@@ -98,22 +101,27 @@ class Learner:
         return self.optimizer.learning_rate
 
     def set_learning_rate(self, rate: float) -> None:
-        self.optimizer.set_learning_rate(rate)
+        """What the schedule says; a rate that follows the updates does not hear of it."""
+        if self._adaptive is None:
+            self.optimizer.set_learning_rate(rate)
 
     @torch.enable_grad()
     def learn(self, samples: Minibatch, progress: float, log: MetricLog) -> None:
-        """All epochs of one iteration, or fewer once the KL divergence exceeds `target_kl`.
+        """All epochs of one iteration, or fewer once the mean KL divergence of one exceeds `target_kl`.
 
+        For that the host waits for the device once in an epoch; without `target_kl` it never does.
         `progress`: the fraction of the run that is done, 0 to 1.
         """
         batch, limit = self.settings.batch, self.settings.target_kl
         if self._signal_is_due():
             log.add(signal_shares(self.policy, self.flat, self._shared, samples, self.settings))
         done = torch.full((), progress, device=self.flat.vector.device)
+        moved = False
         for _ in range(batch.update_epochs):
             divergence = []
             for minibatch in minibatches(samples, batch.num_minibatches, self.generator):
-                divergence.append(self._update(minibatch, done, log))
+                divergence.append(self._update(minibatch, done, log, moved))
+                moved = True
             if limit is not None:
                 mean = distributed.all_reduce_mean(torch.stack(divergence).mean())
                 if float(mean) > limit:
@@ -132,11 +140,14 @@ class Learner:
         each = batch.update_epochs * batch.num_minibatches
         return self._gradient_stage is not None and self.updates % (SIGNAL_EVERY * each) < each
 
-    def _update(self, batch: Minibatch, progress: Tensor, log: MetricLog) -> Tensor:
-        """One optimizer step; returns the joint KL divergence."""
+    def _update(self, batch: Minibatch, progress: Tensor, log: MetricLog, moved: bool) -> Tensor:
+        """One optimizer step; returns the joint KL divergence. `moved`: since these samples were taken."""
         before = self._weights
         found = self.direction.call(batch, progress, before, self.updates)
         self._weights = found.weights
+        if self._adaptive is not None and moved:  # before the step, as rsl_rl does
+            kl = distributed.all_reduce_mean(found.kl)
+            self.optimizer.set_learning_rate(self._adaptive.after(self.learning_rate, kl))
         self._step(found)
         self.updates += 1
         log.add(found.metrics)

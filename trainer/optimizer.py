@@ -81,11 +81,14 @@ class PolicyOptimizer:
             # SGD makes this buffer in its first step, and leaves it unset if that step is skipped.
             self.inner.state[flat.vector]["momentum_buffer"] = torch.zeros_like(flat.vector)
 
-    def set_learning_rate(self, rate: float) -> None:
+    def set_learning_rate(self, rate: float | Tensor) -> None:
+        """`rate`: a device scalar where it follows the updates; for an optimizer that is not `fused`, and
+        takes numbers only, the host then waits for the device."""
         self.learning_rate.fill_(rate)
         if not self.fused:
+            number = float(rate)
             for group in self.inner.param_groups:
-                group["lr"] = rate
+                group["lr"] = number
 
     def step(self, skipped: Tensor) -> None:
         """One step; where `skipped`, a device scalar, is not 0, nothing changes."""

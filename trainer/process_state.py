@@ -99,6 +99,11 @@ def load_run_state(run: Trainer, state: Mapping[str, Any]) -> None:
             state = {**state, "collector": {**state["collector"], "env": None}}
         for name in _PARTS:
             getattr(run, name).load_state_dict(state[name])
+        rate = run.config.optimizer.learning_rate
+        if (
+            rate != state["config"]["optimizer"]["learning_rate"]
+        ):  # a rate that follows the updates starts anew
+            run.learner.optimizer.set_learning_rate(rate)
         _load_generators(state)
     except EnvError:
         raise

@@ -74,6 +74,17 @@ def test_nobody_reads_a_value_but_where_looking_is_free(env: str, tmp_path: Path
     assert ("diagnosis.py", "record") in reads.found  # the test sees reads
 
 
+@pytest.mark.parametrize("distribution", ["beta", "squashed"])
+def test_nor_for_other_distributions_and_a_rate_that_follows_the_kl(
+    distribution: str, tmp_path: Path
+) -> None:
+    chosen = (f"policy.distribution={distribution}", "optimizer=adam_kl")
+    trainer = build(compose(["env=moving", "env.num_envs=16", *chosen, "device=cpu", "threads=1"]), tmp_path)
+    with Reads() as reads:
+        learn(trainer)
+    assert reads.found <= ON_THE_CPU_ALONE
+
+
 @contextmanager
 def waiting_is_an_error() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")

@@ -157,6 +157,16 @@ def test_an_interrupted_run_of_two_processes_goes_on_exactly(tmp_path: Path) -> 
     assert_curves_are_whole(run_dir)
 
 
+def test_a_rate_that_follows_the_kl_is_the_same_in_all(tmp_path: Path) -> None:
+    """Each finds another divergence; with rates of their own the parameters would part, and end the run."""
+    following = ("optimizer=adam_kl", "optimizer.desired_kl=0.003", "trainer.batch.update_epochs=4")
+    measured = "trainer.gradient_scaling.measure_every=1"
+    for ended in both(tmp_path, *toy(tmp_path / "run", measured, *following)):
+        assert ended.code == 0, ended.output
+    rates = {line["optimizer/learning_rate"] for line in lines(tmp_path / "run")}
+    assert len(rates) > 2
+
+
 def test_a_run_of_one_process_is_not_resumed_by_two(tmp_path: Path) -> None:
     """Nor is it said that its environments cannot be shared out, which cannot be changed any more."""
     run_dir = tmp_path / "run"

@@ -35,6 +35,9 @@ iteration stays what it was."""
 INEXACT = (
     "optimizer.learning_rate",
     "optimizer.anneal",
+    "optimizer.desired_kl",
+    "optimizer.learning_rate_min",
+    "optimizer.learning_rate_max",
     "trainer.schedule_steps",
     "trainer.batch.rollout_steps",
     "trainer.batch.update_epochs",

@@ -85,6 +85,13 @@ class EnvConfig(ComponentConfig):
 class OptimizerConfig(ComponentConfig):
     learning_rate: Positive = Field(description="at the start; the constructor's lr")
     anneal: bool = Field(True, description="the learning rate falls to 0 over the run, linearly")
+    desired_kl: Positive | None = Field(
+        None,
+        description="the learning rate follows the KL of the updates instead: times 1.5 below half of this, "
+        "divided by 1.5 above twice; null: it does not",
+    )
+    learning_rate_min: Positive = Field(1e-5, description="bound of a rate that follows the KL")
+    learning_rate_max: Positive = Field(1e-2, description="bound of a rate that follows the KL")
 
 
 class PolicyLossWeights(Section):
@@ -311,6 +318,7 @@ def _contradictions(config: Config, bad: Collection[str]) -> Iterator[Problem]:
     weights = trainer.policy_loss_weights
     if weights.discrete_weight == weights.continuous_weight == 0:
         yield Problem("trainer.policy_loss_weights", ": both weights are 0; at least one must be > 0")
+    yield from _learning_rate(config.optimizer)
     yield from _stage_list(trainer, bad)
     samples = batch.rollout_steps * config.env.num_envs
     if samples < 2:
@@ -330,6 +338,18 @@ def _contradictions(config: Config, bad: Collection[str]) -> Iterator[Problem]:
             if section.keywords.get("norm_parameters") == "shared" and unshared:
                 why = "all: policy.shared_trunk = false leaves no parameters that both sides share"
                 yield bad_value(f"trainer.{name}.norm_parameters", "shared", why)
+
+
+def _learning_rate(optimizer: OptimizerConfig) -> Iterator[Problem]:
+    if optimizer.desired_kl is None:
+        return
+    if optimizer.anneal:
+        why = "false with optimizer.desired_kl, which sets the learning rate"
+        yield bad_value("optimizer.anneal", True, why)
+    low, high = optimizer.learning_rate_min, optimizer.learning_rate_max
+    if not low <= optimizer.learning_rate <= high:
+        why = f"between learning_rate_min ({low:g}) and learning_rate_max ({high:g})"
+        yield bad_value("optimizer.learning_rate", optimizer.learning_rate, why)
 
 
 def _device(config: Config) -> Iterator[Problem]:
