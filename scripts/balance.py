@@ -7,7 +7,8 @@
 Tasks are this project's own, and those of `scripts/suite` as `env=gymnasium` trains them; TopologySpawn is
 also trained with its discrete loss multiplied by 0.03, 30 and 1000. An arm is compared with both fixed
 weights on every task, and with itself undisturbed where the loss has a factor. Finished runs are not
-repeated: the same command continues where it was stopped.
+repeated: the same command continues where it was stopped; with `--add` nor are those that the report's CSV
+has, from another machine or an earlier day.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from equipoise.scripts.studies.report import (
     failed,
     provenance,
     shown,
-    table,
     write_report,
 )
+from equipoise.scripts.studies.report import table as markdown
 from equipoise.scripts.studies.results import MEASURES, Result, by_arm, load, read_csv, write_csv
 from equipoise.scripts.studies.tasks import Task, jobs_of, tasks_named
 
@@ -115,22 +116,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "scripts.balance", *(arguments or sys.argv[1:])])
     path: Path = options.report
     failures: list[Failure] = []
-    if options.from_csv:
-        results = read_csv(path.with_suffix(".csv"))
-    else:
+    table = path.with_suffix(".csv")
+    results = read_csv(table) if options.from_csv or (options.add and table.exists()) else []
+    if not options.from_csv:
+        known = {(result.env, result.arm, result.seed) for result in results}
         arms = {name: ARMS[name] for name in options.arms}
-        jobs, failures = trained(
-            jobs_of(options.tasks, arms, options.seeds, options.out), options.jobs, options.report_only
-        )
+        jobs = jobs_of(options.tasks, arms, options.seeds, options.out)
+        jobs = [job for job in jobs if (job.env, job.arm.name, job.seed) not in known]
+        jobs, failures = trained(jobs, options.jobs, options.report_only)
         found = [load(job.folder, job.arm.name, job.env) for job in jobs]
-        results = [result for result in found if result is not None]
+        results += [result for result in found if result is not None]
     if not results:
         print(f"{options.out}: no finished runs to report", file=sys.stderr)
         return 1
     origin = None if options.from_csv else provenance(command, results)
     write_report(path, "Which weighting is safe to leave on", origin, body(results, failures, path.stem))
     if not options.from_csv:
-        write_csv(path.with_suffix(".csv"), results)
+        write_csv(table, results)
     print(f"report: {path}")
     return 1 if failures else 0
 
@@ -157,7 +159,7 @@ def body(results: Sequence[Result], failures: Sequence[Failure], stem: str) -> s
         for arm, runs in arms.items():
             verdicts = [str(compared.get((task, arm, fixed), "")) for fixed in REFERENCES]
             rows.append([task, arm, shown(iqm_interval([runs])), *verdicts])
-    text += table(rows) + "\n## All tasks\n\n" + _verdicts(compared) + "\n" + _equivalence(results)
+    text += markdown(rows) + "\n## All tasks\n\n" + _verdicts(compared) + "\n" + _equivalence(results)
     return text + f"\nEvery run: [{stem}.csv]({stem}.csv)\n{failed(failures)}"
 
 
@@ -178,7 +180,7 @@ def _verdicts(compared: Mapping[tuple[str, str, str], Comparison]) -> str:
             rows.append(
                 [arm, fixed, f"{larger} of {len(found)}", *(", ".join(x) or "–" for x in (better, worse))]
             )
-    return table(rows)
+    return markdown(rows)
 
 
 def _equivalence(results: Sequence[Result]) -> str:
@@ -198,7 +200,7 @@ def _equivalence(results: Sequence[Result]) -> str:
     return (
         "## A factor on the discrete loss\n\nTopologySpawn, Adam: mean with the factor less mean without, "
         f"and p of the two one-sided tests that it lies within ± {MARGIN} of the score (small: the same).\n\n"
-        f"{table(rows)}"
+        f"{markdown(rows)}"
     )
 
 
@@ -214,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m scripts.balance", description=__doc__.split("\n")[0])
     add_arguments(parser, seeds="1-10")
     add_places(parser, "runs/balance", "docs/results/balance.md")
+    parser.add_argument("--add", action="store_true", help="to the runs that the report's CSV has")
     everything = ",".join(task.name for task in TASKS)
     parser.add_argument(
         "--tasks",

@@ -6,7 +6,8 @@
 
 Every task is learned by `equipoise.train` with no setting but its number of steps; those with discrete or
 continuous actions alone by Stable-Baselines3's PPO too, and hybrid ones by CleanRL's structure with a hybrid
-agent made by hand, each with its own defaults. A run that is there is not made again. Stable-Baselines3 and
+agent made by hand, each with its own defaults. A run that is there is not made again; with `--add` nor is one
+that the report's CSV has, from another machine or an earlier day, if it was as long. Stable-Baselines3 and
 the packages of some tasks are extras: `pip install -e '.[first-try]'`; what is missing is skipped and named.
 """
 
@@ -28,7 +29,6 @@ from equipoise.scripts.studies.report import cpu_model, spans, write_report
 from equipoise.scripts.suite import report
 from equipoise.scripts.suite.episodes import Found
 from equipoise.scripts.suite.tasks import TASKS, Task, learners_of
-from equipoise.trainer.monitor.summary import git_revision
 
 QUICK = 0.1
 """Share of the steps in a quick look."""
@@ -50,28 +50,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     missing = sorted({name for run in runs for name in run.missing()})
     runs = [run for run in runs if not run.missing()]
-    waiting = [] if options.report_only else [run for run in runs if not run.file.exists()]
+    steps = {run.task.name: run.steps for run in runs}
+    table = options.report.with_suffix(".csv")
+    known = report.read_rows(table, steps) if options.add else {}
+    waiting = [run for run in runs if not run.file.exists() and run.key not in known]
+    waiting = [] if options.report_only else waiting
     print(
         f"{len(runs)} runs, {len(waiting)} to do"
         + (f"; not installed: {', '.join(missing)}" if missing else "")
     )
     with ThreadPoolExecutor(options.jobs) as pool:
         failed = [message for message in pool.map(Run.work, waiting) if message]
-    found = {(r.task.name, r.learner, r.seed): r.found() for r in runs if r.file.exists()}
+    found = known | {run.key: run.found() for run in runs if run.file.exists()}
     if not found:
         print(f"{options.out}: no finished runs to report", file=sys.stderr)
         return 1
     command = shlex.join(["python", "-m", "scripts.first_try", *(arguments or sys.argv[1:])])
     origin = [
         f"command: `{command}`",
-        f"commit: {git_revision() or 'n/a'}",
+        f"commits: {', '.join(sorted({run.commit for run in found.values()})) or 'n/a'}",
         f"machine: {cpu_model()}, {os.cpu_count()} cores",
     ]
-    origin += [f"seeds: {spans(list(seeds))}", f"not installed: {', '.join(missing) or 'nothing'}"]
+    origin += [
+        f"seeds: {spans([seed for _, _, seed in found])}",
+        f"not installed: {', '.join(missing) or 'nothing'}",
+    ]
     write_report(
         options.report, "First try", "".join(f"- {line}\n" for line in origin), report.body(found, failed)
     )
-    options.report.with_suffix(".csv").write_text(report.rows(found))
+    report.write_rows(table, found, steps)
     print(f"report: {options.report}")
     return 1 if failed else 0
 
@@ -84,6 +91,7 @@ class Run:
         self.steps, self.episodes = max(round(task.steps * share), FEWEST), episodes
         self.folder = out.resolve() / task.name / f"{learner}-{self.steps}"
         self.file = self.folder / f"s{seed}.json"
+        self.key = (task.name, learner, seed)
 
     def missing(self) -> list[str]:
         needed = [MODULES[name] for name in (self.learner, self.task.name) if name in MODULES]
@@ -130,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tasks", type=_tasks, default=",".join(t.name for t in TASKS), help="as a,b (default: all)"
     )
     parser.add_argument("--quick", action="store_true", help=f"two seeds, {QUICK:.0%} of the steps")
+    parser.add_argument("--add", action="store_true", help="to the runs that the report's CSV has")
     parser.add_argument("--episodes", type=positive, default=50, help="of each evaluation (default: 50)")
     parser.add_argument("--out", type=folder, default="runs/first_try", help="folder of the runs")
     parser.add_argument("--report", type=file, default="docs/results/first_try.md", help="Markdown file")

@@ -27,6 +27,8 @@ class Found(NamedTuple):
     """Returns of uniformly random actions."""
     seconds: float
     """CPU time of training."""
+    commit: str = ""
+    """The revision that was trained."""
 
 
 def binned(steps: Sequence[float], returns: Sequence[float], total: int) -> list[float]:

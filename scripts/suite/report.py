@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +13,18 @@ from equipoise.scripts.studies.report import INTERVALS, Comparison, compare, sho
 from equipoise.scripts.suite.episodes import Found
 
 OURS = "equipoise"
+COLUMNS = (
+    "task",
+    "learner",
+    "seed",
+    "steps",
+    "sampled",
+    "deterministic",
+    "random",
+    "seconds",
+    "commit",
+    "curve",
+)
 Runs = Mapping[tuple[str, str, int], Found]
 """(task, learner, seed) -> what was found."""
 LEGEND = f"""\
@@ -44,14 +58,32 @@ def body(runs: Runs, failed: Sequence[str]) -> str:
     return text + "".join(["\n## Failed\n\n", *(f"- {message}\n" for message in failed)] if failed else "")
 
 
-def rows(runs: Runs) -> str:
-    """Every run as a line of CSV, its learning curve included."""
-    lines = ["task,learner,seed,sampled,deterministic,random,seconds,curve"]
-    for (task, learner, seed), found in runs.items():
-        means = [f"{np.mean(x):.6g}" for x in (found.sampled, found.deterministic, found.random)]
-        curve = " ".join(f"{value:.5g}" for value in found.curve)
-        lines.append(",".join([task, learner, str(seed), *means, f"{found.seconds:.1f}", curve]))
-    return "\n".join(lines) + "\n"
+def write_rows(path: Path, runs: Runs, steps: Mapping[str, int]) -> None:
+    """Every run as a line of CSV, its learning curve included. `steps`: of each task's runs."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for (task, learner, seed), found in sorted(runs.items()):
+            means = [f"{np.mean(x):.6g}" for x in (found.sampled, found.deterministic, found.random)]
+            curve = " ".join(f"{value:.5g}" for value in found.curve)
+            seconds = f"{found.seconds:.1f}"
+            writer.writerow([task, learner, seed, steps[task], *means, seconds, found.commit, curve])
+
+
+def read_rows(path: Path, steps: Mapping[str, int]) -> dict[tuple[str, str, int], Found]:
+    """The runs in `path` that are as long as `steps` says, with means in place of single episodes; none if
+    there is no such file."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if steps.get(row["task"]) == int(row["steps"])]
+    return {(row["task"], row["learner"], int(row["seed"])): _found(row) for row in rows}
+
+
+def _found(row: Mapping[str, str]) -> Found:
+    curve = [float(value) for value in row["curve"].split()]
+    sampled, deterministic, untrained = ([float(row[name])] for name in COLUMNS[4:7])
+    return Found(curve, sampled, deterministic, untrained, float(row["seconds"]), row["commit"])
 
 
 def _scores(runs: Runs, task: str) -> dict[str, dict[str, Floats]]:

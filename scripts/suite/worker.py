@@ -17,6 +17,7 @@ import equipoise
 from equipoise.scripts.suite import cleanrl_hybrid
 from equipoise.scripts.suite.episodes import Act, Found, binned, play
 from equipoise.scripts.suite.tasks import TASKS, Task
+from equipoise.trainer.monitor.summary import git_revision
 
 Learned = tuple[Act, list[float], list[float]]
 """How the policy acts, and at which steps training episodes ended with which (mean) returns."""
@@ -32,7 +33,8 @@ def main(name: str, learner: str, seed: str, steps: str, episodes: str, file: st
     env.action_space.seed(0)
     sampled, deterministic = (play(env, act, mode, int(episodes)) for mode in (False, True))
     untrained = play(env, lambda *_: env.action_space.sample(), False, int(episodes))
-    found = Found(binned(at, returns, int(steps)), sampled, deterministic, untrained, seconds)
+    curve, commit = binned(at, returns, int(steps)), git_revision() or ""
+    found = Found(curve, sampled, deterministic, untrained, seconds, commit)
     unfinished = Path(f"{file}.part")
     unfinished.write_text(json.dumps(found._asdict()))
     unfinished.rename(file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -66,3 +68,12 @@ def test_what_is_shown_to_be_worse_is_named() -> None:
     assert "better on none; worse on T" in text
     assert "0.261 [0.2" in text, "the curve's mean over the best end, 1.045 / 4"
     assert report.body({key: runs[key] for key in runs if key[2] < 3}, []).count("worse on none") == 1
+
+
+def test_runs_of_another_day_count_if_they_were_as_long(tmp_path: Path) -> None:
+    runs = {("T", "sb3", 1): found(1.25, 4.0), ("U", "sb3", 2): found(2.0, 5.0)._replace(commit="abc")}
+    table = tmp_path / "report.csv"
+    report.write_rows(table, runs, {"T": 2048, "U": 4096})
+    assert report.read_rows(table, {"T": 2048, "U": 4096}) == runs
+    assert report.read_rows(table, {"T": 2048, "U": 2048}).keys() == {("T", "sb3", 1)}
+    assert report.read_rows(tmp_path / "none.csv", {}) == {}
