@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import gymnasium
 import torch
 from torch import Tensor
 
@@ -15,10 +17,16 @@ from equipoise.envs.references import random_action
 from equipoise.trainer.spaces import HybridSpace
 
 _COPIES = 2
+_ALONE = (
+    "there was one environment, which cannot be copied: whether copies are alike with one seed, and "
+    "independent of each other, is not checked; give the class, or `lambda: MyEnv(...)`, for that"
+)
 _FIELDS = ("observation", "rewards", "terminated", "truncated", "final_observation", "action_mask")
 
 
-def check_env(env: str | Callable[..., Any], steps: int = 100, seed: int = 0, **settings: Any) -> list[str]:
+def check_env(
+    env: str | Callable[..., Any] | gymnasium.Env[Any, Any], steps: int = 100, seed: int = 0, **settings: Any
+) -> list[str]:
     """Play random valid actions in a Gymnasium environment and hold it against what training relies on.
 
     >>> def test_my_environment():
@@ -29,45 +37,68 @@ def check_env(env: str | Callable[..., Any], steps: int = 100, seed: int = 0, **
     on exactly, where the environment's state can be saved.
 
     Args:
-        env: an id, a class, or a function that makes one environment; each copy needs one of its own.
+        env: an id, a class, or a function that makes one environment. Or an environment itself, which is left
+            open: as it cannot be copied, less can be checked, and a note says what.
         steps: in each of two copies; enough for a few episodes.
         seed: of the episodes and of the actions.
         settings: of the section `env`: `kwargs`, `reward_components`, `relevance`, `ignore` and so on.
 
     Returns:
-        What is no fault, but worth knowing: that no episode ended, that resume will not be exact.
+        What is no fault, but worth knowing: that no episode ended, that resume will not be exact, that there
+        was only one environment to be checked.
 
     Raises:
         AssertionError: says what is wrong, where, and what would be right.
     """
-    if not (isinstance(env, str) or callable(env)):
+    alone = isinstance(env, gymnasium.Env)
+    if not (alone or isinstance(env, str) or callable(env)):
         raise AssertionError(
-            f"{type(env).__name__}: every copy needs an environment of its own, so give the class, or "
-            "`lambda: MyEnv(...)` for an object"
+            f"{type(env).__name__} is no gymnasium.Env; give an id, a class, a function that makes an "
+            "environment, or one environment"
         )
-    named = {"id": env} if isinstance(env, str) else {"make": env}
+    named = {"id": env} if isinstance(env, str) else {"make": _LeftOpen.giving(env) if alone else env}
     settings = {"check_bounds": "strict", **named, **settings}
     try:
-        return _check(lambda: GymnasiumEnv(num_envs=_COPIES, **settings), steps, seed)
+        one = GymnasiumEnv(num_envs=1 if alone else _COPIES, **settings)
+        if alone:
+            return [*_check(one, one, steps, seed), _ALONE]
+        other = GymnasiumEnv(num_envs=_COPIES, **settings)
+        return _check(one, other, steps, seed)
     except (EnvError, ValueError) as error:
         raise AssertionError(str(error)) from error
 
 
-def _check(make: Callable[[], GymnasiumEnv], steps: int, seed: int) -> list[str]:
-    one, other = make(), make()
+class _LeftOpen(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment of somebody else's, who closes it."""
+
+    @classmethod
+    def giving(cls, env: Any) -> Callable[[], Any]:
+        """What makes it, called as the environment's class is."""
+        call = partial(cls, env)
+        call.__name__ = type(env.unwrapped).__name__  # type: ignore[attr-defined]
+        return call
+
+    def close(self) -> None:
+        pass
+
+
+def _check(one: GymnasiumEnv, other: GymnasiumEnv, steps: int, seed: int) -> list[str]:
+    """`other` may be `one` itself."""
     HybridSpace(one.action_space, one.relevance)
     first = _play(one, steps, seed)
     notes = one.take_remarks()
-    _compare(
-        first,
-        _play(other, steps, seed),
-        "two environments with one seed differ: draw all random numbers from self.np_random, which "
-        "super().reset(seed=seed) seeds",
-    )
+    if other is not one:
+        _compare(
+            first,
+            _play(other, steps, seed),
+            "two environments with one seed differ: draw all random numbers from self.np_random, which "
+            "super().reset(seed=seed) seeds",
+        )
     _compare(
         first,
         _play(one, steps, seed),
-        "the same environment differs from before with the same seed: reset must put back everything",
+        "the same environment differs from before with the same seed: reset must put back everything, and "
+        "random numbers come from self.np_random",
     )
     if not any(step["terminated"].any() or step["truncated"].any() for step in first[1:]):
         notes.append(
@@ -80,17 +111,18 @@ def _check(make: Callable[[], GymnasiumEnv], steps: int, seed: int) -> list[str]
 
 
 def _check_resume(one: GymnasiumEnv, other: GymnasiumEnv, steps: int, seed: int) -> list[str]:
-    """`other` goes on from a state of `one` as `one` does."""
+    """`other` goes on from a state of `one` as `one` did."""
     _, mask = one.reset(seed)
     begun = _go_on(one, mask, max(steps // 4, 1), seed)
     state, mask = one.state_dict(), begun[-1].get("action_mask")
     if not state["exact"]:
         return [f"a resumed run will begin new episodes: {state['reason']}"]
+    went_on = _go_on(one, mask, steps, seed)
     other.load_state_dict(state)
     if other.notice is not None:
         return [other.notice]
     _compare(
-        _go_on(one, mask, steps, seed),
+        went_on,
         _go_on(other, mask, steps, seed),
         "a resumed run would not go on as it was: something that matters is not saved; give the environment "
         "state_dict and load_state_dict that hold all of it",

@@ -53,6 +53,7 @@ def look(config: Config) -> Iterator[str]:
     import torch
 
     from equipoise.envs import process_wide
+    from equipoise.envs.checked import close
     from equipoise.envs.gymnasium_adapter.guard import EnvError
     from equipoise.envs.protocol import RemarkingEnv
     from equipoise.trainer.build import environment_maker, find_device, space_of
@@ -71,7 +72,7 @@ def look(config: Config) -> Iterator[str]:
             if isinstance(env, RemarkingEnv):
                 yield from env.take_remarks()
         finally:
-            env.close()
+            close(env)
     except (EnvError, ValueError) as error:
         raise ConfigError(str(error)) from error
 

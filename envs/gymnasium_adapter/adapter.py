@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -17,13 +18,20 @@ from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
 from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
 from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs, take_numbers
-from equipoise.envs.gymnasium_adapter.group import Local, Notes
+from equipoise.envs.gymnasium_adapter.group import Local, MakeOne, Notes
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError
 from equipoise.envs.gymnasium_adapter.making import Maker, closed_in_the_end, name_of
 from equipoise.envs.gymnasium_adapter.mask_sources import OBSERVATION
 from equipoise.envs.gymnasium_adapter.native_actions import native_arrays
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
-from equipoise.envs.gymnasium_adapter.rewards import Components, Weights, rewards_of
+from equipoise.envs.gymnasium_adapter.reward_sizes import measured
+from equipoise.envs.gymnasium_adapter.rewards import (
+    Components,
+    Weights,
+    rewards_of,
+    unannounced,
+    vector_remark,
+)
 from equipoise.envs.gymnasium_adapter.sources import sources
 from equipoise.envs.gymnasium_adapter.workers import Workers, cores
 from equipoise.envs.gymnasium_adapter.wrapping import read_wrappers
@@ -56,11 +64,11 @@ class GymnasiumEnv:
         wrappers: put around each copy in this order: names of `gymnasium.wrappers`, `module.Class`, or
             `{_target_: …, keyword: …}`.
         reward_components: keys of `info` that are the `K` reward components, with their weights (1 if only
-            names are given, a list of them for an array); the reward itself is then left aside. None: it is
-            the one component, or, where it is a vector, each of its numbers is one.
-        reward_weights: of a vector's numbers, in order or by name; 1 if none is given. How many there are,
-            and what they are called, says the environment's `reward_space` (MO-Gymnasium's have one), or
-            else this list: `reward_0`, `reward_1`, …
+            names are given, a list of them for an array, else one for all its numbers); the reward itself is
+            then left aside. None: it is the one component, or, where it is a vector, each of its numbers is
+            one.
+        reward_weights: of a vector's numbers, in order or by name; 1 if none is given. They are called as the
+            environment's `reward_space` says, or `reward_0`, `reward_1`, …
         relevance: see `envs.protocol.Relevance`; None: the attribute `relevance` of the environment or of a
             wrapper, if any (the outermost one counts). Empty: no table, not even the environment's.
         reference_returns: `random` and `expert` (may be None), see `envs.references.References`.
@@ -130,18 +138,33 @@ class GymnasiumEnv:
         self._remarks: list[str] = []
         self._coarse_told = False
         self.relevance: Relevance | None = plain(relevance)
-        with closed_in_the_end(probe, id):
+        with closed_in_the_end(probe, id, self._remarks):
             self.action_space = probe.action_space
             if action_bounds is not None:
                 self.action_space = bounded(probe.action_space, action_bounds)
             self._table = ActionTable(self.action_space)
             self._layout = ObservationLayout(probe.observation_space, ignore)
             self._bounds = Bounds(self._layout, num_envs, check_bounds)
-            rewards = rewards_of(probe, reward_components, reward_weights)
             if relevance is None:
                 self.relevance, remark = declared_relevance(probe)
                 self._remarks += [remark] if remark else []
-        self._own_reward = rewards.plain
+            contract = Contract(id, self._layout, self._bounds.check, probe.action_space, self._table)
+            drawn = int(np.random.randint(2**31))  # the seed of what constructors draw
+
+            def start(count: int, contract: Contract, make: MakeOne = make_one) -> Local | Workers:
+                if vectorization == "sync":
+                    return Local(make, contract, count, drawn)
+                return Workers(make_one, contract, count, min(num_workers or cores(), count), drawn, timeout)
+
+            # In another process where the environments are to be: it may die, or never answer.
+            held = measured(
+                lambda given: start(1, given, lambda _: probe),
+                contract,
+                unannounced(reward_components, reward_weights),
+            )
+            rewards = rewards_of(probe, reward_components, reward_weights, held)
+            if reward_components is None and reward_weights is None:
+                self._remarks += vector_remark(rewards.names)
         self.reward_names, self.reward_weights = rewards.names, rewards.weights
         self.native_observation_space = probe.observation_space
         """As the environment itself has it; `observation_space` is that of the flat rows."""
@@ -158,14 +181,7 @@ class GymnasiumEnv:
         self._steps = 0  # since the start of this process, as `Guard` counts too
         self._steps_before = 0
 
-        contract = Contract(id, self._layout, self._bounds.check, probe.action_space, self._table, rewards)
-        drawn = int(np.random.randint(2**31))  # the seed of what constructors draw
-        self._envs: Local | Workers
-        if vectorization == "sync":
-            self._envs = Local(make_one, contract, num_envs, drawn)
-        else:
-            workers = min(num_workers or cores(), num_envs)
-            self._envs = Workers(make_one, contract, num_envs, workers, drawn, timeout)
+        self._envs = start(num_envs, replace(contract, rewards=rewards))
 
     @property
     def observation_layout(self) -> list[dict[str, Any]]:

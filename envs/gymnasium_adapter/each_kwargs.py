@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 _INDEX = re.compile(r"\{index(?:\s*\+\s*(\d+))?\}")
+_BRACED = re.compile(r"\{\s*([A-Za-z_]+)\s*(?:[-+*:][^{}]*)?\}")
+_LIKE_INDEX = {"i", "idx", "ix", "rank", "seed", "env_index", "worker"}
+"""What others call it."""
 _in_use = set[int]()
 
 
@@ -36,6 +40,13 @@ class EachKwargs:
             if name in self.kwargs:
                 raise ValueError(f"{name} is in kwargs and in kwargs_each; give one of them")
 
+        for name, values in {**self.kwargs, **self.each}.items():
+            for text in _mistaken(values):
+                raise ValueError(
+                    f"kwargs.{name} holds {text}, which stands for nothing; what differs from copy to copy "
+                    "is {index} or {index+5000}"
+                )
+
     def of(self, index: int) -> dict[str, Any]:
         each = {name: values[index % len(values)] for name, values in self.each.items()}
         return {name: _filled(value, self.numbers[index]) for name, value in {**self.kwargs, **each}.items()}
@@ -53,6 +64,21 @@ def take_numbers(owner: object, count: int) -> tuple[range, Callable[[], object]
     _in_use.update(taken)
     numbers = range(first * world + rank, (first + count) * world + rank, world)
     return numbers, weakref.finalize(owner, _in_use.difference_update, taken)
+
+
+def _mistaken(value: Any) -> Iterator[str]:
+    """What is meant as `{index}` and is not written so."""
+    if type(value) is dict:
+        value = list(value.values())
+    if type(value) in (list, tuple):
+        for part in value:
+            yield from _mistaken(part)
+    elif isinstance(value, str):
+        for found in _BRACED.finditer(value):
+            word = found[1].lower()
+            meant = word in _LIKE_INDEX or difflib.get_close_matches(word, ["index"], cutoff=0.7)
+            if meant and not _INDEX.fullmatch(found[0]):
+                yield found[0]
 
 
 def _filled(value: Any, number: int) -> Any:

@@ -20,7 +20,7 @@ from equipoise.envs.gymnasium_adapter.mask_sources import INFO, MaskSource
 from equipoise.envs.gymnasium_adapter.masks import MaskError
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout, as_array
 from equipoise.envs.gymnasium_adapter.plain_values import NotPlainError
-from equipoise.envs.gymnasium_adapter.rewards import Rewards
+from equipoise.envs.gymnasium_adapter.rewards import ONE, Rewards
 from equipoise.envs.gymnasium_adapter.scalars import with_numbers
 from equipoise.envs.gymnasium_adapter.shared_streams import SharedStreams
 from equipoise.envs.process_wide import Streams
@@ -44,7 +44,7 @@ class Contract:
     action_space: gymnasium.Space[Any]
     """As the environments have it; `actions` is of what a policy may use of it."""
     actions: ActionTable
-    rewards: Rewards
+    rewards: Rewards = ONE
 
 
 class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -68,7 +68,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.observation_space = contract.layout.flat_box()
         self._streams, self._shared = streams, SharedStreams(env)
         self._masks = MaskSource(env, contract.actions)
-        self._steps = 0
+        self._steps, self._begun = 0, False
         self._numbers_for_arrays = False
         self._plain_reward = contract.rewards.plain
 
@@ -92,6 +92,8 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._fail("reset must return (observation, info)")
         row, said = self._row(result[0])
         said |= self._masks.decide(*result)
+        if beyond := self._beyond(result[0]):
+            said["remarks"] = "\n".join([*said.get("remarks", "").splitlines(), beyond])
         return row, said | self._mask(*result)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -188,6 +190,17 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         if outside is not None and self._contract.check_bounds == "strict":
             self._fail(f"{outside}; env.check_bounds=tell would use the nearest")
         return row, {} if outside is None else {"outside": outside}
+
+    def _beyond(self, observation: Any) -> str | None:
+        """At the first `reset`: parts of a dict that its space does not have."""
+        if self._begun:
+            return None
+        self._begun = True
+        if not (names := ", ".join(self._contract.layout.beyond(observation))):
+            return None
+        if self._contract.check_bounds == "strict":
+            self._fail(f"{names} is not in the observation space; env.check_bounds=tell would leave it out")
+        return f"{names} is not in the observation space and not used"
 
     def _read_reward(self, reward: Any, info: dict[str, Any]) -> tuple[float, dict[str, Any]]:
         try:

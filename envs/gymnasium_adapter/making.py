@@ -13,7 +13,6 @@ import gymnasium
 
 from equipoise.envs.action_table import UnsupportedSpaceError
 from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs
-from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.gymnasium_adapter.wrapping import Wrapping
 
 
@@ -51,8 +50,8 @@ def name_of(make: object) -> str:
 
 
 @contextlib.contextmanager
-def closed_in_the_end(env: gymnasium.Env[Any, Any], id: str) -> Iterator[None]:
-    """For a look at `env`: names it where it does not fit, and where it fails in `close`."""
+def closed_in_the_end(env: gymnasium.Env[Any, Any], id: str, remarks: list[str]) -> Iterator[None]:
+    """For a look at `env`: names it where it does not fit; a failing `close` is only added to `remarks`."""
     try:
         yield
     except ValueError as error:
@@ -62,7 +61,9 @@ def closed_in_the_end(env: gymnasium.Env[Any, Any], id: str) -> Iterator[None]:
     try:
         env.close()
     except (Exception, SystemExit) as error:  # user code: may raise anything
-        raise EnvError(f"{id}: close raised {type(error).__name__}: {error}") from error
+        remarks.append(
+            f"close raised {type(error).__name__}: {error}; what it should have released may stay in use"
+        )
 
 
 def _make(
@@ -101,9 +102,12 @@ def found_at(place: str) -> Callable[..., Any]:
     """What `module:name` names. Raises ImportError or AttributeError."""
     module, _, name = place.partition(":")
     if not name:
+        parts = place.rpartition(".")
+        example = f", {parts[0]}:{parts[2]} for example" if parts[0] and parts[2] else ""
         raise ImportError(
-            f"{place} was given to equipoise.train as an object that has no name in a module: give it again "
-            "from Python, equipoise.load(…, env=…), or define it at the top of a module"
+            f"{place} is not written as module:callable{example}. If it was given to equipoise.train as an "
+            "object that no module has a name for, give it again from Python, equipoise.load(…, env=…), or "
+            "define it at the top of a module"
         )
     found: Any = importlib.import_module(module)
     for part in name.split("."):

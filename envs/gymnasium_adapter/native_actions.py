@@ -28,3 +28,20 @@ def _leaf_to_numpy(part: Any, leaf: ActionLeaf) -> NDArray[Any]:
         low, high = (np.array(bound, leaf.dtype).reshape(leaf.shape) for bound in (leaf.low, leaf.high))
         array = np.clip(array, low, high)
     return array
+
+
+def some_arrays(table: ActionTable, mask: NDArray[np.bool_]) -> list[NDArray[Any]]:
+    """A valid action, `[N, *shape]` for each leaf: the first choice that `mask` `[N, H, C]` allows, or the
+    first of all, and the middle of every box."""
+    first = mask.argmax(2) if mask.size else np.zeros(mask.shape[:2], np.int64)
+    arrays = []
+    for leaf in table.leaves:
+        if leaf.outcomes:
+            numbers = np.array(leaf.outcomes)[first[:, leaf.first]]
+        elif leaf.discrete:
+            numbers = first[:, leaf.first : leaf.first + leaf.count] + np.array(leaf.start, np.int64)
+        else:
+            middle = (np.array(leaf.low) + np.array(leaf.high)) / 2
+            numbers = np.tile(np.floor(middle) if leaf.rounded else middle, (len(mask), 1))
+        arrays.append(numbers.reshape(len(mask), *leaf.shape).astype(leaf.dtype))
+    return arrays

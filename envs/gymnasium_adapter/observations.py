@@ -4,7 +4,8 @@
 `Dict` and `Tuple` concatenate their parts in the order of the space, as `gymnasium.spaces.flatten` does.
 
 What environments of others return is taken as it is meant: numbers and lists for arrays, any dtype that holds
-real numbers, one number for an array of one and the other way round. Wrong shapes and structures are errors.
+real numbers, one number for an array of one and the other way round, dicts with more parts. Wrong shapes and
+structures are errors.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class _Node:
     """Of all parts."""
 
     def check(self, value: Any, keys: tuple[Any, ...]) -> None:
-        """Raise ValueError where `value` has other parts. Those that are left out may be absent."""
+        """Raise ValueError where `value` lacks parts but those that are left out. A dict may have more."""
         wanted: object = f"{self.count} parts" if self.names is None else list(self.names)
         got = f"a {type(value).__name__}"
         if self.names is None and isinstance(value, tuple | list):
@@ -123,8 +124,7 @@ class _Node:
                 return
             got = f"{len(value)} parts"
         elif self.names is not None and isinstance(value, Mapping):
-            exact = len(value) == len(self.parts) or all(key in self.names for key in value)
-            if exact and all(key in value for key, _ in self.parts):
+            if all(key in value for key, _ in self.parts):
                 return
             got = f"a dict of {list(value)}"
         path = "observation" + "".join(f"[{key!r}]" for key in keys)
@@ -180,6 +180,10 @@ class ObservationLayout:
             return np.array(observation, np.float32).reshape(-1), None
         row = np.zeros(self.width, np.float32)
         return row, self._fill(row, self._tree, observation, ())
+
+    def beyond(self, observation: Any) -> list[str]:
+        """The parts of an observation that fits which its space does not have, and nobody sees."""
+        return list(_beyond(self._tree, observation, "observation"))
 
     def rows(self, observations: Any, count: int) -> tuple[Floats, tuple[int, str] | None]:
         """`[count, O]` of a batch as vector environments give it, each array with a leading axis; and the row
@@ -274,6 +278,15 @@ class ObservationLayout:
         parts = tuple((key, self._rooted(part, (*keys, key), leaves)) for key, part in seen)
         names = tuple(space.spaces) if isinstance(space, spaces.Dict) else None
         return _Node(parts, names, len(_parts(space)))
+
+
+def _beyond(node: _Leaf | _Node, value: Any, path: str) -> Iterator[str]:
+    if isinstance(node, _Leaf):
+        return
+    if node.names is not None:
+        yield from (f"{path}[{key!r}]" for key in value if key not in node.names)
+    for key, part in node.parts:
+        yield from _beyond(part, value[key], f"{path}[{key!r}]")
 
 
 def _finite(bounds: Floats) -> list[float | None]:

@@ -16,6 +16,9 @@ from equipoise.envs.gymnasium_adapter.declared import declares
 from equipoise.envs.gymnasium_adapter.observations import as_array
 from equipoise.envs.gymnasium_adapter.own_spaces import layers
 
+REWARD = ""
+"""Stands for what `step` returns, among keys of `info`."""
+
 Weights: TypeAlias = Mapping[str, float] | Sequence[float]
 Components: TypeAlias = Mapping[str, float | Sequence[float]] | Sequence[str]
 
@@ -54,40 +57,71 @@ class Rewards:
         return np.concatenate([_numbers(f"reward component {key!r}", info[key], n) for key, n in self.keys])
 
 
+ONE = Rewards(("reward",), (1.0,))
+
+
 def rewards_of(
-    env: gymnasium.Env[Any, Any], components: Components | None, weights: Weights | None
+    env: gymnasium.Env[Any, Any],
+    components: Components | None,
+    weights: Weights | None,
+    measured: Mapping[str, int] | None = None,
 ) -> Rewards:
     """What `env.reward_components` and `env.reward_weights` name, or else what the environment declares.
+
+    Args:
+        measured: how many numbers each thing of `unannounced` was seen to hold; this counts more than what
+            is declared, as a wrapper may have added them up.
 
     Raises:
         ValueError: for names, numbers or weights that do not fit.
     """
+    measured = measured or {}
     if components is not None:
         if weights is not None:
             raise ValueError("reward_weights is for rewards that are vectors; reward_components has its own")
-        return _of_info(components)
+        return _of_info(components, measured)
+    names = _declared(env)
     if weights is not None and not isinstance(weights, Mapping):
-        names = _declared(env)
         if len(names) != len(weights):
-            names = _numbered("reward", len(weights))
+            names = numbered("reward", len(weights))
         return Rewards(names, _checked("reward_weights", dict(zip(names, weights, strict=True))))
-    names, parts = _declared(env), _parts(env)
+    parts = _parts(env)
+    if (count := measured.get(REWARD, len(names))) != len(names):
+        names, parts = numbered("reward", count), ()
     given = dict.fromkeys(names, 1.0) | (dict(weights) if weights is not None else {})
     if unknown := [name for name in given if name not in names]:
         raise ValueError(f"reward_weights: {unknown[0]!r} is no part of the reward; there are {list(names)}")
     return Rewards(names, _checked("reward_weights", given), parts=parts)
 
 
-def _of_info(components: Components) -> Rewards:
+def unannounced(components: Components | None, weights: Weights | None) -> tuple[str, ...]:
+    """What nobody has said how many numbers it holds: `REWARD`, or keys of `info`."""
+    if components is None:
+        return (REWARD,) if weights is None or isinstance(weights, Mapping) else ()
+    named = components if isinstance(components, Mapping) else dict.fromkeys(components, 1.0)
+    return tuple(str(key) for key, weight in named.items() if not isinstance(weight, Sequence))
+
+
+def vector_remark(names: Sequence[str]) -> list[str]:
+    """What to tell of a reward whose parts nobody has weighted; nothing of a single one."""
+    if len(names) == 1:
+        return []
+    return [
+        f"the reward is a vector: its numbers are the reward components {', '.join(names)}, which count "
+        f"alike (env.reward_weights=[{','.join('1' * len(names))}] weights them)"
+    ]
+
+
+def _of_info(components: Components, measured: Mapping[str, int]) -> Rewards:
     if isinstance(components, str):
         raise ValueError(f"reward_components is {components!r}; give a list of names or name: weight pairs")
     named = components if isinstance(components, Mapping) else dict.fromkeys(components, 1.0)
     weights: dict[str, float] = {}
     keys = []
     for key, weight in named.items():
-        each = weight if isinstance(weight, Sequence) else [weight]
+        each = weight if isinstance(weight, Sequence) else [weight] * measured.get(str(key), 1)
         keys.append((str(key), len(each)))
-        weights |= zip(_numbered(str(key), len(each)), each, strict=True)
+        weights |= zip(numbered(str(key), len(each)), each, strict=True)
     return Rewards(tuple(weights), _checked("reward_components", weights), tuple(keys))
 
 
@@ -100,7 +134,8 @@ def _checked(argument: str, weights: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(float(weight) for weight in weights.values())
 
 
-def _numbered(name: str, count: int) -> tuple[str, ...]:
+def numbered(name: str, count: int) -> tuple[str, ...]:
+    """Of the numbers that are called `name` together."""
     return (name,) if count == 1 else tuple(f"{name}_{index}" for index in range(count))
 
 
@@ -119,7 +154,7 @@ def _declared(env: gymnasium.Env[Any, Any]) -> tuple[str, ...]:
     space = _space(env)
     if isinstance(space, spaces.Dict):
         return tuple(map(str, space.spaces))
-    return _numbered("reward", int(np.prod(space.shape)) if isinstance(space, spaces.Box) else 1)
+    return numbered("reward", int(np.prod(space.shape)) if isinstance(space, spaces.Box) else 1)
 
 
 def _numbers(field: str, value: Any, count: int) -> NDArray[np.float64]:

@@ -110,6 +110,7 @@ class Workers:
             return self._answers("render", [w for w, arguments in enumerate(asked) if arguments])[0]
 
     def close(self, terminate: bool = False) -> None:
+        """Raises EnvError where an environment fails in it, after all is done."""
         if os.getpid() != self._owner:
             return  # a fork that inherited this object must not end its siblings
         if not terminate:
@@ -120,10 +121,13 @@ class Workers:
             for process in self.processes:
                 process.join(max(0.0, deadline - time.monotonic()))
         _kill(self.processes)
+        failed = [] if terminate else [said for pipe in self._pipes for said in _failures(pipe)]
         for pipe in self._pipes:
             pipe.close()
         self._pipes.clear()
         self._ready.close()
+        if failed:
+            raise EnvError(failed[0])
 
     def _start(self, arguments: tuple[Any, ...], worker: int) -> None:
         ours, theirs = multiprocessing.Pipe()
@@ -236,6 +240,15 @@ def _work(
         pipe.send(
             (EnvError, f"{contract.id}: environment {_listed(indices)}: {type(error).__name__}: {error}")
         )
+
+
+def _failures(pipe: Connection) -> Iterator[str]:
+    """What a worker that has ended had to say that went wrong."""
+    with contextlib.suppress(EOFError, OSError):
+        while pipe.poll():
+            error, said = pipe.recv()
+            if error is not None:
+                yield said
 
 
 def _pickled(make: MakeOne) -> Any:

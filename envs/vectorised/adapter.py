@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equipoise.envs import process_wide
 from equipoise.envs.action_bounds import ActionBounds, bounded
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.gymnasium_adapter.making import name_of
-from equipoise.envs.gymnasium_adapter.mask_sources import KEY, OBSERVATION, READ_FROM_OBSERVATION
-from equipoise.envs.gymnasium_adapter.masks import MaskError, read_mask
-from equipoise.envs.gymnasium_adapter.native_actions import native_arrays
+from equipoise.envs.gymnasium_adapter.mask_sources import METHOD, OBSERVATION
+from equipoise.envs.gymnasium_adapter.masks import MaskError
+from equipoise.envs.gymnasium_adapter.native_actions import native_arrays, some_arrays
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
+from equipoise.envs.gymnasium_adapter.rewards import vector_remark
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
 from equipoise.envs.references import References, read_references
 from equipoise.envs.vectorised.making import Autoreset, autoreset_of, make_vectorised
+from equipoise.envs.vectorised.masks import Masks
 from equipoise.envs.vectorised.restarting import Restarting
 
 
@@ -40,7 +43,7 @@ class VectorisedEnv(Restarting):
             may also be a parallel environment of PettingZoo, see `parallel.Agents`.
         kwargs: for the constructor.
         autoreset: `same_step`, `next_step` or `disabled`, where the environment's `metadata` do not say.
-        reward_weights: of the `K` numbers of a reward; None: it is one number.
+        reward_weights: of the `K` numbers of a reward; None: 1 for each.
         relevance, reference_returns, check_bounds, ignore, action_bounds: as of `GymnasiumEnv`.
         render_mode: `rgb_array` for `render()`.
 
@@ -81,9 +84,6 @@ class VectorisedEnv(Restarting):
         native = getattr(self._env, "single_action_space", self._env.action_space)
         self.action_space = native if action_bounds is None else bounded(native, action_bounds)
         self._table = ActionTable(self.action_space)
-        choices = np.array(self._table.choices, np.int64)
-        self._every_choice = np.arange(choices.max(initial=0)) < choices[:, None]
-        """`[H, C]`: the mask that forbids nothing."""
         self.native_observation_space = getattr(
             self._env, "single_observation_space", self._env.observation_space
         )
@@ -91,11 +91,19 @@ class VectorisedEnv(Restarting):
         self.ignored = self._layout.ignore
         self._bounds = Bounds(self._layout, num_envs, check_bounds)
         self.observation_space = self._layout.box()
-        self._masked = self.mask_in_observation = False
-        """Known from the first `reset` on."""
+        self._masks = Masks(self._table, self.native_observation_space, num_envs)
         self._remarks: list[str] = []
+        self._told = set[str]()
         self._ended = np.zeros(num_envs, np.bool_)
         self._idle: list[NDArray[np.bool_]] = []
+        if reward_weights is None:
+            self.count_rewards(self._reward_size())
+            self._tell(vector_remark(self.reward_names))
+
+    @property
+    def mask_in_observation(self) -> bool:
+        """Known from the first `reset` on."""
+        return self._masks.source == OBSERVATION
 
     @property
     def observation_layout(self) -> list[dict[str, Any]]:
@@ -105,15 +113,14 @@ class VectorisedEnv(Restarting):
         self._seed = self._seed if seed is None else seed
         self._ended = np.zeros(self.num_envs, np.bool_)
         self._idle.clear()
-        of_envpool = any(cls.__module__.startswith("envpool") for cls in type(self._env).__mro__)
-        if seed is not None and of_envpool:
+        if seed is not None and self._of_envpool():
             # It ignores the seed of a reset, and training and evaluations would see the same episodes.
             self._env.close()
             self._env, seed = self._make({**self._kwargs, "seed": seed % 2**31}), None
         observation, infos = self._env.reset(seed=seed)
         rows = self._tensor(self._rows(observation))
-        self._find_masks(observation, infos)
-        return rows, self._mask(self._masks_in(observation, infos))
+        self._tell(self._masks.find(self._env, observation, infos))
+        return rows, self._mask(self._masks.given(observation, infos))
 
     def step(self, action: NativeAction) -> Timestep:
         self._steps += 1
@@ -128,15 +135,20 @@ class VectorisedEnv(Restarting):
         self._idle.append(np.broadcast_to(idle, (self.num_envs,)))
         self._ended = terminated | truncated
         rows, final = self._rows(observation), None
-        metrics, masks = self._success(infos), self._masks_in(observation, infos)
+        metrics = self._success(infos)
+        masks: Any = None
+        if self._masks.source != METHOD:
+            masks = self._masks.given(observation, infos)
         if self._ended.any():
             final = self._final_rows(rows, infos)
             if self._autoreset == "disabled":
                 observation, begun = self._env.reset(options={"reset_mask": self._ended.copy()})
                 rows = self._rows(observation)
-                new = self._masks_in(observation, begun) if masks is not None else None
+                new = self._masks.given(observation, begun) if masks is not None else None
                 if new is not None:
                     masks = [new[i] if self._ended[i] else mask for i, mask in enumerate(masks)]
+        if self._masks.source == METHOD:  # of the episodes that go on from here
+            masks = self._masks.given(observation, infos)
         flat = self._tensor(rows)
         return Timestep(
             flat,
@@ -213,43 +225,40 @@ class VectorisedEnv(Restarting):
             self._fail(int(index), "its reward is not finite")
         return values
 
-    def _find_masks(self, observation: Any, infos: Mapping[str, Any]) -> None:
-        """In the infos, or else in the observation, as PettingZoo has them."""
-        self._masked, self.mask_in_observation = "action_mask" in infos, False
-        space = self.native_observation_space
-        if not self._table.num_heads:
-            self._masked = False
-        elif not self._masked and isinstance(space, spaces.Dict) and KEY in space.spaces:
-            try:
-                read_mask(observation[KEY][0], self._table)
-            except MaskError as error:
-                self._remarks.append(f"{OBSERVATION} is not used as a mask, only as an input: it {error}")
-            else:
-                self._remarks.append(READ_FROM_OBSERVATION)
-                self._masked = self.mask_in_observation = True
-
-    def _masks_in(self, observation: Any, infos: Mapping[str, Any]) -> Any:
-        return observation[KEY] if self.mask_in_observation else infos.get("action_mask")
-
     def _mask(self, masks: Any, unused: Any = None) -> Tensor | None:
-        """Args:
-        masks: one for each environment; None: there are none.
-        unused: `[N]`, whose next action is ignored: what their masks say does not matter.
-        """
-        if not self._masked:
+        """Args: see `Masks.read`; `masks`: None where there are none."""
+        if self._masks.source is None:
             return None
         if masks is None:
             self._fail(0, "infos lack 'action_mask', which must come with every observation or with none")
         try:
-            unused = np.zeros(self.num_envs, np.bool_) if unused is None else unused
-            rows = [
-                self._every_choice if unused[i] else read_mask(mask, self._table)
-                for i, mask in enumerate(masks)
-            ]
-            return self._tensor(np.stack(rows))
+            return self._tensor(self._masks.read(masks, unused))
         except MaskError as error:
-            where = OBSERVATION if self.mask_in_observation else "infos['action_mask']"
-            self._fail(0, f"{where}: {error}")
+            self._fail(0, f"{self._masks.source}: {error}")
+
+    def _tell(self, remarks: Sequence[str]) -> None:
+        """Keep what has not been told before: a run is reset several times."""
+        self._remarks += [line for line in remarks if line not in self._told]
+        self._told |= set(remarks)
+
+    def _of_envpool(self) -> bool:
+        return any(cls.__module__.startswith("envpool") for cls in type(self._env).__mro__)
+
+    def _reward_size(self) -> int:
+        """How many numbers a reward holds, seen in a step that does not count."""
+        try:
+            with process_wide.preserved():
+                observation, infos = self._env.reset(seed=None if self._of_envpool() else 0)
+                self._tell(self._masks.find(self._env, observation, infos))
+                given = self._masks.given(observation, infos) if self._masks.source else None
+                mask = self._masks.of_all_choices() if given is None else self._masks.read(given)
+                rewards = self._env.step(self._table.actions_of(some_arrays(self._table, mask)))[1]
+            return int(np.asarray(rewards, np.float64).reshape(self.num_envs, -1).shape[1])
+        except (Exception, SystemExit):  # user code: may raise anything, and is told when it does so again
+            with contextlib.suppress(Exception):
+                self._env.close()
+            self._env = self._make(self._kwargs)
+            return 1
 
     def _success(self, infos: Mapping[str, Any]) -> dict[str, Tensor]:
         last = infos.get("final_info") if self._autoreset == "same_step" else infos

@@ -13,8 +13,10 @@ from gymnasium import spaces
 from torch import Tensor
 
 from equipoise.envs.action_bounds import ActionBounds, bounded
+from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.gymnasium_adapter.making import found_at, name_of
+from equipoise.envs.gymnasium_adapter.native_actions import some_arrays
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
 from equipoise.envs.references import References, read_references
 from equipoise.envs.vectorised.restarting import Restarting
@@ -34,7 +36,7 @@ class DeviceEnv(Restarting):
         make: a callable or `module:name`; gets `num_envs` and `device` if it takes them, and `kwargs`.
         observe: the parts of the observation that the policy sees; None: `policy` where there is one, or all.
         action_bounds: where the policy's range lies in an action space without bounds.
-        reward_weights: of the `K` numbers of a reward; None: it is one number.
+        reward_weights: of the `K` numbers of a reward; None: 1 for each.
         relevance, reference_returns: as of `GymnasiumEnv`.
 
     Raises:
@@ -66,6 +68,8 @@ class DeviceEnv(Restarting):
             raise ValueError(f"{self.id} gives {getattr(self._env, 'num_envs', 'no')} copies, not {num_envs}")
         self.action_space = _actions_of(self._env, action_bounds)
         self._last = self._row(self._begin(None))
+        if reward_weights is None:
+            self.count_rewards(self._reward_size())
         width = self._last.shape[1]
         self.observation_space = spaces.Box(-np.inf, np.inf, (width,), np.float32)
 
@@ -110,6 +114,17 @@ class DeviceEnv(Restarting):
             self._env.seed(seed)
         given = self._env.reset(**({"seed": seed} if seed is not None and "seed" in takes else {}))
         return given[0] if isinstance(given, tuple) else given
+
+    def _reward_size(self) -> int:
+        """How many numbers a reward holds, seen in a step that does not count."""
+        table = ActionTable(self.action_space)
+        free = np.ones((self.num_envs, table.num_heads, max(table.choices, default=0)), np.bool_)
+        leaves = [torch.from_numpy(array).to(self.device) for array in some_arrays(table, free)]
+        try:
+            rewards = self._env.step(table.assemble(leaves))[1]
+            return int(rewards.reshape(self.num_envs, -1).shape[1])
+        except (Exception, SystemExit):  # user code: may raise anything, and is told when it does so again
+            return 1
 
     def _row(self, observations: Any) -> Tensor:
         """`[N, O]`, a copy: many write over theirs in every step."""

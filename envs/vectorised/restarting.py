@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from equipoise.envs.gymnasium_adapter.rewards import numbered
 from equipoise.envs.gymnasium_adapter.sources import sources
 
 NO_STATE = "its copies step together, and have no state that can be saved"
@@ -17,17 +18,20 @@ class Restarting:
 
     Args:
         id: for messages and states.
-        reward_weights: of the `K` numbers of a reward; None: it is one number.
+        reward_weights: of the `K` numbers of a reward; None: 1 for each.
     """
 
     def __init__(self, id: str, num_envs: int, reward_weights: Sequence[float] | None) -> None:
         self.id, self.num_envs = id, num_envs
         self.reward_weights = tuple(map(float, reward_weights)) if reward_weights is not None else (1.0,)
-        count = len(self.reward_weights)
-        self.reward_names = ("reward",) if count == 1 else tuple(f"reward_{k}" for k in range(count))
+        self.reward_names = numbered("reward", len(self.reward_weights))
         self.notice: str | None = None
         """Set by `load_state_dict`: why the run does not go on exactly."""
         self._steps, self._seed = 0, 0
+
+    def count_rewards(self, count: int) -> None:
+        """A reward holds so many numbers, which count alike."""
+        self.reward_weights, self.reward_names = (1.0,) * count, numbered("reward", count)
 
     @staticmethod
     def imports(section: Mapping[str, Any]) -> list[str]:

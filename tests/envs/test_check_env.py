@@ -104,7 +104,6 @@ def test_a_good_one_passes() -> None:
         (Outside, r"observation\[1\] is 1.5, outside its space"),
         (Text, r"observation\['mission'\] is a Text space .*env.ignore=\[mission\]"),
         (Related, "relevance.*parameter 1 is not one of 0 … 0"),
-        (Good(), "every copy needs an environment of its own"),
         ("CartPole-v7", "CartPole"),
     ],
 )
@@ -128,3 +127,31 @@ def test_what_is_no_fault_is_told(env: Any, said: str) -> None:
 def test_settings_are_those_of_the_section_env() -> None:
     with pytest.raises(AssertionError, match="info lacks the reward component 'speed'"):
         check_env(Good, reward_components=["speed"])
+
+
+def test_an_environment_itself_is_checked_and_left_open() -> None:
+    class Closable(Good):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    env = Closable()
+    (note,) = check_env(env)
+    assert "whether copies are alike with one seed" in note
+    assert not env.closed
+    assert "no episode ended" in check_env(gymnasium.make("CartPole-v1"), steps=3)[0]
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        (Unseeded(), "differs from before with the same seed: .* self.np_random"),
+        (Forgetful(), "reset must put back everything"),
+        (HalfSaved(), "a resumed run would not go on as it was"),
+        (object(), "object is no gymnasium.Env; give an id, a class"),
+    ],
+)
+def test_faults_of_an_environment_itself_are_named(env: Any, said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        check_env(env)

@@ -169,7 +169,6 @@ def test_a_reward_of_one_number_is_taken_in_any_form(reward: Any) -> None:
 @pytest.mark.parametrize(
     ("observation", "message"),
     [
-        ({"extra": 0}, r"observation is a dict of .*'extra'"),
         ({"grid": 0}, r"observation\['grid'\] has shape \(\), expected \(2, 3\) of uint8"),
         ({"grid": [[1, 2, 3]]}, r"observation\['grid'\] has shape \(1, 3\), expected \(2, 3\) of uint8"),
         ({"grid": [[1, 2, 3], [1]]}, r"observation\['grid'\] has the value .*, expected \(2, 3\) of uint8"),
@@ -237,3 +236,19 @@ def test_the_parts_of_a_tuple_are_named_by_numbers_which_a_command_line_reads_as
 def test_a_name_that_is_no_part_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"ignore: 'misson' is no part .*'mission', 'place', 'sensors.0'"):
         ObservationLayout(MISSION, ["misson"])
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_parts_that_the_space_does_not_have_are_left_out_and_told_once(vectorization: Any) -> None:
+    space = spaces.Dict(a=BOX, b=spaces.Dict(c=BOX))
+    given = {"a": [0.5], "debug": "x", "b": {"c": [0.25], "raw": None}}
+    env = replay(space, given, n=2, ends=1, vectorization=vectorization)
+    assert env.reset(0)[0].tolist() == [[0.5, 0.25]] * 2
+    assert step(env).observation.tolist() == [[0.5, 0.25]] * 2
+    said = "observation['debug'], observation['b']['raw'] is not in the observation space and not used"
+    assert env.take_remarks() == [said]
+    env.close()
+    with pytest.raises(EnvError, match=r"observation\['debug'\].* env.check_bounds=tell would leave it out"):
+        replay(space, given, check_bounds="strict").reset(0)
+    with pytest.raises(EnvError, match=r"observation\['b'\] is a dict of \['raw'\]; its space has \['c'\]"):
+        replay(space, {"a": [0.5], "b": {"raw": 1}}).reset(0)

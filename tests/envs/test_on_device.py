@@ -121,17 +121,21 @@ def test_what_is_wrong_is_named() -> None:
         DeviceEnv(2, make=lambda: Lab(3, "cpu"))
 
 
-def test_rewards_that_are_vectors_are_refused_with_what_takes_them() -> None:
+def test_rewards_that_are_vectors_become_components_by_number() -> None:
     class Two(Lab):
         def step(self, action: Tensor) -> Any:
             observations, rewards, *rest = super().step(action)
             return observations, torch.stack([rewards, -rewards], 1), *rest
 
     env = DeviceEnv(3, make=Two)
+    assert (env.reward_names, env.reward_weights) == (("reward_0", "reward_1"), (1.0, 1.0))
+    assert DeviceEnv(3, make=Two, reward_weights=[1, 2]).reward_weights == (1.0, 2.0)
+    env.reset(0)
+    walk(env)
+    env = DeviceEnv(3, make=Two, reward_weights=[1])
     env.reset(0)
     with pytest.raises(EnvError, match=r"shape \(3, 2\), not 1 each; env.reward_weights=\[1,1\] takes each"):
         walk(env)
-    assert DeviceEnv(3, make=Two, reward_weights=[1, 2]).reward_names == ("reward_0", "reward_1")
 
 
 def test_it_is_trained(tmp_path: Path) -> None:

@@ -101,33 +101,84 @@ def test_an_array_in_info_can_be_named() -> None:
     assert rewards(env) == [[2.0, -1.0, 3.0]] * 2
 
 
+@BOTH
+@pytest.mark.parametrize("reward", [[2.0, -1.0], np.array([2.0, -1.0], np.float32)])
+def test_a_vector_that_nobody_announced_becomes_components_by_number(reward: Any, vectorization: Any) -> None:
+    env = treasure(reward, vectorization=vectorization)
+    assert (env.reward_names, env.reward_weights) == (("reward_0", "reward_1"), (1.0, 1.0))
+    assert rewards(env, 2) == [[2.0, -1.0]] * 2
+    (told,) = env.take_remarks()
+    assert "components reward_0, reward_1, which count alike (env.reward_weights=[1,1]" in told
+    env.close()
+    env = treasure(reward, vectorization=vectorization, reward_weights={"reward_1": 0.5})
+    assert (env.reward_weights, env.take_remarks()) == ((1.0, 0.5), [])
+    env.close()
+
+
 @pytest.mark.parametrize(
-    ("how", "said", "typed"),
-    [
-        ({}, "reward is a list of shape (2,), expected one real number", {"reward_weights": [1, 1]}),
-        (
-            {"reward_components": ["vector_reward"]},
-            "reward component 'vector_reward' is a list of shape (2,)",
-            {"reward_components": {"vector_reward": [1, 1]}},
-        ),
-    ],
+    ("components", "weights"), [(["vector_reward", "near"], (1.0, 1.0)), ({"vector_reward": 2}, (2.0, 2.0))]
 )
-def test_a_vector_that_nobody_announced_says_what_to_type(how: Any, said: str, typed: Any) -> None:
-    with pytest.raises(EnvError) as failure:
-        rewards(treasure([2.0, -1.0], **how))
-    message = str(failure.value)
-    assert said in message
-    ((key, value),) = typed.items()
-    assert f"env.{key}={value}".replace(" ", "").replace("'", "") in message.replace(": ", ":")
-    assert rewards(treasure([2.0, -1.0], **typed)) == [[2.0, -1.0]] * 2
+def test_an_array_in_info_becomes_components_by_number(components: Any, weights: Any) -> None:
+    env = treasure([2.0, -1.0], VECTOR, reward_components=components)
+    assert env.reward_names[:2] == ("vector_reward_0", "vector_reward_1")
+    assert env.reward_weights[:2] == weights
+    assert [row[:2] for row in rewards(env)] == [[2.0, -1.0]] * 2
 
 
-def test_a_wrapper_that_adds_them_up_says_what_to_type() -> None:
-    with pytest.raises(
-        EnvError, match=r"shape \(\), expected 2 real numbers; env.reward_weights=\[1\] takes it as"
-    ):
-        rewards(treasure([2.0, -1.0], VECTOR, Scalarised))
-    env = treasure([2.0, -1.0], VECTOR, Scalarised, reward_weights=[1])
+def test_a_vector_is_found_where_only_some_actions_are_valid() -> None:
+    class Masked(Treasure):
+        def reset(self, **given: Any) -> Any:
+            return super().reset(**given)[0], {"action_mask": np.array([0, 1], np.int8)}
+
+        def step(self, action: Any) -> Any:
+            assert action == 1
+            observation, *rest, info = super().step(action)
+            return observation, *rest, {**info, "action_mask": np.array([0, 1], np.int8)}
+
+    env = GymnasiumEnv(make=lambda: Masked([2.0, -1.0, 3.0]), num_envs=2)
+    assert env.reward_names == ("reward_0", "reward_1", "reward_2")
+
+
+def test_looking_for_vectors_leaves_what_follows_as_it_was() -> None:
+    """An environment that fails in its first step, or that draws from the generators of the process."""
+
+    class Fails(Treasure):
+        def step(self, action: Any) -> Any:
+            raise OSError("gone")
+
+    env = GymnasiumEnv(make=lambda: Fails(1.0), num_envs=2)
+    env.reset(0)
+    with pytest.raises(EnvError, match="environment 0, step 1: step raised OSError: gone"):
+        rewards(env)
+
+    class Draws(Treasure):
+        def step(self, action: Any) -> Any:
+            observation, _, *rest = super().step(action)
+            return observation, float(np.random.uniform()), *rest
+
+    def drawn(**how: Any) -> Any:
+        np.random.seed(3)
+        env = GymnasiumEnv(make=lambda: Draws(1.0), num_envs=2, **how)
+        env.reset(0)
+        return rewards(env), np.random.uniform()
+
+    assert drawn() == drawn(reward_weights=[1])  # where nothing is looked for
+
+
+def test_a_vector_whose_length_changes_is_named() -> None:
+    class Grows(Treasure):
+        def step(self, action: Any) -> Any:
+            observation, _, *rest = super().step(action)
+            return observation, [1.0] * (1 + self.t), *rest
+
+    env = GymnasiumEnv(make=lambda: Grows(1.0), num_envs=2)
+    env.reset(0)
+    with pytest.raises(EnvError, match=r"step 2: reward is a list of shape \(3,\), expected 2 real numbers"):
+        rewards(env, 2)
+
+
+def test_a_wrapper_that_adds_them_up_gives_one_reward() -> None:
+    env = treasure([2.0, -1.0], VECTOR, Scalarised)
     assert env.reward_names == ("reward",)
     assert rewards(env) == [[0.0]] * 2
 

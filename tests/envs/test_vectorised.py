@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 import equipoise
 from equipoise.envs.checked import CheckedEnv
@@ -63,7 +63,8 @@ def steps(env: VectorisedEnv, count: int) -> list[Any]:
 
 @MODES
 def test_ends_have_the_last_observation_and_what_follows_is_the_next_episode(mode: AutoresetMode) -> None:
-    env = VectorisedEnv(make=clocks, num_envs=2, kwargs={"mode": mode.value})
+    # With the number of rewards stated no episode is begun to see how many there are.
+    env = VectorisedEnv(make=clocks, num_envs=2, kwargs={"mode": mode.value}, reward_weights=[1])
     assert env.reset(0)[0].tolist() == [[1.0, 0.0], [1.0, 0.0]]
     first, second, third, fourth = steps(env, 4)
     assert first.observation.tolist() == [[1.0, 1.0], [1.0, 1.0]]
@@ -400,13 +401,68 @@ def test_a_failing_step_has_the_environment_s_own_name() -> None:
         env.step((torch.zeros(2, dtype=torch.int64), torch.zeros(2, 1)))
 
 
-def test_rewards_that_are_vectors_are_refused_with_what_takes_them() -> None:
-    class Two(SyncVectorEnv[Any, Any]):
-        def step(self, actions: Any) -> Any:
-            observation, rewards, *rest = super().step(actions)
-            return observation, np.stack([rewards, -rewards], 1), *rest
+class Two(SyncVectorEnv[Any, Any]):
+    """Each reward is two numbers."""
 
+    def step(self, actions: Any) -> Any:
+        observation, rewards, *rest = super().step(actions)
+        return observation, np.stack([rewards, -rewards], 1), *rest
+
+
+def test_rewards_that_are_vectors_become_components_by_number() -> None:
     env = VectorisedEnv(make=lambda num_envs: Two([lambda: Clock(5)] * num_envs), num_envs=2)
+    assert (env.reward_names, env.reward_weights) == (("reward_0", "reward_1"), (1.0, 1.0))
+    env.reset(0)
+    (step,) = steps(env, 1)
+    assert torch.equal(step.rewards[:, 0], -step.rewards[:, 1])
+    assert step.rewards[:, 0].any()
+
+
+def test_rewards_of_another_size_than_the_weights_are_named() -> None:
+    env = VectorisedEnv(
+        make=lambda num_envs: Two([lambda: Clock(5)] * num_envs), num_envs=2, reward_weights=[1]
+    )
     env.reset(0)
     with pytest.raises(EnvError, match=r"shape \(2, 2\), not 1 each; env.reward_weights=\[1,1\] takes each"):
         steps(env, 1)
+
+
+class Turns(gymnasium.Env[Any, Any]):
+    """Only choice `t % 3` is valid, which a method says; begins anew after 4 steps."""
+
+    observation_space = spaces.Box(0.0, 9.0, (1,), np.float32)
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def action_masks(self) -> Any:
+        return np.arange(3) == self.t % 3
+
+    def step(self, action: Any) -> Any:
+        assert action == self.t % 3
+        self.t += 1
+        return np.full(1, self.t, np.float32), 1.0, False, self.t == 4, {}
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
+def test_masks_of_a_method_are_obeyed_and_told_once(kind: Any, mode: Any) -> None:
+    def make(num_envs: int) -> Any:
+        return kind([Turns] * num_envs, autoreset_mode=mode)
+
+    env = VectorisedEnv(make=make, num_envs=2)
+    for seed in (0, None):
+        observation, mask = env.reset(seed)
+        for _ in range(11):
+            assert mask is not None
+            assert mask.sum().item() == 2 or mode is AutoresetMode.NEXT_STEP
+            assert torch.equal(
+                mask[:, 0].int().argmax(1), (observation[:, 0] % 3).long() * (observation[:, 0] != 4)
+            )
+            step = env.step(mask[:, 0].int().argmax(1))
+            observation, mask = step.observation, step.action_mask
+    assert env.take_remarks() == ["action masks are read from action_masks()"]
+    env.close()

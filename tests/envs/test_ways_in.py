@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 
 from equipoise.envs.gymnasium_adapter import GymnasiumEnv
+from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs
 from equipoise.trainer.configuration.compose import compose
 
 BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
@@ -153,3 +154,25 @@ def test_a_number_for_each_copy_needs_no_quotes_that_a_shell_would_take_away(typ
     key, value = typed.replace("'", "").split("=")
     kwargs = env.keywords["kwargs"]
     assert (kwargs["settings"]["name"] if key == "settings.name" else kwargs[key]) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["{indx}", "run-{Index}", "{index-1}", "{index:03}", "{seed}", "{i}", {"deep": ["{idx}"]}]
+)
+def test_what_is_meant_as_index_and_is_not_written_so_is_named(text: Any) -> None:
+    with pytest.raises(ValueError, match=r"kwargs.port holds \{.*\}, which stands for nothing; .*\{index\}"):
+        GymnasiumEnv("CartPole-v1", kwargs={"port": text})
+
+
+def test_other_braces_are_texts() -> None:
+    texts = ["{name}", "{0}", "{}", "{'index': 1}", '{"seed": 3}', "{episode}"]
+    assert EachKwargs({"given": texts}).of(0) == {"given": texts}
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [("weird.factory", "weird:factory for example"), ("factory", "not written as module:callable")],
+)
+def test_a_factory_that_is_not_written_as_module_and_callable_is_named(make: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        GymnasiumEnv(make=make)

@@ -79,7 +79,7 @@ def test_a_quest_is_refused_with_the_words_that_make_it_run(tmp_path: Path) -> N
 
 
 class Unclosing(Quest):
-    """Fails in `close`, and in the third picture. The probe, which is never reset, closes well."""
+    """Fails in `close`, and in the third picture."""
 
     observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
     metadata: ClassVar = {"render_modes": ["rgb_array"]}
@@ -97,15 +97,15 @@ class Unclosing(Quest):
         return np.zeros((4, 6, 3), np.uint8)
 
     def close(self) -> None:
-        if self.t >= 0:
-            raise OSError("the socket is gone")
+        raise OSError("the socket is gone")
 
 
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_a_failing_close_or_picture_is_worded_and_takes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, vectorization: str
 ) -> None:
-    run = train(Unclosing, tmp_path / "run")
-    said = r"WARNING: .*Unclosing: environment 0, step \d+: close raised OSError: the socket is gone"
+    run = train(Unclosing, tmp_path / "run", f"env.vectorization={vectorization}")
+    said = r"WARNING: .*Unclosing: environment \d, step \d+: close raised OSError: the socket is gone"
     assert re.search(said, capsys.readouterr().err)
     assert run.summary["status"] == "finished"
     assert equipoise.evaluate(run, 1)["return_mean"] is not None
@@ -113,7 +113,7 @@ def test_a_failing_close_or_picture_is_worded_and_takes_nothing(
     capsys.readouterr()
     assert play.main() == 2
     failed = capsys.readouterr().err
-    assert re.match(r".*Unclosing: environment 0, step \d+: render raised OSError: no display$", failed)
+    assert re.search(r"Unclosing: environment 0, step \d+: render raised OSError: no display\n$", failed)
 
 
 class WantsNumbers(Quest):
@@ -136,13 +136,3 @@ def test_a_policy_sends_numbers_where_its_environment_took_no_arrays(tmp_path: P
     env = WantsNumbers()
     observation, _ = env.reset(seed=0)
     assert env.step(policy.act(observation))[2] is False
-
-
-class NeverCloses(Unclosing):
-    def close(self) -> None:
-        raise OSError("no socket")
-
-
-def test_a_close_that_always_fails_is_worded(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"NeverCloses: close raised OSError: no socket"):
-        train(NeverCloses, tmp_path / "run")

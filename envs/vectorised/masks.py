@@ -1,0 +1,107 @@
+"""Masks of environments that step all copies at once: from the infos, a method, or the observation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from equipoise.envs.action_table import ActionTable
+from equipoise.envs.gymnasium_adapter.declared import declares
+from equipoise.envs.gymnasium_adapter.mask_sources import KEY, METHOD, OBSERVATION, READ_FROM_OBSERVATION
+from equipoise.envs.gymnasium_adapter.masks import MaskError, read_mask
+from equipoise.envs.gymnasium_adapter.own_spaces import layers
+
+INFOS = f"infos[{KEY!r}]"
+
+
+class Masks:
+    """Finds out at each `reset` where masks come from; `infos` count before the method, and that before the
+    observation.
+
+    Args:
+        table: of the actions.
+        space: of one observation.
+        num_envs: `N`.
+    """
+
+    def __init__(self, table: ActionTable, space: gymnasium.Space[Any], num_envs: int) -> None:
+        self._table, self._num_envs = table, num_envs
+        self._observed = isinstance(space, spaces.Dict) and KEY in space.spaces
+        self._method: Callable[[], Any] | None = None
+        self._asked: Any = None  # which environment has been asked for it
+        self.source: str | None = None
+        """One of `INFOS`, `METHOD`, `OBSERVATION`; None: there are no masks."""
+        choices = np.array(table.choices, np.int64)
+        self._every_choice = np.arange(choices.max(initial=0)) < choices[:, None]
+        """`[H, C]`: the mask that forbids nothing."""
+
+    def find(self, env: Any, observation: Any, infos: Mapping[str, Any]) -> list[str]:
+        """Sets the source, and gives what is to be told of it."""
+        self.source, told = None, []
+        if env is not self._asked:
+            self._asked, self._method = env, method_of(env)
+        there = [INFOS] * (KEY in infos) + [METHOD] * (self._method is not None)
+        there += [OBSERVATION] * self._observed
+        if not self._table.num_heads:
+            return [f"{name} is not used: the actions hold no choice to be masked" for name in there]
+        if there == [OBSERVATION]:
+            try:
+                read_mask(observation[KEY][0], self._table)
+            except MaskError as error:
+                return [f"{OBSERVATION} is not used as a mask, only as an input: it {error}"]
+            told.append(READ_FROM_OBSERVATION)
+        if there:
+            self.source = there[0]
+        if self.source == METHOD:
+            told.append(f"action masks are read from {METHOD}")
+        return told + [f"{name} is not used as a mask: {self.source} is there, too" for name in there[1:]]
+
+    def given(self, observation: Any, infos: Mapping[str, Any]) -> Any:
+        """One for each copy, as it comes; None where there is none."""
+        if self.source == METHOD:
+            assert self._method is not None
+            return self._method()
+        return observation[KEY] if self.source == OBSERVATION else infos.get(KEY)
+
+    def read(self, given: Any, unused: Any = None) -> NDArray[np.bool_]:
+        """`[N, H, C]`.
+
+        Args:
+            given: one for each copy.
+            unused: `[N]`, whose next action is ignored: what their masks say does not matter.
+
+        Raises:
+            MaskError: see `read_mask`.
+        """
+        unused = np.zeros(self._num_envs, np.bool_) if unused is None else unused
+        rows = [
+            self._every_choice if unused[i] else read_mask(mask, self._table) for i, mask in enumerate(given)
+        ]
+        return np.stack(rows)
+
+    def of_all_choices(self) -> NDArray[np.bool_]:
+        """`[N, H, C]`, which forbid nothing."""
+        return np.stack([self._every_choice] * self._num_envs)
+
+
+def method_of(env: Any) -> Callable[[], Any] | None:
+    """What gives a mask for each copy, where `env` or all its copies have a method `action_masks()`."""
+    if callable(own := getattr(env, "action_masks", None)):
+        return own  # type: ignore[no-any-return]
+    inner = getattr(env, "unwrapped", env)
+    copies = getattr(inner, "envs", None)
+    if copies is None and callable(make := next(iter(getattr(inner, "env_fns", ())), None)):
+        copies = [make()]  # those in other processes cannot be asked: one that has it not would end them
+        copies[0].close()
+    if not copies or not all(isinstance(copy, gymnasium.Env) and _has_it(copy) for copy in copies):
+        return None
+    return lambda: env.call("action_masks")
+
+
+def _has_it(env: gymnasium.Env[Any, Any]) -> bool:
+    return any(declares(layer, "action_masks") for layer in layers(env))
