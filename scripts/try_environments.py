@@ -69,6 +69,7 @@ def report(found: Sequence[tuple[Package, Outcome]], steps: int) -> str:
         "sampled",
         "steps/s",
         "film",
+        "commit",
     ]
     rows = [head, *(_row(package, outcome) for package, outcome in found)]
     spaces = [f"**{package.name}** `{package.id}`\n\n{_indented(outcome.look)}" for package, outcome in found]
@@ -97,6 +98,7 @@ def _row(package: Package, outcome: Outcome) -> list[str]:
         " ".join(f"`{setting}`" for setting in package.typed),
         *("–" if number is None else f"{number:,.4g}" for number in numbers),
         "yes" if outcome.commands.get("play") == "ok" else "–",
+        outcome.commit[:7] + "-dirty" * outcome.commit.endswith("-dirty"),
     ]
 
 

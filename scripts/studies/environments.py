@@ -91,4 +91,21 @@ PACKAGES = (
         "gymnasium-cartpole-swingup", "0.1.8", "gymnasium_cartpole_swingup:CartPoleSwingUp-v0", "control"
     ),
     Package("bluesky-gym", "0.2.0", "make=bluesky_gym.envs.descent_env:DescentEnv", "air traffic, dict"),
+    # A second lot, chosen by what they say of themselves and by being of this Python, before any was tried.
+    Package("anesthesim", "0.1.0", "anesthesim:anesthesim/CombinedAnesthesia-v0", "medicine"),
+    Package("antibiosim", "0.1.0", "antibiosim:antibiosim/TherapySwitch-v0", "medicine"),
+    Package("cardiosim", "0.1.0", "cardiosim:cardiosim/PacingControl-v0", "medicine"),
+    Package("gym-zelda-pygame", "0.1.9", "gym_zelda_pygame:ZeldaCC-v0", "game"),
+    Package("gymnasium-sudoku", "0.3.5", "gymnasium_sudoku:sudoku-v0", "puzzle"),
+    Package(
+        "gymnasium-mars-lander",
+        "2.1.0",
+        "gymnasium_mars_lander:gymnasium_mars_lander/MarsLander-v1",
+        "control",
+    ),
+    Package("crosswalk-env", "0.1.2", "crosswalk_env:crosswalk-v1", "decision under risk"),
+    Package("mazegym", "1.2.3", "mazegym:Maze5x5Fixed-v0", "maze"),
+    Package("tile-match-gym", "0.0.4", "tile_match_gym:TileMatch-v0", "game"),
+    Package("gym-simplegrid", "1.1.0", "gym_simplegrid:SimpleGrid-4x4-v0", "grid world"),
+    Package("food-distribution-gym", "0.1.0a1", "food_distribution_gym:FoodDistribution-v0", "logistics"),
 )

@@ -19,6 +19,7 @@ from typing import Any
 
 from equipoise.commands import child
 from equipoise.scripts.studies.environments import Package
+from equipoise.trainer.monitor.summary import git_revision
 
 INSTALL_SECONDS = 600.0
 CONSTRAINTS = (f"torch=={metadata.version('torch').partition('+')[0]}", "gymnasium>=1.1", "numpy>=2.0")
@@ -37,6 +38,8 @@ class Outcome:
     summary: dict[str, Any] = field(default_factory=dict)
     """Of the run."""
     seconds: float = 0.0
+    commit: str = ""
+    """Of this source tree, when it was tried."""
 
     @property
     def verdict(self) -> str:
@@ -52,6 +55,7 @@ class Outcome:
 def attempt(package: Package, out: Path, steps: int, timeout: float) -> Outcome:
     """Install `package` and take it through the commands; kept in `out`, and the installation removed."""
     folder, began, outcome = (out / package.name).absolute(), time.monotonic(), Outcome(_plain(package))
+    outcome.commit = git_revision() or ""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     venv = folder / "venv"
