@@ -41,7 +41,15 @@ napoleon_numpy_docstring = False
 NAVIGATION = {
     "index": {
         "Start": ("first-hour", "own-environment", "own-network", "own-stage"),
-        "Use": ("configuration", "dashboard", "sweeps", "distributed", "troubleshooting", "security"),
+        "Use": (
+            "configuration",
+            "callbacks",
+            "dashboard",
+            "sweeps",
+            "distributed",
+            "troubleshooting",
+            "security",
+        ),
         "Understand": ("how-it-works", "systems", "comparison", "results/README"),
         "Change": ("architecture", "files", "api/index"),
     },

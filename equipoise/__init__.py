@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from equipoise.acting import Policy as Policy
     from equipoise.acting import evaluate as evaluate
     from equipoise.acting import load as load
+    from equipoise.trainer.callbacks import Callback as Callback
     from equipoise.trainer.configuration.errors import ConfigError as ConfigError
     from equipoise.training import Run as Run
     from equipoise.training import train as train
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _PLACES = {
+    "Callback": "equipoise.trainer.callbacks",
     "ConfigError": "equipoise.trainer.configuration.errors",
     "Policy": "equipoise.acting",
     "Run": "equipoise.training",
@@ -38,7 +40,7 @@ _PLACES = {
 }
 """Name -> module that defines it, imported when the name is first used: PyTorch takes seconds to import."""
 
-__all__ = ["ConfigError", "Policy", "Run", "__version__", "evaluate", "load", "train"]
+__all__ = ["Callback", "ConfigError", "Policy", "Run", "__version__", "evaluate", "load", "train"]
 
 
 def __getattr__(name: str) -> object:

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from equipoise.envs.process_wide import preserved
-from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.errors import ConfigError, shown
 from equipoise.trainer.configuration.imports import foreign
 from equipoise.trainer.configuration.keywords import MakeEnv, changed, configure
+from equipoise.trainer.configuration.roles import CALLBACK
 from equipoise.trainer.continuation import AUTO, begun, gone_on
 from equipoise.trainer.monitor.progress import quiet
 from equipoise.trainer.session import train as train_plan
@@ -33,6 +34,7 @@ def train(
     folder: str | Path | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
     progress: bool = True,
+    callbacks: Sequence[Any] = (),
     **settings: Any,
 ) -> Run:
     """Train a policy and return the run.
@@ -52,6 +54,9 @@ def train(
         folder: where the run is written; it must be empty, or not there yet. None: a new one below `runs/`.
         overrides: more settings, as a dictionary with dotted names or as text, `["trainer.gamma=0.9"]`.
         progress: whether to print how far the training is and, at its end, a table.
+        callbacks: what watches the run, or ends it early: objects of `equipoise.Callback`, or sections with a
+            `_target_` as the configuration has them. Objects are no part of the configuration: give them
+            again when the run is resumed.
         settings: `preset=`, `seed=`, `device=`, and any other. A section can be a dictionary:
             `policy={"hidden_sizes": [128, 128]}`. `resume="auto"` continues what is in `folder`;
             `init_from=other.folder` starts from the weights of another run, as far as they fit.
@@ -62,13 +67,16 @@ def train(
         KeyboardInterrupt: Ctrl-C, after the iteration at hand; what was learned is in the folder.
         Exception: whatever else ended the training, such as an environment that fails.
     """
+    sections, objects = _sorted(callbacks)
+    if sections:
+        settings["callbacks"] = sections
     composed, unnamed = configure(environment, overrides, settings)
     place = RunFolder(composed.run_dir if folder is None else folder)
     if composed.config.resume == AUTO and folder is None:
         raise ConfigError("resume = auto: needs a folder that stays the same: folder=…")
     with _as_from_python(progress):
         with begun(composed.config, place, folder is None and composed.dated) as plan:
-            train_plan(plan, unnamed)
+            train_plan(plan, unnamed, objects)
         named = [name.partition(":")[0] for name in foreign(composed.config.plain())]
         return Run(plan.folder.path, unnamed, named)
 
@@ -130,20 +138,38 @@ class Run:
         *,
         overrides: Sequence[str] | Mapping[str, Any] = (),
         progress: bool = True,
+        callbacks: Sequence[Any] | None = None,
         **settings: Any,
     ) -> Run:
         """Continue the run in its folder, and return it anew.
+
+        `callbacks` as in `train`; None: those of its configuration.
 
         >>> run = run.resume(total_env_steps=100_000)
 
         Raises:
             equipoise.ConfigError: there is nothing to continue, or a setting that cannot be changed.
         """
+        sections, objects = _sorted(callbacks or ())
+        if callbacks is not None and (sections or not objects):
+            settings["callbacks"] = sections
         changes = changed(overrides, settings)
         with _as_from_python(progress):
             with gone_on(self.folder, changes, allow=self.allow) as plan:
-                train_plan(plan, self.env)
+                train_plan(plan, self.env, objects)
             return Run(plan.folder.path, self.env, self.allow)
+
+
+def _sorted(callbacks: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Sections of a configuration, and objects."""
+    if isinstance(callbacks, str | Mapping) or not isinstance(callbacks, Sequence):
+        raise ConfigError(f"callbacks = {shown(callbacks)}: must be a list of callbacks")
+    objects = [callback for callback in callbacks if not isinstance(callback, Mapping)]
+    for callback in objects:
+        if isinstance(callback, type) or not any(hasattr(callback, name) for name in CALLBACK.methods):
+            wanted = f"an object with a method {' or '.join(CALLBACK.methods)}"
+            raise ConfigError(f"callbacks: {shown(callback)} must be {wanted}")
+    return [callback for callback in callbacks if isinstance(callback, Mapping)], objects
 
 
 @contextmanager

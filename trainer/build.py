@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import update_wrapper
 from pathlib import Path
@@ -18,11 +18,13 @@ from equipoise.envs.references import References, reference_returns
 from equipoise.envs.vectorised.parallel import TeamsError
 from equipoise.trainer import transfer
 from equipoise.trainer.adaptive_rate import AdaptiveRate
+from equipoise.trainer.calling import Callbacks
 from equipoise.trainer.configuration import schema
-from equipoise.trainer.configuration.constructors import factory, find_class
+from equipoise.trainer.configuration.constructors import constructor_of, factory, find_class
 from equipoise.trainer.configuration.schema import ComponentConfig, Config
 from equipoise.trainer.contracts import SuppliedToEnv, SuppliedToPolicy, SuppliedToStage
 from equipoise.trainer.evaluator import Evaluator
+from equipoise.trainer.exchange import ChangingEnvironment
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.loop import Trainer
@@ -49,12 +51,14 @@ def build(
     run_dir: str | Path | RunFolder | None = None,
     state: Mapping[str, Any] | None = None,
     environment: Callable[..., Any] | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> Trainer:
     """Everything that `config` names, ready to train in `run_dir`; from `state`, a checkpoint's, if given.
 
     `run_dir`: made if it is not there; None: `runs/<env>-<preset>/<date_time>-s<seed>`, as the command does,
     and a folder that no other run has. Without `state` it must not hold a run. `environment`: what makes a
-    single Gymnasium environment, in the place of what `config` names. Of several processes
+    single Gymnasium environment, in the place of what `config` names. `callbacks`: beside those that `config`
+    names. Of several processes
     (`trainer.system.distributed.processes`) each calls it and gets its part of the environments; the files
     are the first one's.
 
@@ -71,7 +75,7 @@ def build(
         source = transfer.read(config.init_from)
     recorder = RunRecorder(config, _folder(config, run_dir, state)) if distributed.rank() == 0 else Recorder()
     with distributed.failing_together():
-        trainer = make_trainer(config, recorder, environment)
+        trainer = make_trainer(config, recorder, environment, callbacks)
         if source is not None:
             recorder.announce(transfer.take(source, trainer.policy, trainer.collector.env.reward_names))
     distributed.broadcast(trainer.learner.flat.vector.detach())
@@ -83,7 +87,10 @@ def build(
 
 
 def make_trainer(
-    config: Config, recorder: Recorder, environment: Callable[..., Any] | None = None
+    config: Config,
+    recorder: Recorder,
+    environment: Callable[..., Any] | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> Trainer:
     """A trainer that has learned nothing; writes no file."""
     settings, batch, process = config.trainer, config.trainer.batch, distributed.rank()
@@ -102,17 +109,57 @@ def make_trainer(
     pipeline = make_pipeline(config.stages, env, settings.gamma)
     num_values = pipeline.num_values(len(env.reward_names))
     policy = make_policy(config.policy, space_of(env), env.observation_space.shape, num_values)
+    collector = make_collector(env, policy, settings, config.seed, process)
     return Trainer(
         config,
         make_schedule(config.optimizer, settings, config.env.num_envs),
         policy,
-        make_collector(env, policy, settings, config.seed, process),
+        collector,
         make_learner(policy, pipeline, config.optimizer, settings, env.reward_names, config.seed, process),
         make_evaluator(
             policy, env, in_whole_teams(make_env), settings, config.env.num_envs, config.seed, process
         ),
         recorder,
+        make_callbacks(config, collector, device, environment, process, callbacks),
     )
+
+
+def make_callbacks(
+    config: Config,
+    collector: Collector,
+    device: torch.device,
+    environment: Callable[..., Any] | None,
+    process: int,
+    more: Sequence[Any] = (),
+) -> Callbacks:
+    """Those that `config` names, and `more`. Raises ValueError where one cannot be made."""
+
+    def other(kwargs: Mapping[str, Any], num_envs: int | None) -> BatchedEnv:
+        make = environment_maker(with_arguments(config.env, kwargs), device, environment)
+        if num_envs is not None:
+            return in_whole_teams(make)(num_envs)
+        env = make(collector.env.num_envs)
+        seed_of(env, config.seed, process)
+        return env
+
+    made = []
+    for section in config.callbacks:
+        try:
+            made.append(find_class(section.target)(**section.keywords))
+        except Exception as error:  # user code: may raise anything
+            raise ValueError(f"callback {section.target}: {type(error).__name__}: {error}") from error
+    changing = ChangingEnvironment(collector, other, training_seed(config.seed, process))
+    return Callbacks([*made, *more], changing)
+
+
+def with_arguments(section: schema.EnvConfig, kwargs: Mapping[str, Any]) -> schema.EnvConfig:
+    """The section `env` with other arguments of the environment; those of Gymnasium's are in `env.kwargs`."""
+    keywords = dict(section.keywords)
+    if "kwargs" in constructor_of(find_class(section.target)).parameters:
+        keywords["kwargs"] = {**(keywords.get("kwargs") or {}), **kwargs}
+    else:
+        keywords |= kwargs
+    return section.model_copy(update={"keywords": keywords})
 
 
 def environment_maker(
@@ -209,14 +256,18 @@ def make_collector(
     env: BatchedEnv, policy: Policy, settings: schema.TrainerConfig, seed: int, process: int
 ) -> Collector:
     """Resets `env`, of which this process has its share."""
-    if isinstance(env, SharedEnv):
-        env.first_env = process * env.num_envs
-        env_seed = seed
-    else:
-        env_seed = training_seed(seed, process)
+    env_seed = seed_of(env, seed, process)
     rollout = allocate(env, policy.space, settings.batch.rollout_steps, policy.observation_width)
     noise = noise_generator(env.device, seed, process)
     return Collector(env, policy, rollout, noise, env_seed, settings.compile)
+
+
+def seed_of(env: BatchedEnv, seed: int, process: int) -> int:
+    """Of the environments of a process, which are told their numbers where those of all are counted."""
+    if isinstance(env, SharedEnv):
+        env.first_env = process * env.num_envs
+        return seed
+    return training_seed(seed, process)
 
 
 def make_learner(

@@ -115,9 +115,11 @@ def _auto(config: Config, folder: RunFolder) -> Plan:
     found = _newest(folder.path)
     refuse_fixed([change.key for change in changes(found.config, config.plain())])
     config = config.model_copy(update={"resume": str(found.path)})
-    done = found.state["env_steps"]
-    if done >= config.trainer.total_env_steps and _status(folder) == "finished":
+    done, stopped = found.state["env_steps"], (found.state.get("callbacks") or {}).get("stopped")
+    same = not changes(found.config, config.plain())
+    if (done >= config.trainer.total_env_steps or (stopped and same)) and _status(folder) == "finished":
         said = f"{folder.path}: the run is finished, with {done:,} steps"
+        said += f" (stopped early: {stopped})" if stopped else ""
         return Plan(config, folder, found.state, [said], finished=True)
     return Plan(config, folder, found.state, _notices(found, config))
 

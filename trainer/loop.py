@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from equipoise.envs.checked import close
+from equipoise.trainer.calling import Callbacks
 from equipoise.trainer.compilation import Compiled
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.diagnosis import check_targets, check_updates, collecting
@@ -44,10 +45,11 @@ class Trainer:
         learner: Learner,
         evaluator: Evaluator,
         recorder: Recorder,
+        callbacks: Callbacks,
     ) -> None:
         self.config, self.settings, self.schedule = config, config.trainer, schedule
         self.policy, self.collector, self.learner = policy, collector, learner
-        self.evaluator, self.recorder = evaluator, recorder
+        self.evaluator, self.recorder, self.callbacks = evaluator, recorder, callbacks
         parts: tuple[Compiled[Any], ...] = learner.direction, collector.step, collector.act
         self.compiling = [part for part in parts if part.setting != "none"]
         self.log, self.balance = MetricLog(SPREAD), BalanceRecord()
@@ -68,10 +70,12 @@ class Trainer:
         with self.interruption, self.recorder.session(self):
             self.evaluator.prepare()
             self.recorder.first_look(self, self.evaluator.look())
+            self.callbacks.start(self)
             while self._goes_on():
                 metrics = self.iterate()
                 best = self._due(self.settings.eval_every) and self.evaluator.interim(metrics)
                 self.recorder.iteration(self, metrics)
+                self.callbacks.after(self, metrics)
                 last = self._due(self.settings.checkpoint_every)
                 if best or last:
                     self.recorder.save(self.state_dict(), last, best)
@@ -100,18 +104,15 @@ class Trainer:
         ended = time.perf_counter()
         self.seconds += ended - started
         self.balance.add(self.env_steps, self.schedule.env_steps, metrics)
-        return metrics | {
-            "time/steps_per_second": self.schedule.samples / (ended - started),
-            "time/collect": collected - started,
-            "time/update": ended - collected,
-        }
+        times = {"time/collect": collected - started, "time/update": ended - collected}
+        return metrics | times | {"time/steps_per_second": self.schedule.samples / (ended - started)}
 
     def _goes_on(self) -> bool:
         """Whether there is more to do. A signal that any process got ends all of them after one iteration."""
         self.recorder.handlers_replaced(self.interruption.rearm())
         agreed = int(distributed.all_reduce_max(torch.tensor(self.interruption.signal or 0)))
         self.interrupted_by = signal.Signals(agreed) if agreed else None
-        return not agreed and self.env_steps < self.schedule.env_steps
+        return not agreed and not self.callbacks.stopped and self.env_steps < self.schedule.env_steps
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.iteration % every == 0
@@ -132,6 +133,7 @@ class Trainer:
         summary = self.recorder.finish(self, result)
         with suppress(Interrupted), self.interruption.at_once():
             self.recorder.film(self)
+        self.callbacks.end(self, summary)
         return summary
 
     def close(self) -> None:

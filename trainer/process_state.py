@@ -59,6 +59,7 @@ def run_state(run: Trainer) -> State:
         "processes": 1 + len(others),
         "others": others,
         "config": run.config.plain(),
+        "callbacks": run.callbacks.state_dict(),
         "interface": _interface(run.collector),
         **{name: getattr(run, name) for name in _COUNTERS},
         **{name: getattr(run, name).state_dict() for name in _PARTS},
@@ -95,6 +96,8 @@ def load_run_state(run: Trainer, state: Mapping[str, Any]) -> None:
         for name in _COUNTERS:
             setattr(run, name, state[name])
         run.schedule = run.schedule.starting_at(run.env_steps)
+        unchanged = (state["config"].get("callbacks") or []) == run.config.plain()["callbacks"]
+        run.callbacks.load_state_dict(state.get("callbacks"), unchanged)
         if episodes_begin_anew(state["config"], run.config.plain()):
             state = {**state, "collector": {**state["collector"], "env": None}}
         for name in _PARTS:

@@ -65,8 +65,9 @@ class Recorder:
         """Write the summary."""
         return summarize(trainer, result)
 
-    def film(self, trainer: Trainer) -> None:
-        """Film the final policy. Comes last, and raises nothing: everything else is safe by then."""
+    def film(self, trainer: Trainer) -> bool:
+        """Film the policy as it is; raises nothing. False: there are no pictures of this environment."""
+        return True
 
 
 class RunRecorder(Recorder):
@@ -216,14 +217,17 @@ class RunRecorder(Recorder):
             self._log.finish(summary)
         return summary
 
-    def film(self, trainer: Trainer) -> None:
+    def film(self, trainer: Trainer) -> bool:
         if trainer.interrupted_by:
-            return
+            return True
         try:
-            if frames := trainer.evaluator.film():
+            frames = trainer.evaluator.film()
+            if frames:
                 self._log.film(frames, trainer.env_steps)
         except Exception as error:  # of the environment's renderer, or a full disk
-            self.message(f"no film of the final policy: {type(error).__name__}: {error}")
+            self.message(f"no film of the policy: {type(error).__name__}: {error}")
+            return True
+        return bool(frames)
 
     def _check_folder(self) -> None:
         """Notice that the folder has been removed, or has another writer."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from equipoise.envs.checked import CheckedEnv
+from equipoise.envs.checked import CheckedEnv, close
 from equipoise.envs.gymnasium_adapter import GymnasiumEnv
 from equipoise.envs.protocol import BatchedEnv, IdlingEnv, RemarkingEnv
 from equipoise.envs.vectorised import VectorisedEnv
@@ -190,6 +190,18 @@ class Collector:
             "generator": self.generator.get_state(),
         }
 
+    def exchange(self, env: BatchedEnv, seed: int) -> None:
+        """Go on in other environments, of the same spaces, with new episodes; those before are closed."""
+        close(self.env)
+        self.env, self._checked = env, CheckedEnv(env)
+        self._begin_anew(seed)
+
+    def _begin_anew(self, seed: int | None = None) -> None:
+        now = self._now
+        now.observation, now.action_mask = self._checked.reset(seed)
+        now.unfinished = Unfinished(*map(torch.zeros_like, now.unfinished))
+        now.ended = torch.zeros_like(now.ended)
+
     @property
     def notice(self) -> str | None:
         """Why training does not go on exactly since `load_state_dict`; None: it does."""
@@ -206,9 +218,7 @@ class Collector:
         if state["env"] is not None:
             self.env.load_state_dict(state["env"])
         if state["env"] is None or self.notice is not None:
-            now.observation, now.action_mask = self._checked.reset()
-            now.unfinished = Unfinished(*map(torch.zeros_like, now.unfinished))
-            now.ended = torch.zeros_like(now.ended)
+            self._begin_anew()
             return
         now.observation = state["observation"].to(device)
         now.action_mask = None if state["action_mask"] is None else state["action_mask"].to(device)

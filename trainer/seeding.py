@@ -10,6 +10,7 @@ import torch
 
 _PROCESS_STRIDE = 1_000_000_007
 _EPISODE_STRIDE = 1_000_003
+_CHANGE_STRIDE = 10_000_019
 _STREAMS = 1_000
 """Generators that one seed can have."""
 
@@ -17,6 +18,11 @@ _STREAMS = 1_000
 def training_seed(seed: int, process: int) -> int:
     """Of the environments of a process, where they cannot be numbered across all processes."""
     return seed + process * _PROCESS_STRIDE
+
+
+def changed_seed(seed: int, changes: int) -> int:
+    """Of the training environments after so many changes of their arguments."""
+    return seed + changes * _CHANGE_STRIDE
 
 
 def evaluation_seed(seed: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 # torch takes seconds to import: only once there is something to build.
 
 
-def train(plan: Plan, environment: Callable[..., Any] | None = None) -> Summary:
+def train(
+    plan: Plan, environment: Callable[..., Any] | None = None, callbacks: Sequence[Any] = ()
+) -> Summary:
     """Run to the end and print a closing table. Returns the summary of the run.
 
     `environment`: what makes a single Gymnasium environment, in the place of what the configuration names.
+    `callbacks`: beside those that the configuration names.
 
     Raises:
         ConfigError: the plan cannot be carried out.
@@ -39,7 +42,7 @@ def train(plan: Plan, environment: Callable[..., Any] | None = None) -> Summary:
     if plan.finished:
         return Summary.read(plan.folder.path / SUMMARY)
     with distributed.processes(cuda=find_device(plan.config.device) == "cuda"):
-        with closing(_build(plan, environment)) as trainer:
+        with closing(_build(plan, environment, callbacks)) as trainer:
             summary = trainer.train()
         if distributed.rank() == 0:
             closing_table(summary, plan.folder.path)
@@ -53,6 +56,7 @@ def run_errors(error: BaseException) -> tuple[type[BaseException], ...]:
     if not isinstance(error, Exception):
         return ()
     from equipoise.envs.gymnasium_adapter.guard import EnvError
+    from equipoise.trainer.calling import CallbackError
     from equipoise.trainer.diagnosis import DivergenceError, NoGradientError, NonFiniteError
     from equipoise.trainer.process_state import OutOfStepError
     from equipoise.trainer.system.checkpoint import CheckpointError
@@ -62,14 +66,14 @@ def run_errors(error: BaseException) -> tuple[type[BaseException], ...]:
     of_several_processes = (ElsewhereError, ProcessLostError, OutOfStepError)
     of_the_folder = (CheckpointError, LockedError, OSError)
     of_numbers = (NonFiniteError, NoGradientError, DivergenceError)
-    return (EnvError, *of_numbers, *of_the_folder, *of_several_processes)
+    return (EnvError, CallbackError, *of_numbers, *of_the_folder, *of_several_processes)
 
 
-def _build(plan: Plan, environment: Callable[..., Any] | None) -> Trainer:
+def _build(plan: Plan, environment: Callable[..., Any] | None, callbacks: Sequence[Any]) -> Trainer:
     from equipoise.trainer.build import build
 
     try:
-        return build(plan.config, plan.folder, plan.state, environment)
+        return build(plan.config, plan.folder, plan.state, environment, callbacks)
     except ValueError as error:  # what only the environment, once there, can tell is wrong
         raise ConfigError(str(error)) from error
     except RuntimeError as error:  # PyTorch has no class of its own for a full memory of the CPU

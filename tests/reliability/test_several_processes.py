@@ -276,3 +276,39 @@ def test_a_process_that_is_killed_ends_the_job_and_the_run_can_be_resumed(tmp_pa
             assert ended.code == 0, ended.output
     assert_same(state(run_dir), state(whole))
     assert lines(run_dir) == lines(whole)
+
+
+class SecondStops:
+    """Only the second process wants to stop."""
+
+    def __init__(self, fail: bool = False) -> None:
+        self.fail, self.mine = fail, os.environ.get("RANK") == "1"
+
+    def on_iteration(self, metrics: dict[str, float]) -> str | None:
+        if metrics["iteration"] < 3 or not self.mine:
+            return None
+        if self.fail:
+            raise ValueError("it broke here")
+        return "it has seen enough"
+
+    def on_evaluation(self, metrics: dict[str, float]) -> str | None:
+        assert "evaluation/return" in metrics  # of the first process, which alone measures
+        return None
+
+
+def test_one_process_that_wants_to_stop_stops_all(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    section = "callbacks=[{_target_:tests.reliability.test_several_processes.SecondStops}]"
+    first, second = both(tmp_path, *toy(run_dir, section, "env.num_envs=8"))
+    assert (first.code, second.code) == (0, 0), first.output + second.output
+    assert (summary(run_dir)["status"], summary(run_dir)["iterations"]) == ("finished", 3)
+    assert summary(run_dir)["stopped"] == "SecondStops: it has seen enough"
+
+
+def test_an_error_in_the_callback_of_one_process_ends_all_and_saves(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    section = "callbacks=[{_target_:tests.reliability.test_several_processes.SecondStops,fail:true}]"
+    first, second = both(tmp_path, *toy(run_dir, section, "env.num_envs=8", "trainer.checkpoint_every=100"))
+    assert (first.code, second.code) == (1, 1)
+    assert "callback SecondStops: on_iteration raised ValueError: it broke here" in first.output
+    assert state(run_dir)["iteration"] == 3

@@ -46,6 +46,7 @@ INEXACT = (
     "trainer.target_kl",
     "trainer.gradient_scaling.min_scaling_factor",
     "trainer.gradient_scaling.max_scaling_factor",
+    "callbacks",
 )
 """What an error or a full memory may make one change; from there on the run is another one. So are all keys
 of `env` but these:"""
@@ -155,7 +156,7 @@ def _leaves(settings: _Settings, path: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{path}{name}.")
         else:
-            yield f"{path}{name}", value
+            yield f"{path}{name}", list(value) or None if isinstance(value, list | tuple) else value
 
 
 def _copied(settings: _Settings) -> dict[str, Any]:

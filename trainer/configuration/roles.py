@@ -37,6 +37,7 @@ POLICY = Role(
     instead={"kind": "choose policy=mlp, policy=node_set or your own policy.encoder._target_"},
     encoders=True,
 )
+CALLBACK = Role(("on_start", "on_iteration", "on_evaluation", "on_end"), frozenset())
 ENCODER = Role(("forward",), frozenset(SuppliedToEncoder._fields), encoders=True)
 OPTIMIZER = Role(
     ("step",),

@@ -26,7 +26,7 @@ from equipoise.trainer.configuration.errors import (
 )
 from equipoise.trainer.configuration.imports import refuse_foreign, used_parts
 from equipoise.trainer.configuration.own_names import with_own_names
-from equipoise.trainer.configuration.roles import ENV, OPTIMIZER, POLICY, STAGE, Role
+from equipoise.trainer.configuration.roles import CALLBACK, ENV, OPTIMIZER, POLICY, STAGE, Role
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # The bounds of `envs.arguments`, whose import would bring Gymnasium.
@@ -171,6 +171,11 @@ class Config(Section):
     policy: ComponentConfig
     optimizer: OptimizerConfig
     trainer: TrainerConfig
+    callbacks: tuple[ComponentConfig, ...] = Field(
+        (),
+        description="sections with a _target_: what watches the run, stops it early or changes its "
+        "environment",
+    )
     _typed: tuple[str, ...] = PrivateAttr(())
 
     @property
@@ -194,13 +199,14 @@ class Config(Section):
 
     def plain(self) -> dict[str, Any]:
         """The dictionary that `check` accepts again: for YAML, checkpoints and logs."""
-        raw = self.model_dump(mode="json", by_alias=True, exclude={"env", "policy", "optimizer"})
+        raw = self.model_dump(mode="json", by_alias=True, exclude={"env", "policy", "optimizer", "callbacks"})
         sections = {name: section.plain() for name, section in self.trainer.sections.items()}
         del raw["trainer"]["sections"]
         parts = {"env": self.env, "policy": self.policy, "optimizer": self.optimizer}
         return {
             **raw,
             **{name: part.plain() for name, part in parts.items()},
+            "callbacks": [callback.plain() for callback in self.callbacks],
             "trainer": {**raw["trainer"], **sections},
         }
 
@@ -231,6 +237,7 @@ def check(raw: Mapping[str, Any], allow: Collection[str] | None = None, *, actin
             checked = role if allow is None or key in used else None
             nested[key], wrong = _nest(key, {**_DEFAULTS.get(key, {}), **section}, checked, model)
             problems += wrong
+    problems += _nest_list(nested, "callbacks", CALLBACK)
     problems += _nest_sections(nested, used if allow is not None else None)
     try:
         config = Config.model_validate(nested)
@@ -277,6 +284,21 @@ def _nest(
         keywords, problems = check_section(key, {TARGET: own[TARGET], **keywords}, role)
         del keywords[TARGET]
     return {**own, "keywords": keywords}, problems
+
+
+def _nest_list(raw: dict[str, Any], key: str, role: Role) -> list[Problem]:
+    """The same for each section of a list."""
+    found, problems = raw.get(key), []
+    if isinstance(found, list | tuple) and all(is_section(section) for section in found):
+        raw[key] = []
+        for index, section in enumerate(found):
+            nested, wrong = _nest(f"{key}[{index}]", section, role, ComponentConfig)
+            raw[key].append(nested)
+            problems += wrong
+    elif found is not None:
+        raw.pop(key)
+        problems.append(bad_value(key, found, "a list of sections with a _target_"))
+    return problems
 
 
 def _nest_sections(raw: dict[str, Any], used: Collection[str] | None) -> list[Problem]:

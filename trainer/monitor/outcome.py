@@ -22,6 +22,7 @@ def summarize(trainer: Trainer, result: Evaluation | None = None) -> Summary:
     config, compiling = trainer.config, trainer.compiling
     summary = {
         "status": "interrupted" if result is None else "finished",
+        "stopped": trainer.callbacks.stopped,
         "env": config.env.label,
         "preset": config.preset,
         "seed": config.seed,

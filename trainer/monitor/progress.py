@@ -223,6 +223,8 @@ def closing_table(summary: Summary, run_dir: str | Path, console: Console | None
         if "<" in "".join(allow):  # no other process can make the environment
             commands = commands[-1:]
         lines += ["next:", *(f"  {typed(*command)}" for command in commands)]
+    if summary.stopped:
+        lines.append(f"stopped early: {summary.stopped}")
     for line in lines:  # never wrapped: they are there to be copied
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.file.flush()

@@ -27,6 +27,8 @@ class Summary:
     status: Status
     error: str | None = None
     """Why it failed."""
+    stopped: str | None = None
+    """Which callback ended it early, and why."""
     env: str | None = None
     preset: str | None = None
     seed: int | None = None
