@@ -1,4 +1,4 @@
-"""Compares distributions of parameters, σ by state and the rate that follows the KL on some tasks of the suite.
+"""Compares distributions of parameters, σ by state and the rate that follows the KL on tasks of the suite.
 
     python -m scripts.distributions --seeds 1-3 --out runs/distributions
 

@@ -18,6 +18,7 @@ from equipoise.trainer.monitor.endless import EndlessEpisodes
 from equipoise.trainer.monitor.outcome import clear_outcome, summarize, write_failure
 from equipoise.trainer.monitor.run_log import RunLog
 from equipoise.trainer.monitor.summary import Summary
+from equipoise.trainer.settled import settled
 from equipoise.trainer.system import torch_switches
 from equipoise.trainer.system.checkpoint import CheckpointError, Checkpoints
 from equipoise.trainer.system.files import replace_file
@@ -154,6 +155,9 @@ class RunRecorder(Recorder):
     def first_look(self, trainer: Trainer, look: FirstLook | None) -> None:
         if look is not None and not trainer.iteration:
             for line in look.lines():
+                self.message(line)
+        if not trainer.iteration:
+            for line in settled(self.config, trainer.collector.env, trainer.policy):
                 self.message(line)
         if trainer.evaluator.random is not None:
             self._log.reference(layout.RANDOM_RETURN, trainer.evaluator.random.mean)

@@ -48,10 +48,13 @@ def configure(
     composed = compose_unchecked([choice, *typed, *groups])
     for key, value in about_env.items():
         _set(composed, key, value)
+    keys = []
     for name, value in named:
         if name not in GROUPS or not isinstance(value, str):
-            _set(composed, name if "." in name else locate(name, value, composed), value)
-    return resolved(composed), unnamed
+            keys.append(name if "." in name else locate(name, value, composed))
+            _set(composed, keys[-1], value)
+    found = resolved(composed)
+    return found._replace(config=found.config.with_typed([*found.config.typed, *keys])), unnamed
 
 
 def changed(overrides: Sequence[str] | Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

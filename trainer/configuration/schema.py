@@ -180,7 +180,8 @@ class Config(Section):
 
     @property
     def typed(self) -> tuple[str, ...]:
-        """The `key=value` arguments that it was composed from; for logs, and no part of it."""
+        """The `key=value` arguments that it was composed from, and the keys that Python has set; for logs,
+        and no part of it."""
         return self._typed
 
     def with_typed(self, arguments: Iterable[str]) -> Config:

@@ -1,0 +1,105 @@
+"""What a run has settled by itself, and why: a line for each setting that follows from the environment.
+
+The rules are also in docs/configuration.md. What was typed, or comes from an experiment's file, is not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from equipoise.envs.gymnasium_adapter import GymnasiumEnv
+from equipoise.envs.gymnasium_adapter.workers import cores
+from equipoise.envs.protocol import BatchedEnv
+from equipoise.envs.vectorised import VectorisedEnv
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.policy.protocol import Policy
+
+FEW = 32
+"""Up to so many environments a rollout of `FOR_FEW` steps is meant for."""
+FOR_FEW = {"rollout_steps": 128, "update_epochs": 4, "num_minibatches": 8}
+RATE, BONUS, STEPS = 2e-3, 0.01, 400_000
+"""What conf/env/gymnasium.yaml and conf/env/vector.yaml choose, and the length in conf/config.yaml: a value
+from a file of the user's own is not explained by this package's reasons."""
+
+
+class Settled(NamedTuple):
+    """One setting."""
+
+    key: str
+    """What one would type to have it otherwise."""
+    text: str
+    because: str
+    also: tuple[str, ...] = ()
+    """Groups and keys that settle it, too, where they are typed."""
+
+    def __str__(self) -> str:
+        return f"setting: {self.text}, because {self.because} ({self.key})"
+
+
+def settled(config: Config, env: BatchedEnv, policy: Policy) -> list[str]:
+    """For people, a line for each setting."""
+    typed = {argument.lstrip("+~").partition("=")[0] for argument in config.typed}
+    found = [*_of_spaces(config, env, policy), *_of_the_machine(config)]
+    if isinstance(env, GymnasiumEnv | VectorisedEnv) and config.experiment is None:
+        found = [*_of_few_environments(config), *found]
+    return [str(setting) for setting in found if not _typed((setting.key, *setting.also), typed)]
+
+
+def _typed(keys: tuple[str, ...], typed: set[str]) -> bool:
+    """Whether one of the keys, or a section around it, is among those that were typed."""
+    return any(key == other or key.startswith(f"{other}.") for key in keys for other in typed)
+
+
+def _of_few_environments(config: Config) -> Iterator[Settled]:
+    trainer, envs = config.trainer, config.env.num_envs
+    batch, samples = trainer.batch, trainer.batch.rollout_steps * envs
+    if batch.model_dump() == FOR_FEW:
+        few = f"{envs} environments are few: {samples:,} samples an iteration"
+        many = f"few environments need that; {envs} give {samples:,} samples an iteration; batch=balanced: 16"
+        yield Settled(
+            "trainer.batch.rollout_steps",
+            f"rollout of {batch.rollout_steps} steps",
+            few if envs <= FEW else many,
+            ("batch",),
+        )
+        updates = batch.update_epochs * batch.num_minibatches
+        yield Settled(
+            "trainer.batch.num_minibatches",
+            f"{updates} updates an iteration, of {samples // batch.num_minibatches} samples each",
+            "fewer move the policy too little",
+            ("batch", "trainer.batch.update_epochs"),
+        )
+    if config.optimizer.learning_rate == RATE:
+        why = "in so few updates a rate of 3e-4 leaves the policy, and σ, where they are"
+        yield Settled("optimizer.learning_rate", f"learning rate {RATE:g}", why, ("optimizer",))
+    entropy = config.stages.get("entropy_regularization")
+    if entropy is not None and entropy.keywords.get("entropy_coeff_start") == BONUS:
+        key = "trainer.entropy_regularization.entropy_coeff_start"
+        yield Settled(key, f"entropy bonus from {BONUS:g}", "a larger one outweighs ordinary rewards")
+
+
+def _of_spaces(config: Config, env: BatchedEnv, policy: Policy) -> Iterator[Settled]:
+    choices = max(policy.space.table.choices, default=0) > 1
+    if "gradient_scaling" in config.stages and not (choices and policy.space.num_continuous):
+        alone = "choices" if choices else "numbers"
+        also = ("preset", "trainer.policy_loss_weights")
+        yield Settled(
+            "trainer.gradient_scaling", "no weights of two sides", f"actions are {alone} alone", also
+        )
+    if "advantage_weighting" in config.stages and len(env.reward_names) == 1:
+        yield Settled("trainer.advantage_weighting", "no weights of reward components", "there is one")
+    if policy.normalizer is not None:
+        why = "nobody knows their sizes beforehand"
+        text = "observations normalised by running mean and deviation"
+        yield Settled("policy.normalize_observations", text, why, ("policy",))
+
+
+def _of_the_machine(config: Config) -> Iterator[Settled]:
+    keywords = config.env.keywords
+    if keywords.get("vectorization") == "async" and keywords.get("num_workers") is None:
+        count = min(cores(), config.env.num_envs)
+        why = f"there are {cores()} cores for {config.env.num_envs} environments"
+        yield Settled("env.num_workers", f"{count} processes of environments", why)
+    if config.trainer.total_env_steps == STEPS and config.experiment is None:
+        yield Settled("trainer.total_env_steps", f"{STEPS:,} steps", "no length was given")
