@@ -66,11 +66,25 @@ class ActionTable:
         self.choices: tuple[int, ...] = whole.choices
         """Of each head."""
         self.num_heads = len(self.choices)
+        widest, needed = max(self.choices, default=0), sum(self.choices)
+        self.padded = 2 * needed >= self.num_heads * widest
+        """Whether what has a number for each choice, like a mask, is `[..., H, C]`, padded to the widest
+        head. Where that would more than double it, it is `[..., S]`: `S` choices, head after head."""
+        self.every_choice: NDArray[np.bool_] = np.ones(needed, np.bool_)
+        """`[H, C]` or `[S]`: which choices there are, the mask that forbids nothing."""
+        if self.padded:
+            self.every_choice = np.arange(widest) < np.array(self.choices, np.int64)[:, None]
         self.num_continuous = whole.num_parameters
         self.options: Mapping[int, tuple[tuple[int, ...], ...]] = whole.options
         """Head -> the parameters of each of its choices, where the space itself says that they belong
         together: a `OneOf`, or a `Tuple` of a `Discrete` and as many parts of parameters alone as it has
         choices, which may be in a `Tuple` of their own."""
+
+    def by_head(self, mask: NDArray[Any]) -> list[NDArray[Any]]:
+        """`[N, choices]` for each head, of `[N, H, C]` or `[N, S]`."""
+        if mask.ndim == 2:
+            return np.split(mask, np.cumsum(self.choices)[:-1], 1)
+        return [mask[:, head, :count] for head, count in enumerate(self.choices)]
 
     def assemble(self, values: Sequence[Value]) -> Nested[Value]:
         """The value of each leaf, in order, in the structure of the space."""

@@ -38,10 +38,9 @@ class CheckedEnv:
         self.env = env
         self._steps = 0
         self._masked: bool | None = None
-        heads = ActionTable(env.action_space).choices
         batch = (env.num_envs,)
         width = (env.num_envs, math.prod(env.observation_space.shape))
-        self._mask_shape = (env.num_envs, len(heads), max(heads, default=0))
+        self._mask_shape = (env.num_envs, *ActionTable(env.action_space).every_choice.shape)
         self._expected: tuple[tuple[str, tuple[int, ...], torch.dtype], ...] = (
             ("observation", width, torch.float32),
             ("rewards", (env.num_envs, len(env.reward_names)), torch.float32),

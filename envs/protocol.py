@@ -47,8 +47,9 @@ class Timestep(NamedTuple):
     final_observation: Tensor
     """`[N, O]` float32: the last observation of the ended episode; valid only where one ended."""
     action_mask: Tensor | None = None
-    """`[N, H, C]` bool, True for a valid choice in `observation`; None where every choice is always valid.
-    A head with one valid choice is not a decision: it gets no log-probability and no entropy."""
+    """`[N, H, C]` bool, or `[N, S]` where `ActionTable.padded` is false: True for a valid choice in
+    `observation`; None where every choice is always valid. A head with one valid choice is not a decision: it
+    gets no log-probability and no entropy."""
     metrics: Mapping[str, Tensor] = {}
     """Anything worth averaging, `[N, ...]` float32 with NaN where there is nothing to report. `success`,
     reported where an episode ended, is shown as the success rate."""

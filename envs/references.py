@@ -23,7 +23,7 @@ class References(NamedTuple):
 MakeEnv = Callable[[int], BatchedEnv]
 """Number of environments -> environment."""
 Behaviour = Callable[[BatchedEnv, Tensor | None], NativeAction]
-"""Environment in its present state, action mask `[N, H, C]` -> action."""
+"""Environment in its present state, its action mask -> action."""
 
 
 def reference_returns(make_env: MakeEnv, episodes: int = 256, seed: int = 0) -> References:
@@ -68,18 +68,23 @@ def episode_returns(env: BatchedEnv, behave: Behaviour, seed: int, max_steps: in
 
 
 def random_action(env: BatchedEnv, mask: Tensor | None, stream: StreamPerEnv) -> NativeAction:
-    """Uniform over the valid choices (`mask` `[N, H, C]`; None: all) and uniform in every box."""
+    """Uniform over the valid choices (`mask` as in `Timestep`; None: all) and uniform in every box."""
     table = ActionTable(env.action_space)
+    valid = torch.from_numpy(table.every_choice).to(env.device)[None] if mask is None else mask
+
+    def luckiest(valid: Tensor) -> Tensor:
+        """Each valid choice of the last dimension as likely as the others."""
+        return torch.where(valid, stream.uniform(*valid.shape[1:]), -1.0).argmax(-1)
 
     def choices(leaf: ActionLeaf) -> Tensor:
         """`[N, heads]`: one valid choice of each head."""
-        counts, most = torch.tensor(leaf.choices, device=env.device), max(leaf.choices, default=1)
-        luck = stream.uniform(leaf.count, most)
-        possible = torch.arange(most, device=env.device) < counts[:, None]
-        if mask is not None:
-            possible = possible & mask[:, leaf.first : leaf.first + leaf.count, :most]
-        # The luckiest: each as likely as the others.
-        return torch.where(possible, luck, -1.0).argmax(2) + torch.tensor(leaf.start, device=env.device)
+        heads = slice(leaf.first, leaf.first + leaf.count)
+        if table.padded:
+            chosen = luckiest(valid[:, heads, : max(leaf.choices)])
+        else:
+            rows = torch.split(valid, list(table.choices), 1)[heads]
+            chosen = torch.stack([luckiest(row) for row in rows], 1)
+        return chosen + torch.tensor(leaf.start, device=env.device)
 
     def parameters(leaf: ActionLeaf) -> Tensor:
         low, high = (torch.tensor(bound, device=env.device) for bound in (leaf.low, leaf.high))

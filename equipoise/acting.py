@@ -131,7 +131,7 @@ class Policy:
 
     @torch.inference_mode()
     def _leaves(self, flat: Tensor, masks: Tensor | None, deterministic: bool) -> list[Array]:
-        """An array `[B, ...]` for each leaf of the action, for observations `[B, O]`, masks `[B, H, C]`."""
+        """An array `[B, ...]` for each leaf of the action, for observations `[B, O]` and masks."""
         network, device = self._network, self._network.space.device
         inputs = network.normalize(flat.to(device))
         distribution = network.distribution(inputs, None if masks is None else masks.to(device))

@@ -73,10 +73,12 @@ class ExportedPolicy:
         return row
 
     def _mask(self, masks: list[Any] | None) -> Any:
-        """`[1, H, C]`: true for valid choices; without masks that is all of them."""
+        """`[1, ...]`: true for valid choices; without masks that is all of them."""
         mask = np.zeros((1, *self.inputs["action_mask"]["shape"][1:]), bool)
         counts = [int(count) for entry in self.outputs for count in np.ravel(entry.get("choices", []))]
         valid = np.ones(sum(counts)) if masks is None else np.concatenate([np.ravel(each) for each in masks])
+        if mask.ndim == 2:
+            return valid[None].astype(bool)
         for head, part in enumerate(np.split(valid, np.cumsum(counts)[:-1])):
             mask[0, head, : len(part)] = part
         return mask

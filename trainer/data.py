@@ -2,8 +2,8 @@
 
 `T` rollout steps · `N` parallel environments · `B` minibatch samples · `K` reward components ·
 `V` value heads (`K`, or `K + 1` with one for the task reward) · `H` categorical heads · `C` the largest
-number of choices of a head · `P` continuous entries · `D` continuous decisions (`H`, or `H + 1` with
-one for the parameters that belong to no head) · `O` observation width.
+number of choices of a head · `S` choices of all heads together · `P` continuous entries · `D` continuous
+decisions (`H`, or `H + 1` with one for the parameters that belong to no head) · `O` observation width.
 
 Tensors are float32 on the run's device, masks are bool.
 """
@@ -55,7 +55,7 @@ class Rollout:
     actions: Actions
     """`[T, N, H]` and `[T, N, P]`."""
     action_mask: Tensor
-    """`[T, N, H, C]` bool: valid choices."""
+    """`[T, N, H, C]` or `[T, N, S]` bool, see `HybridSpace.valid_choices`: valid choices."""
     discrete_log_prob: Tensor
     """`[T, N, H]` of the choices taken, 0 where a head had no decision to make."""
     continuous_log_prob: Tensor
@@ -112,7 +112,7 @@ class Minibatch(NamedTuple):
     """`[B, O]` observations, normalised as the policy wants them."""
     actions: Actions
     action_mask: Tensor
-    """`[B, H, C]` bool."""
+    """`[B, H, C]` or `[B, S]` bool."""
     discrete_log_prob: Tensor
     """`[B, H]` when the action was taken."""
     continuous_log_prob: Tensor

@@ -118,7 +118,7 @@ def look_at(
     rewards, valid, spent, began = [], [], 0.0, time.perf_counter()
     for _ in range(max_steps):
         if mask is not None:
-            valid.append(mask.sum((1, 2)))
+            valid.append(mask.flatten(1).sum(1))
         action, before = random_action(env, mask, stream), time.perf_counter()
         step = checked.step(action)
         spent += time.perf_counter() - before

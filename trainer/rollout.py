@@ -51,14 +51,15 @@ class Carry:
     observation: Tensor
     """`[N, O]`."""
     action_mask: Tensor | None
-    """`[N, H, C]`."""
+    """`[N, H, C]` or `[N, S]`."""
     unfinished: Unfinished
     ended: Tensor
     """`[N]` int64: how many episodes have ended since all environments were reset."""
 
 
 ActorOutput = tuple[Tensor, Tensor, Tensor]
-"""Logits `[N, H, C]`, mean `[N, P]` and log-std `[N, P]`, or `[P]` where it is the same in all states."""
+"""Logits `[N, H, C]` or `[N, S]`, mean `[N, P]` and log-std `[N, P]`, or `[P]` where it is the same in all
+states."""
 
 
 class Step(NamedTuple):
@@ -170,7 +171,8 @@ class Collector:
         normal: Tensor,
         log_std: Tensor | None,
     ) -> tuple[ActorOutput, Actions]:
-        heads = self.policy.actor(self.policy.normalize(observation), log_std)
+        logits, mean, log_std = self.policy.actor(self.policy.normalize(observation), log_std)
+        heads = self.policy.space.laid_out(logits), mean, log_std
         return heads, self.policy.as_distribution(*heads, action_mask=action_mask).sample(gumbel, normal)
 
     @property
@@ -221,7 +223,8 @@ class Collector:
             self._begin_anew()
             return
         now.observation = state["observation"].to(device)
-        now.action_mask = None if state["action_mask"] is None else state["action_mask"].to(device)
+        mask = state["action_mask"]
+        now.action_mask = None if mask is None else self.policy.space.laid_out(mask.to(device))
         now.unfinished = Unfinished(state["episode_return"].to(device), state["episode_length"].to(device))
         now.ended = state["episodes_ended"].to(device)
 
@@ -234,7 +237,7 @@ def _allocate_heads(policy: Policy, steps: int, num_envs: int) -> ActorOutput:
     def floats(*shape: int) -> Tensor:
         return torch.zeros(steps, *shape, device=space.device)
 
-    logits = floats(num_envs, space.num_heads, space.max_choices)
+    logits = floats(num_envs, *space.valid_choices.shape)
     return logits, floats(num_envs, space.num_continuous), floats(*each, space.num_continuous)
 
 
@@ -258,10 +261,11 @@ def _write_log_probs(rollout: Rollout, heads: ActorOutput, policy: Policy) -> No
 
 @torch.inference_mode()
 def _noise(policy: Policy, steps: int, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Standard Gumbel `[T, N, H, C]` and normal `[T, N, P, *family.noise]` noise for a whole rollout."""
+    """Standard Gumbel `[T, N, H, C]` or `[T, N, S]` and normal `[T, N, P, *family.noise]` noise for a whole
+    rollout."""
     space = policy.space
-    shape = (steps, num_envs, space.num_heads, space.max_choices)
-    gumbel = -torch.empty(shape, device=generator.device).exponential_(generator=generator).log_()
+    shape = (steps, num_envs, *space.valid_choices.shape)
+    gumbel = torch.empty(shape, device=generator.device).exponential_(generator=generator).log_().neg_()
     each = (space.num_continuous, *policy.family.noise)
     normal = torch.empty((steps, num_envs, *each), device=generator.device)
     return gumbel, normal.normal_(generator=generator)

@@ -6,6 +6,7 @@ What spaces are accepted, and which of their numbers are which heads and paramet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -55,11 +56,12 @@ class HybridSpace:
         self.num_heads, self.num_continuous = self.table.num_heads, self.table.num_continuous
         self.choice_counts = self.table.choices
         self.max_choices = max(self.choice_counts, default=0)
-        self.valid_choices = torch.tensor(
-            [[c < n for c in range(self.max_choices)] for n in self.choice_counts],
-            dtype=torch.bool,
-            device=device,
-        ).view(self.num_heads, self.max_choices)
+        self.valid_choices = torch.from_numpy(self.table.every_choice).to(device)
+        """`[H, C]` or `[S]` bool, see `ActionTable.padded`: the choices that there are."""
+        counts = torch.tensor(self.choice_counts, dtype=torch.int64, device=device)
+        self.first_choice = counts.cumsum(0) - counts
+        """`[H]`: where the choices of each head begin, of those of all heads in a row."""
+        self._alike = [(len(list(heads)), count) for count, heads in groupby(self.choice_counts)]
         low, high = inner_float32(
             [number for leaf in self.table.leaves for number in leaf.low],
             # Every whole number has an equal share of the range, the last one too.
@@ -127,18 +129,29 @@ class HybridSpace:
                         )
                     yield head, choice, parameter
 
-    def padded(self, numbers: Tensor) -> Tensor:
-        """`[B, H, C]` of the numbers of all choices in a row, with 0 beyond the choices of a head.
+    def laid_out(self, numbers: Tensor) -> Tensor:
+        """Numbers of all choices in the shape of `valid_choices`: `[B, H, C]` or `[B, S]`.
 
-        They may come as `[B, H · C]`, too, with anything there.
+        They come as either or as `[B, H · C]`, with anything where no choice is; what is added there is 0.
         """
-        size = numbers.shape[0]
-        if numbers.shape[1] == self.num_heads * self.max_choices:
-            return numbers.view(size, self.num_heads, self.max_choices)
-        alike = [(len(list(heads)), count) for count, heads in groupby(self.choice_counts)]
-        parts = torch.split(numbers, [heads * count for heads, count in alike], 1)
-        rows = [part.view(size, *heads) for part, heads in zip(parts, alike, strict=True)]
-        return torch.cat([pad(part, (0, self.max_choices - part.shape[2])) for part in rows], 1)
+        if numbers.shape[1:] == self.valid_choices.shape:
+            return numbers
+        numbers, padded = numbers.flatten(1), (self.num_heads, self.max_choices)
+        if numbers.shape[1] != math.prod(padded):
+            parts = self.by_width(numbers)
+            return torch.cat([pad(part, (0, self.max_choices - part.shape[2])) for part in parts], 1)
+        numbers = numbers.view(numbers.shape[0], *padded)
+        if self.table.padded:
+            return numbers
+        return torch.cat([numbers[:, head, :count] for head, count in enumerate(self.choice_counts)], 1)
+
+    def by_width(self, numbers: Tensor) -> list[Tensor]:
+        """Views `[B, heads, choices]` of numbers of all choices: of `[B, S]` one for each run of heads with
+        equally many choices, `[B, H, C]` as it is."""
+        if numbers.dim() == 3:
+            return [numbers]
+        parts = torch.split(numbers, [heads * count for heads, count in self._alike], 1)
+        return [part.view(part.shape[0], *heads) for part, heads in zip(parts, self._alike, strict=True)]
 
     def relevant(self, choices: Tensor) -> Tensor:
         """`[B, P]` bool: the parameters that matter under `choices` `[B, H]`."""

@@ -34,14 +34,13 @@ class Exchange:
 
     def __init__(self, contract: Contract, num_envs: int, allocate: Callable[[int], Any] | Any) -> None:
         table, width = contract.actions, contract.layout.width
-        heads = (table.num_heads, max(table.choices, default=0))
         specs: list[tuple[tuple[int, ...], DTypeLike]] = [
             ((width,), np.float32),
             ((width,), np.float32),
             ((len(contract.rewards.names),), np.float64),
             ((), np.bool_),
             ((), np.bool_),
-            (heads, np.bool_),
+            (table.every_choice.shape, np.bool_),
             ((), np.bool_),
             ((), np.float32),
             ((), np.float64),
@@ -58,8 +57,8 @@ class Exchange:
         self.rows, self.final_rows, self.rewards, self.terminated, self.truncated, *arrays = arrays
         """`[N, O]` observations, those that ended an episode, `[N, K]` rewards, `[N]`, `[N]`."""
         self.mask, self.masked, self.success, self.since, *self.actions = arrays
-        """`[N, H, C]`, whether one was given `[N]`, NaN where there is none `[N]`, when environment `i` was
-        last called (`time.monotonic`), and the leaves of the actions."""
+        """`[N, H, C]` or `[N, S]`, whether one was given `[N]`, NaN where there is none `[N]`, when
+        environment `i` was last called (`time.monotonic`), and the leaves of the actions."""
 
 
 class Group:

@@ -74,7 +74,7 @@ class MaskSource:
         return told + [f"{name} is not used as a mask: {self.source} is there, too" for name in there[1:]]
 
     def read(self, observation: Any, info: Mapping[str, Any]) -> NDArray[np.bool_] | None:
-        """`[H, C]`; None where there is none.
+        """As `read_mask` gives it; None where there is none.
 
         Raises:
             MaskError: see `read_mask`. And whatever the environment's method raises.

@@ -25,7 +25,7 @@ class MaskError(ValueError):
 
 
 def read_mask(given: Any, table: ActionTable) -> NDArray[np.bool_]:
-    """`[H, C]`: which choices are valid, False beyond the last choice of a head.
+    """`[H, C]` or `[S]`, see `ActionTable.padded`: which choices are valid, False where there is none.
 
     Raises:
         MaskError: `given` has none of the forms that are understood, or leaves a head no choice.
@@ -35,11 +35,11 @@ def read_mask(given: Any, table: ActionTable) -> NDArray[np.bool_]:
         raise MaskError(
             f"must mask heads of {list(table.choices)} choices with {FORMS}; got {str(given)[:200]}"
         )
-    mask = np.zeros((table.num_heads, max(table.choices)), np.bool_)
     for head, row in enumerate(rows):
         if not row.any():
             raise MaskError(f"leaves head {head} no valid choice")
-        mask[head, : row.size] = row
+    mask = np.zeros_like(table.every_choice)
+    mask[table.every_choice] = np.concatenate(rows)
     return mask
 
 

@@ -36,9 +36,6 @@ class Masks:
         self._asked: Any = None  # which environment has been asked for it
         self.source: str | None = None
         """One of `INFOS`, `METHOD`, `OBSERVATION`; None: there are no masks."""
-        choices = np.array(table.choices, np.int64)
-        self._every_choice = np.arange(choices.max(initial=0)) < choices[:, None]
-        """`[H, C]`: the mask that forbids nothing."""
 
     def find(self, env: Any, observation: Any, infos: Mapping[str, Any]) -> list[str]:
         """Sets the source, and gives what is to be told of it."""
@@ -69,7 +66,7 @@ class Masks:
         return observation[KEY] if self.source == OBSERVATION else infos.get(KEY)
 
     def read(self, given: Any, unused: Any = None) -> NDArray[np.bool_]:
-        """`[N, H, C]`.
+        """`[N, H, C]` or `[N, S]`, see `ActionTable.padded`.
 
         Args:
             given: one for each copy.
@@ -80,13 +77,14 @@ class Masks:
         """
         unused = np.zeros(self._num_envs, np.bool_) if unused is None else unused
         rows = [
-            self._every_choice if unused[i] else read_mask(mask, self._table) for i, mask in enumerate(given)
+            self._table.every_choice if unused[i] else read_mask(mask, self._table)
+            for i, mask in enumerate(given)
         ]
         return np.stack(rows)
 
     def of_all_choices(self) -> NDArray[np.bool_]:
-        """`[N, H, C]`, which forbid nothing."""
-        return np.stack([self._every_choice] * self._num_envs)
+        """Of the same shape, which forbid nothing."""
+        return np.stack([self._table.every_choice] * self._num_envs)
 
 
 def method_of(env: Any) -> Callable[[], Any] | None:

@@ -118,7 +118,7 @@ class DeviceEnv(Restarting):
     def _reward_size(self) -> int:
         """How many numbers a reward holds, seen in a step that does not count."""
         table = ActionTable(self.action_space)
-        free = np.ones((self.num_envs, table.num_heads, max(table.choices, default=0)), np.bool_)
+        free = np.stack([table.every_choice] * self.num_envs)
         leaves = [torch.from_numpy(array).to(self.device) for array in some_arrays(table, free)]
         try:
             rewards = self._env.step(table.assemble(leaves))[1]

@@ -14,6 +14,7 @@ from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter.masks import read_mask
 
 BOX = spaces.Box(-1, 1, (2,))
+UNEVEN = spaces.Tuple((spaces.Discrete(9), spaces.MultiDiscrete([2, 1]), BOX))
 ONE_OF = spaces.OneOf((BOX, spaces.Tuple((spaces.Discrete(2), spaces.Discrete(2)))))
 """Combinations: the box; 00, 01, 10, 11."""
 PAIR = spaces.Tuple((spaces.Discrete(3), spaces.Discrete(2)))
@@ -23,8 +24,8 @@ def rows(given: Any, space: Space[Any]) -> list[list[int]]:
     """Without the padding."""
     table = ActionTable(space)
     mask = read_mask(given, table).astype(int)
-    assert not any(row[n:].any() for row, n in zip(mask, table.choices, strict=True))
-    return [row[:n].tolist() for row, n in zip(mask, table.choices, strict=True)]
+    assert not mask[~table.every_choice].any()
+    return [row[0].tolist() for row in table.by_head(mask[None])]
 
 
 def bits(*values: int) -> np.ndarray[Any, np.dtype[np.int8]]:
@@ -51,6 +52,10 @@ def bits(*values: int) -> np.ndarray[Any, np.dtype[np.int8]]:
             ((bits(1, 0), bits(0, 1, 1)), (bits(1, 1), bits(0, 1))),
             [[1, 0], [0, 1, 1], [1, 1], [0, 1]],
         ),
+        (UNEVEN, (bits(*[0] * 8, 1), None, None), [[*[0] * 8, 1], [1, 1], [1]]),
+        (UNEVEN, [bits(*[0] * 8, 1), bits(0, 1), None], [[*[0] * 8, 1], [0, 1], [1]]),
+        (UNEVEN, bits(*[0] * 8, 1, 1, 0, 1), [[*[0] * 8, 1], [1, 0], [1]]),
+        (UNEVEN, np.eye(3, 9, 0, np.int8)[[2, 1, 0]], [[0, 0, 1, *[0] * 6], [0, 1], [1]]),
         (spaces.MultiBinary(3), bits(0, 1, 2), [[1, 0], [0, 1], [1, 1]]),
         (ONE_OF, None, [[1, 1, 1, 1, 1]]),
         (ONE_OF, (None, None), [[1, 1, 1, 1, 1]]),

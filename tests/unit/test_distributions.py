@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 from torch.distributions import Categorical, Normal
+from torch.nn.functional import pad
 
 from equipoise.trainer.data import Actions
 from equipoise.trainer.policy.distributions import HybridDistribution
@@ -202,6 +203,64 @@ def test_extreme_parameters_stay_finite_with_finite_gradients() -> None:
     log_prob = distribution.continuous_log_prob(parameters, everything)
     gradients = torch.autograd.grad(log_prob.sum(), (mean, log_std))
     assert all(bool(metric.isfinite().all()) for metric in (log_prob, *gradients))
+
+
+# --- heads of very different widths ---------------------------------------------------------------------
+
+UNEVEN = HybridSpace(
+    spaces.Tuple((spaces.MultiDiscrete([3, 3]), spaces.Discrete(50), spaces.MultiDiscrete([2, 3, 3, 1])))
+)
+
+
+def padded(row: Tensor, beyond: float) -> Tensor:
+    """`[B, H, C]` of `[B, S]`."""
+    parts = torch.split(row, list(UNEVEN.choice_counts), 1)
+    return torch.stack([pad(part, (0, 50 - part.shape[1]), value=beyond) for part in parts], 1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_choices_in_a_row_give_what_padded_ones_give(masked: bool) -> None:
+    draw = torch.Generator().manual_seed(1)
+    shape = B, sum(UNEVEN.choice_counts)
+    logits, gumbel = torch.randn(shape, generator=draw), -torch.rand(shape, generator=draw).log().neg().log()
+    mask = UNEVEN.valid_choices.expand(shape)
+    if masked:
+        mask = torch.rand(shape, generator=draw) > 0.6
+        mask[:, UNEVEN.first_choice] = True
+    results = []
+    for lay in (lambda numbers, beyond: numbers, padded):
+        free = logits.clone().requires_grad_()
+        outputs = lay(free, 7.0), torch.zeros(B, 0), torch.zeros(0)
+        distribution = HybridDistribution(UNEVEN, *outputs, lay(mask, False))
+        taken = distribution.sample(lay(gumbel, 9.0), torch.zeros(B, 0)).discrete
+        log_prob, entropy = distribution.discrete_log_prob(taken), distribution.discrete_entropy()
+        weights = torch.randn(log_prob.shape, generator=torch.Generator().manual_seed(2))
+        gradients = torch.autograd.grad(((log_prob.exp() + entropy) * weights).sum(), free)
+        assert log_prob.shape == (B, 7)
+        assert not log_prob[:, 6].any(), "one choice is no decision"
+        results.append(
+            [
+                taken,
+                distribution.mode().discrete,
+                distribution.discrete_active(),
+                log_prob,
+                entropy,
+                *gradients,
+            ]
+        )
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+
+
+def test_numbers_of_choices_are_laid_out_from_every_shape() -> None:
+    even = HybridSpace(spaces.MultiDiscrete([3, 2]))
+    row = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    grid = [[[1.0, 2.0, 3.0], [4.0, 5.0, 0.0]]]
+    assert even.laid_out(row).tolist() == even.laid_out(torch.tensor(grid)).tolist() == grid
+    assert even.laid_out(torch.tensor(grid).flatten(1)).tolist() == grid
+    row = torch.arange(1.0, 1.0 + sum(UNEVEN.choice_counts))[None]
+    for given in (row, padded(row, 7.0), padded(row, 7.0).flatten(1)):
+        assert UNEVEN.laid_out(given).tolist() == row.tolist()
 
 
 # --- spaces with one side -------------------------------------------------------------------------------

@@ -83,7 +83,8 @@ def draw_panel(
     cell = (width - _MARGIN - left - bar) / max(columns, 1)
     _header(sheet, names, left, left + bar, cell)
 
-    probabilities = distribution.log_probs.exp()[0].tolist()
+    by_width = space.by_width(distribution.log_probs[:1].exp())
+    probabilities = [head for part in by_width for head in part[0].tolist()]
     deciding = distribution.discrete_active()[0].tolist()
     relevant = distribution.relevant(actions.discrete)[0].tolist()
     head_of = space.head_of.tolist()

@@ -136,9 +136,9 @@ class ActorCritic(Policy):
         features = self.discrete_trunk(inputs) if self.discrete_trunk is not None else None
         own = self.continuous_trunk(inputs) if self.continuous_trunk is not None else features
         if self.discrete_head is None:
-            logits = inputs.new_zeros(size, space.num_heads, space.max_choices)
+            logits = inputs.new_zeros(size, *space.valid_choices.shape)
         else:
-            logits = space.padded(self.discrete_head(features).view(size, -1))
+            logits = space.laid_out(self.discrete_head(features))
         if self.continuous_head is None:
             return logits, inputs.new_zeros(size, 0), inputs.new_zeros(0)
         mean = self.continuous_head(own).view(size, space.num_continuous)

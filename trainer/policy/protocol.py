@@ -84,7 +84,7 @@ class Heads(NamedTuple):
     """The outputs of a policy's network. Losses see nothing behind it."""
 
     logits: Tensor
-    """`[B, H, C]`."""
+    """`[B, H, C]`, or `[B, S]`: see `HybridSpace.valid_choices`."""
     mean: Tensor
     """`[B, P]`: where each parameter lies, as `policy.distribution` understands it."""
     log_std: Tensor
@@ -143,6 +143,9 @@ class Policy(nn.Module, ABC):
     def actor(self, inputs: Tensor, log_std: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """`(logits [B, H, C], mean [B, P], log_std [P] or [B, P])` for normalised observations `[B, O]`.
 
+        `space.laid_out` gives logits their shape: where heads of few choices stand beside one of very many,
+        `[B, S]` saves what `[B, H, C]` would waste.
+
         `log_std`: what `global_log_std` gave, so that it need not be computed at every step of a rollout.
         """
 
@@ -169,13 +172,14 @@ class Policy(nn.Module, ABC):
             self.normalizer.update(observations)
 
     def distribution(self, inputs: Tensor, action_mask: Tensor | None) -> HybridDistribution:
-        """The distribution of actions for normalised observations `[B, O]`; `action_mask` `[B, H, C]`."""
+        """The distribution of actions for normalised observations `[B, O]`."""
         return self.as_distribution(*self.actor(inputs), action_mask=action_mask)
 
     def as_distribution(
         self, logits: Tensor, mean: Tensor, log_std: Tensor, action_mask: Tensor | None
     ) -> HybridDistribution:
         """The distribution that the outputs of `actor` describe; without a mask all choices are valid."""
+        logits = self.space.laid_out(logits)
         mask = self.space.valid_choices.expand_as(logits) if action_mask is None else action_mask
         return HybridDistribution(self.space, logits, mean, log_std, mask, self.family)
 
@@ -226,7 +230,7 @@ def check_policy(policy: object, target: str, num_values: int) -> Policy:
     policy.train(training)
     spread = (space.num_continuous,)
     shapes: dict[str, list[tuple[int, ...]]] = {
-        "logits": [(2, space.num_heads, space.max_choices)],
+        "logits": sorted({(2, *space.valid_choices.shape), (2, space.num_heads, space.max_choices)}),
         "mean": [(2, *spread)],
         "log_std": [spread, (2, *spread)],
         "values": [(2, num_values)],

@@ -25,7 +25,8 @@ class StandalonePolicy(nn.Module):
         self.names = tuple(_name(leaf) for leaf in policy.space.table.leaves)
 
     def forward(self, observation: Tensor, action_mask: Tensor | None = None) -> dict[str, Tensor]:
-        """`[B, O]` float32, `[B, H, C]` bool -> the leaves of the action space by name, each `[B, ...]`."""
+        """Observations `[B, O]` float32 and masks as `HybridSpace.valid_choices` -> the leaves of the action
+        space by name, each `[B, ...]`."""
         policy = self.policy
         actions = policy.distribution(policy.normalize(observation), action_mask).mode()
         table = policy.space.table
@@ -38,7 +39,7 @@ class StandalonePolicy(nn.Module):
         space = self.policy.space
         inputs = {"observation": torch.zeros(2, self.policy.observation_width)}
         if self.masked:
-            inputs["action_mask"] = space.valid_choices.repeat(2, 1, 1)
+            inputs["action_mask"] = torch.stack([space.valid_choices] * 2)
         return inputs
 
     def describe(self, observation: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -46,6 +47,7 @@ class StandalonePolicy(nn.Module):
 
         `observation`: what lies in which columns, see `ObservationLayout.describe`.
         """
+        table = self.policy.space.table
         about: dict[str, dict[str, Any]] = {
             "observation": {
                 "meaning": "the parts of an observation in a row: numbers as they are, in row-major order; "
@@ -53,7 +55,12 @@ class StandalonePolicy(nn.Module):
                 "parts": [dict(part) for part in observation],
             },
             "action_mask": {
-                "meaning": "true for a valid choice of each head, at least one; false beyond a head's choices"
+                "meaning": "true for a valid choice of each head, at least one; "
+                + (
+                    "false beyond a head's choices"
+                    if table.padded
+                    else "one head's choices after the other's"
+                )
             },
         }
         inputs = [
@@ -65,7 +72,7 @@ class StandalonePolicy(nn.Module):
             }
             for name, example in self.examples().items()
         ]
-        leaves = zip(self.names, self.policy.space.table.leaves, strict=True)
+        leaves = zip(self.names, table.leaves, strict=True)
         numbers = self.policy.family.deterministic
         return {"inputs": inputs, "outputs": [_output(name, leaf, numbers) for name, leaf in leaves]}
 
