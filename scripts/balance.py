@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from equipoise.scripts.studies.experiments import Failure, add_arguments, add_places, chosen, study
+from equipoise.scripts.studies import plots
+from equipoise.scripts.studies.experiments import Failure, Job, add_arguments, add_places, chosen, study
 from equipoise.scripts.studies.intervals import Floats, equivalent, iqm_interval
 from equipoise.scripts.studies.parallel import trained
 from equipoise.scripts.studies.report import (
@@ -96,6 +97,7 @@ def _disturbed(factor: float) -> Task:
 
 UNDISTURBED = "spawn"
 DISTURBED = tuple(_disturbed(factor) for factor in FACTORS)
+DISTURBED_NAMES = tuple(task.name for task in DISTURBED)
 TASKS = (
     *(_gymnasium(name, 30_720) for name in ("Order", "Car", "Parameterised", "Strategy", "DataCentre")),
     _gymnasium("Gripper", 61_440),
@@ -126,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jobs, failures = trained(jobs, options.jobs, options.report_only)
         found = [load(job.folder, job.arm.name, job.env) for job in jobs]
         results += [result for result in found if result is not None]
+        natural = [job for job in jobs if job.arm.name == REFERENCES[0] and load(job.folder, job.arm.name)]
+        _picture(natural, path)
     if not results:
         print(f"{options.out}: no finished runs to report", file=sys.stderr)
         return 1
@@ -135,6 +139,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_csv(table, results)
     print(f"report: {path}")
     return 1 if failures else 0
+
+
+def _picture(jobs: Sequence[Job], report: Path) -> None:
+    """Both sides over training, left to themselves."""
+    folders: dict[str, list[Path]] = {}
+    for job in jobs:
+        if job.env not in DISTURBED_NAMES:
+            folders.setdefault(job.env, []).append(job.folder)
+    if folders:
+        plots.save(plots.sides(folders), report.with_name(f"{report.stem}_sides"))
 
 
 def body(results: Sequence[Result], failures: Sequence[Failure], stem: str) -> str:
@@ -187,9 +201,7 @@ def _equivalence(results: Sequence[Result]) -> str:
     """Whether an arm's runs with a factor on the discrete loss are those without, by two one-sided tests."""
     rows = [["arm", *(f"{measure}, × {factor:g}" for measure in MEASURES for factor in FACTORS)]]
     for arm in ARMS:
-        runs = {
-            task: by_arm(results, task).get(arm, []) for task in (UNDISTURBED, *(t.name for t in DISTURBED))
-        }
+        runs = {task: by_arm(results, task).get(arm, []) for task in (UNDISTURBED, *DISTURBED_NAMES)}
         row = [arm]
         for measure in MEASURES:
             same, *others = (np.array([getattr(run, measure) for run in found]) for found in runs.values())

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from equipoise.scripts.studies.intervals import Floats, iqm_interval, steps_to
-from equipoise.scripts.studies.results import Measure, Result, by_arm, ranked, strata
+from equipoise.scripts.studies.results import Measure, Result, by_arm, ranked, read_metric, strata
 
 COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
@@ -61,6 +61,36 @@ def balance(results: Sequence[Result], envs: Sequence[str]) -> Figure:
         axis.grid(alpha=0.3, which="both")
     _legend(axes)
     return figure
+
+
+def sides(runs: Mapping[str, Sequence[Path]]) -> Figure:
+    """Both sides over training, a column for each task: size of the gradient, how much of it is signal, and
+    how far each part of the policy moves. `runs`: task -> folders of its runs."""
+    figure = Figure(figsize=(2.7 * len(runs), 7.5), layout="constrained")
+    grid = figure.subplots(len(_OF_SIDES), len(runs), squeeze=False)
+    for column, (task, folders) in zip(grid.T, runs.items(), strict=True):
+        for axis, (title, tag, geometric) in zip(column, _OF_SIDES, strict=True):
+            for index, side in enumerate(("discrete", "continuous")):
+                measured = [found for f in folders if len((found := read_metric(f, tag.format(side)))[0])]
+                if measured:
+                    _band(axis, measured, side, index, geometric)
+            axis.set(yscale="log" if geometric else "linear")
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axis.grid(alpha=0.3)
+            if axis in grid[:, 0]:
+                axis.set_ylabel(title)
+        column[0].set_title(task)
+        column[-1].set_xlabel("environment steps")
+    grid[0, 0].legend(fontsize=8, title="side (runs)", title_fontsize=8)
+    return figure
+
+
+_OF_SIDES = (
+    ("norm of the gradient", "gradient_scaling/{}_norm_raw", True),
+    ("share of it that is signal", "gradient_scaling/{}_signal_share", False),
+    ("KL divergence within an iteration", "loss/kl_{}", True),
+)
+"""Title, tag for each side, and whether the scale is logarithmic."""
 
 
 def intervals(

@@ -109,6 +109,12 @@ def load(folder: Path, arm: str, env: str | None = None, threshold: float = THRE
     )
 
 
+def read_metric(folder: Path, tag: str) -> tuple[Floats, Floats]:
+    """Environment steps at which a run logged `tag`, and its values there."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return _column(tag, lines)
+
+
 def _column(tag: str, lines: Sequence[dict[str, Any]]) -> tuple[Floats, Floats]:
     pairs = [(line["env_steps"], line[tag]) for line in lines if line.get(tag) is not None]
     steps, values = zip(*pairs, strict=True) if pairs else ((), ())
