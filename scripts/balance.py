@@ -103,6 +103,7 @@ TASKS = (
     _gymnasium("Gripper", 61_440),
     _own(UNDISTURBED, "topology_spawn", 81_920),
     _own("spawn_hard", "topology_spawn_hard", 81_920),
+    _own("seasons", "topology_spawn_seasons", 81_920, "policy.log_std_init=0"),
     *DISTURBED,
     *(
         _own(name, name, 102_400, f"experiment={name}")

@@ -186,7 +186,7 @@ class TopologySpawn:
         """The colony after deletions and spawns, and `[N, M]`: the nodes that tried to spawn and had room."""
         nodes, slots = self.rules.max_nodes, self._slots
         survives = colony.alive & (choice != DELETE)
-        attempts = colony.alive & (choice == SPAWN)
+        attempts = colony.alive & (choice == SPAWN) & self.rules.season(colony)
         spawns = attempts & (error.abs() <= self.rules.root_tolerance)
 
         # Where a deleted node hands its children: up the tree, doubling the stride, until it stands still.
@@ -283,9 +283,9 @@ class TopologySpawn:
         return features.flatten(0, 1).t().contiguous()
 
     def _mask(self, colony: Colony) -> Tensor:
-        """`[N, M, 3]`: an empty slot can only rest."""
+        """`[N, M, 3]`: an empty slot can only rest, and out of season nobody can spawn."""
         always = torch.ones_like(colony.alive)
-        return torch.stack((always, colony.alive, colony.alive), 2)
+        return torch.stack((always, colony.alive & self.rules.season(colony), colony.alive), 2)
 
     # --- expert, diagnosis, state, picture ---------------------------------------------------------
 

@@ -51,7 +51,7 @@ def expert_action(
     laggard = laggard | (
         alive & (worse < alive.sum(1, keepdim=True) + parameters.least_room - parameters.size)
     )
-    able = alive & ~laggard & (colony.x + distance <= rules.width - parameters.margin)
+    able = alive & ~laggard & rules.season(colony) & (colony.x + distance <= rules.width - parameters.margin)
     able_intensity = intensity * able
     able_gap = (able_intensity.amax(1, keepdim=True) - intensity) / rules.delta_intensity
     able = able & (able_gap <= parameters.spawn_gap)

@@ -57,6 +57,8 @@ class TopologyRules:
     root_tolerance: float = 0.5
     """A child takes root only where its gain is this near to `delta_intensity`, relative to it; else there is
     none. Without the rule the fastest way to the goal is a few leaps as long as the bounds allow."""
+    spawn_every: int = 1
+    """Spawns are possible in one of so many steps, the season, the first step of an episode included."""
     noise_scale: float = 1.0
     """The landing noise is this times the `noise` parameter times a standard normal."""
     laggard_gap: float = 1.5
@@ -100,7 +102,8 @@ class TopologyRules:
                 object.__setattr__(self, field.name, value)
             _check(field.name, value)
         _require(self.max_nodes >= 2, "max_nodes", self.max_nodes, "at least 2")
-        _require(self.max_steps >= 1, "max_steps", self.max_steps, "at least 1")
+        for name in ("max_steps", "spawn_every"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("width", "height", "base_intensity", "delta_intensity", "spawn_peak_width"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "greater than 0")
         _require(self.spawn_slope_width > 0, "spawn_slope_width", self.spawn_slope_width, "greater than 0")
@@ -126,6 +129,11 @@ class TopologyRules:
             _require(getattr(self, name)[0] > 0, name, getattr(self, name), "greater than 0")
         _require(self.steepening[0] >= 1, "steepening", self.steepening, "at least 1")
         _require(0 <= self.roughness < 1, "roughness", self.roughness, "0 to 1, 1 excluded")
+
+
+    def season(self, colony: Colony) -> Tensor:
+        """`[N, 1]` bool: whether this is a step in which nodes can spawn."""
+        return colony.steps.unsqueeze(1) % self.spawn_every == 0
 
 
 def _check(name: str, value: object) -> None:

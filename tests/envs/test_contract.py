@@ -41,6 +41,7 @@ STEPS = 60
 FACTORIES: dict[str, Callable[[int], BatchedEnv]] = {
     "topology_spawn": lambda n: TopologySpawn(n),
     "topology_spawn, short": lambda n: TopologySpawn(n, max_steps=3, crowded_nodes=11),
+    "topology_spawn, seasons": lambda n: TopologySpawn(n, spawn_every=3),
     "topology_spawn, exponential": lambda n: TopologySpawn(n, substrate="exponential"),
     "topology_spawn, random": lambda n: TopologySpawn(n, substrate="random", max_nodes=7, crowded_nodes=7),
     "moving": lambda n: Moving(n, max_steps=50),

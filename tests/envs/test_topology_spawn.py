@@ -109,6 +109,19 @@ def test_a_child_that_takes_no_root_leaves_its_slot_to_others() -> None:
     assert now(env)["parent"].tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize(("steps", "spawns"), [(0, True), (1, False), (7, False), (8, True)])
+def test_out_of_season_nobody_spawns_and_the_mask_says_so(steps: int, spawns: bool) -> None:
+    env = colony((4, 10, 0), (4, 5, 1), (4, 6, 2), steps=steps, spawn_every=8, root_tolerance=2.0)
+    before = colony((4, 10, 0), (4, 5, 1), (4, 6, 2), steps=steps - 1, spawn_every=8)
+    mask = step(before, REST, REST, REST).action_mask  # of the state one step later
+    assert mask is not None
+    assert mask[0, 0].tolist() == [True, spawns, True]
+    assert bool((env.expert_action()["topology"] == SPAWN).any()) is spawns
+    result = step(env, SPAWN)
+    assert now(env)["alive"].sum() == 3 + spawns
+    assert (part(result, "spawn") != 0.0) is spawns
+
+
 def test_landing_noise_scatters_children_by_the_noise_parameter() -> None:
     env = TopologySpawn(2000, start_nodes=1, start_x=(4, 4), start_y=(10, 10), slope=(SLOPE, SLOPE))
     env.reset(0)
