@@ -31,8 +31,8 @@ def _leaf_to_numpy(part: Any, leaf: ActionLeaf) -> NDArray[Any]:
 
 
 def some_arrays(table: ActionTable, mask: NDArray[np.bool_]) -> list[NDArray[Any]]:
-    """A valid action, `[N, *shape]` for each leaf: the first choice that `mask` `[N, H, C]` or `[N, S]` allows, or
-    the first of all, and the middle of every box."""
+    """A valid action, `[N, *shape]` for each leaf: the first choice that `mask` `[N, H, C]` or `[N, S]`
+    allows, or the first of all, and the middle of every box."""
     first = np.zeros((len(mask), table.num_heads), np.int64)
     for head, valid in enumerate(table.by_head(mask)):
         first[:, head] = valid.argmax(1)
