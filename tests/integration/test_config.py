@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +19,7 @@ from equipoise.trainer.run import main, parse
 from equipoise.trainer.session import train
 from equipoise.trainer.system.lock import FolderLock
 from equipoise.trainer.system.run_folder import RunFolder
+from tests.forked import Command, Ended
 
 OPTIONS = sorted(path.relative_to(CONFIG_DIR).with_suffix("") for path in CONFIG_DIR.glob("*/*.yaml"))
 ROOT = Path(__file__).parents[2]
@@ -380,18 +378,10 @@ class Witness:
 """
 
 
-def command(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(cwd: Path, *arguments: str) -> Ended:
     (cwd / "witness.py").write_text(WITNESS)
-    path = os.pathsep.join([str(ROOT), str(cwd)])
-    return subprocess.run(
-        [sys.executable, "-m", "trainer.run", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return Command(cwd, "trainer.run", *arguments, environment=environment).end()
 
 
 @pytest.mark.parametrize(
@@ -406,7 +396,7 @@ def test_the_command_ends_with_one_message_before_anything_is_built(
     tmp_path: Path, argument: str, expected: str
 ) -> None:
     result = command(tmp_path, "env._target_=witness.Witness", argument)
-    assert result.returncode == 2
+    assert result.code == 2
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert expected in result.stderr
@@ -511,12 +501,12 @@ def test_a_run_that_does_not_fit_into_the_memory(tmp_path: Path) -> None:
 def test_the_witness_tells_when_an_environment_is_built(tmp_path: Path) -> None:
     result = command(tmp_path, "env._target_=witness.Witness")
     assert (tmp_path / "built").exists(), result.stderr
-    assert (result.returncode, result.stderr) == (2, "Configuration error: the environment was built\n")
+    assert (result.code, result.stderr) == (2, "Configuration error: the environment was built\n")
 
 
 def test_help_names_groups_and_keys(tmp_path: Path) -> None:
     result = command(tmp_path, "--help")
-    assert result.returncode == 0
+    assert result.code == 0
     for expected in (
         "preset=aggressive|balanced",
         "trainer.gamma = 0.99",
@@ -534,7 +524,7 @@ def test_a_sweep_runs_every_combination_in_a_folder_of_its_own(tmp_path: Path) -
     small = ["env.num_envs=4", "env.max_steps=4"]
     small += ["trainer.total_env_steps=64", "trainer.final_eval_episodes=4"]
     result = command(tmp_path, "-m", "preset=balanced,conservative", "seed=1,2", *small)
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.stderr
     ranked = result.stdout.partition("ranking, topology_spawn")[2]
     assert all(f"│ preset={preset} " in ranked for preset in ("balanced", "conservative"))
     assert ranked.count("2/2") == 2

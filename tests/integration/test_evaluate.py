@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,9 @@ from equipoise.trainer.evaluate import main
 from equipoise.trainer.restore import restore
 from equipoise.trainer.system.checkpoint import load, save
 from tests.conftest import TINY
+from tests.forked import Command, Ended
+
+Evaluate = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -26,16 +28,16 @@ def checkpoint(tiny_topology: Callable[..., Config], tmp_path: Path) -> Path:
     return tmp_path / "run" / "checkpoints" / "last.pt"
 
 
-def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "trainer.evaluate", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+@pytest.fixture
+def evaluate(tmp_path: Path) -> Evaluate:
+    return lambda *arguments: Command(tmp_path, "trainer.evaluate", *arguments).end()
 
 
-def test_a_checkpoint_alone_is_evaluated_and_filmed(checkpoint: Path) -> None:
+def test_a_checkpoint_alone_is_evaluated_and_filmed(evaluate: Evaluate, checkpoint: Path) -> None:
     alone = checkpoint.parents[2] / "moved.pt"
     checkpoint.rename(alone)
     result = evaluate(f"checkpoint={alone}", "episodes=5", "render=gif")
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.stderr
     for metric in ("return mean", "normalized score", "success rate", "decision accuracy"):
         assert metric in result.stdout
     assert alone.with_suffix(".gif").read_bytes().startswith(b"GIF89a")
@@ -58,15 +60,15 @@ def test_the_restored_policy_is_the_one_that_was_saved(
     ("arguments", "complaint"),
     [
         (["checkpoint=nowhere.pt"], "nowhere.pt"),
-        (["checkpoint=pyproject.toml"], "not a checkpoint"),
+        ([f"checkpoint={__file__}"], "not a checkpoint"),
         (["checkpoint=x", "episodes=0"], "episodes"),
         (["checkpoint=x", "epsodes=3"], "episodes"),
         ([], "checkpoint"),
     ],
 )
-def test_bad_arguments_end_with_one_message(arguments: list[str], complaint: str) -> None:
+def test_bad_arguments_end_with_one_message(evaluate: Evaluate, arguments: list[str], complaint: str) -> None:
     result = evaluate(*arguments)
-    assert result.returncode == 2
+    assert result.code == 2
     assert complaint in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -86,12 +88,12 @@ def test_an_environment_that_misbehaves_ends_with_one_message(
     assert "TopologySpawn: step 1: step raised RuntimeError: lost contact" in capsys.readouterr().err
 
 
-def test_under_other_settings_of_the_environment(checkpoint: Path) -> None:
+def test_under_other_settings_of_the_environment(evaluate: Evaluate, checkpoint: Path) -> None:
     result = evaluate(f"checkpoint={checkpoint}", "episodes=4", "env.max_steps=1", "device=cpu")
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.stderr
     assert re.search(r"episode length\s*│\s*1 │\s*1 │", result.stdout), result.stdout
     refused = evaluate(f"checkpoint={checkpoint}", "env.max_stps=3", "device=cpu")
-    assert refused.returncode == 2
+    assert refused.code == 2
     assert "env.max_stps" in refused.stderr
     assert "did you mean env.max_steps?" in refused.stderr
 
@@ -107,18 +109,20 @@ def test_under_other_arguments_of_a_gymnasium_environment(
         assert re.search(rf"episode length\s*│\s*{length} │", capsys.readouterr().out)
 
 
-def test_one_of_the_two_policies_alone(checkpoint: Path) -> None:
+def test_one_of_the_two_policies_alone(evaluate: Evaluate, checkpoint: Path) -> None:
     result = evaluate(f"checkpoint={checkpoint}", "episodes=4", "deterministic=false", "device=cpu")
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.stderr
     assert "4 sampled episodes" in " ".join(result.stdout.split())
     assert re.search(r"return mean\s*│\s*-?[\d.]+ │\n", result.stdout), result.stdout
 
 
-def test_episodes_that_do_not_end_are_cut_off_and_named(checkpoint: Path, tmp_path: Path) -> None:
+def test_episodes_that_do_not_end_are_cut_off_and_named(
+    evaluate: Evaluate, checkpoint: Path, tmp_path: Path
+) -> None:
     state = load(checkpoint)
     state["config"]["trainer"]["eval_max_steps"] = 2
     save(tmp_path / "impatient.pt", state)
     result = evaluate(f"checkpoint={tmp_path / 'impatient.pt'}", "episodes=4", "device=cpu")
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.stderr
     pattern = r"episodes without an end in 2 steps\s*│\s*[1-4] │\s*[1-4] │"
     assert re.search(pattern, result.stdout), result.stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Config
+from tests.forked import Command
 
 CENTRED_MEANS = '''
 from __future__ import annotations
@@ -153,13 +152,6 @@ def test_from_the_command_line_with_a_yaml_file_of_its_own(outside: Path, tmp_pa
         "trainer.final_eval_episodes=4",
         "device=cpu",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer.run", *overrides],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(outside)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = Command(tmp_path, "trainer.run", *overrides, environment={"PYTHONPATH": str(outside)}).end()
+    assert done.code == 0, done.stderr
     assert "loss/centred_means" in (run_dir / "metrics.jsonl").read_text()

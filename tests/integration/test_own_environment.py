@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.forked import Command
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own-environment.md").read_text()
@@ -33,14 +32,10 @@ def test_the_example_trains_as_written(tmp_path: Path) -> None:
     (typed,) = (text for language, text in _FENCED if language == "bash" and "env=tank" in text)
     equipoise, train, *command = typed.split()
     assert (equipoise, train) == ("equipoise", "train")
-    command = ["-m", "trainer.run", *command]
     # Its YAML file stays out of this clone's conf/, which is searched besides.
     command += [f"hydra.searchpath=[file://{tmp_path / 'conf'}]", *SMALL]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
+    ended = Command(tmp_path, "trainer.run", *command, environment={"OMP_NUM_THREADS": "1"}).end()
+    assert ended.code == 0, ended.stderr
     assert ended.stdout.startswith(
         "observations: 2 numbers: 2\nactions: action[0] = head 0; action[1] = parameter 0\n"
         "relevant by choice of head 0: 0 -> none; 1 -> 0; 2 -> 0\nmasks: none\nrandom actions: return "

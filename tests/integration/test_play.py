@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from equipoise.trainer.restore import restore
 from equipoise.trainer.seeding import fresh_seed
 from equipoise.trainer.spaces import HybridSpace
 from tests.conftest import TINY
+from tests.forked import Command
 
 MakeConfig = Callable[..., Config]
 GREEN, RED = (118, 226, 150), (240, 98, 98)
@@ -61,16 +61,9 @@ def main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def test_the_film_is_the_episode_that_evaluation_sees(tiny_topology: MakeConfig, tmp_path: Path) -> None:
     checkpoint = train(tiny_topology(), tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "trainer.play",
-        f"checkpoint={checkpoint}",
-        "compare=untrained",
-        "seed=3",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert result.returncode == 0, result.stderr
+    command = "trainer.play", f"checkpoint={checkpoint}", "compare=untrained", "seed=3"
+    result = Command(tmp_path, *command).end()
+    assert result.code == 0, result.stderr
     trained, untrained, path = result.stdout.splitlines()
     restored = restore(checkpoint)
     seen = evaluate(restored.policy, restored.make_env(1), 1, fresh_seed(3), restored.references)

@@ -6,9 +6,6 @@ import json
 import os
 import re
 import shlex
-import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +14,7 @@ import pytest
 
 from equipoise.trainer.monitor.sweep import distinct
 from tests.conftest import TINY_TOPOLOGY
+from tests.forked import Command, Ended
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = {"basic": "hydra", "joblib": "hydra_plugins.hydra_joblib_launcher"}
@@ -65,33 +63,14 @@ class Climber(Sweeper):
 """
 
 
-def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "trainer.run", "-m", *TINY_TOPOLOGY, f"hydra.sweep.dir={folder}"]
-    return subprocess.Popen(
-        [*command, *arguments],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]),
-            "OMP_NUM_THREADS": "1",
-            "COLUMNS": "120",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def begin(folder: Path, *arguments: str) -> Command:
+    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]), "OMP_NUM_THREADS": "1"}
+    given = "-m", *TINY_TOPOLOGY, f"hydra.sweep.dir={folder}", *arguments
+    return Command(folder, "trainer.run", *given, environment={**environment, "COLUMNS": "120"})
 
 
-def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    try:
-        output = process.communicate(timeout=300)
-    finally:
-        process.kill()
-    return subprocess.CompletedProcess(process.args, process.returncode, *output)
-
-
-def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return end(begin(folder, *arguments))
+def sweep(folder: Path, *arguments: str) -> Ended:
+    return begin(folder, *arguments).end(300.0)
 
 
 @pytest.mark.parametrize(("launcher", "plugin"), LAUNCHERS.items())
@@ -107,7 +86,7 @@ def test_a_failed_job_is_listed_and_does_not_end_the_sweep(
         f"{broken},0.001",
         "seed=-1,1",
     )
-    assert result.returncode == 1, result.stderr
+    assert result.code == 1, result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     table, _, listed = result.stdout.partition("ranking, topology_spawn")[2].partition("failed: #0")
     rows = [[cell.strip() for cell in line.split("│")] for line in table.splitlines() if "│" in line]
@@ -124,7 +103,7 @@ def test_a_failed_job_is_listed_and_does_not_end_the_sweep(
 def test_an_unforeseen_error_is_shown_whole_and_does_not_end_the_sweep(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     result = sweep(tmp_path, "env._target_=broken.Env,equipoise.envs.topology_spawn.TopologySpawn")
-    assert result.returncode == 1
+    assert result.code == 1
     assert "ZeroDivisionError" in result.stderr
     assert "failed: #0 env._target_=broken.Env" in result.stdout
     assert "1/1" in result.stdout
@@ -135,7 +114,7 @@ def test_a_sweeper_that_optimises_gets_the_score_of_every_job(tmp_path: Path) ->
     (tmp_path / "hydra_plugins" / "climber.py").write_text(CLIMBER)
     climber = ("hydra/sweeper=climber", "trainer.max_bad_updates=1")
     wrong = sweep(tmp_path, *climber)
-    assert wrong.returncode == 2
+    assert wrong.code == 2
     assert "hydra.sweeper.direction = 'minimize': must be maximize" in wrong.stderr
     result = sweep(tmp_path, *climber, "hydra.sweeper.direction=maximize")
     (summary,) = tmp_path.rglob("checkpoints/best.pt")
@@ -147,7 +126,7 @@ def test_a_sweeper_that_optimises_gets_the_score_of_every_job(tmp_path: Path) ->
 def test_sweeps_that_start_together_rank_each_its_own_jobs(tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         ended = list(pool.map(lambda preset: sweep(tmp_path, f"preset={preset}"), ("balanced", "debug")))
-    assert [result.returncode for result in ended] == [0, 0]
+    assert [result.code for result in ended] == [0, 0]
     assert len(list((tmp_path / "sweeps").iterdir())) == 2
     for result in ended:
         assert "1/1" in result.stdout.partition("ranking, topology_spawn")[2]
@@ -155,11 +134,11 @@ def test_sweeps_that_start_together_rank_each_its_own_jobs(tmp_path: Path) -> No
 
 def test_an_interrupted_sweep_says_how_to_run_what_it_did_not_begin(tmp_path: Path) -> None:
     process = begin(tmp_path, "preset=balanced,debug", "seed=1,2", "trainer.total_env_steps=10_000_000")
-    while process.poll() is None and not list(tmp_path.rglob("metrics.jsonl")):
+    while process.process.is_alive() and not list(tmp_path.rglob("metrics.jsonl")):
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    result = end(process)
-    assert result.returncode == 130, result.stderr
+    process.interrupt()
+    result = process.end(300.0)
+    assert result.code == 130, result.stderr
     assert (
         "interrupted: #0 preset=balanced seed=1\n  resume with: python -m trainer.run resume="
         in result.stdout
@@ -176,7 +155,7 @@ def test_an_interrupted_sweep_says_how_to_run_what_it_did_not_begin(tmp_path: Pa
 
 def test_a_sweep_that_cannot_be_is_one_message(tmp_path: Path) -> None:
     result = sweep(tmp_path, "seed=interval(0,1)")
-    assert result.returncode == 2
+    assert result.code == 2
     assert result.stderr.splitlines() == [
         "Configuration error: BasicSweeper does not support sweep type : INTERVAL_SWEEP"
     ]
@@ -184,14 +163,14 @@ def test_a_sweep_that_cannot_be_is_one_message(tmp_path: Path) -> None:
 
 def test_with_resume_auto_the_same_sweep_goes_on_in_folders_that_stay_the_same(tmp_path: Path) -> None:
     refused = sweep(tmp_path, "resume=auto", "seed=1,2")
-    assert refused.returncode == 2
+    assert refused.code == 2
     (message,) = refused.stderr.splitlines()
     assert message.startswith("Configuration error: resume = auto: needs folders that stay the same, as with")
     same = message.split()[-1].strip("'").replace("='", "=")
     begun = sweep(tmp_path, "resume=auto", same, "seed=1")
-    assert begun.returncode == 0, begun.stderr
+    assert begun.code == 0, begun.stderr
     again = sweep(tmp_path, "resume=auto", same, "seed=1,2")
-    assert again.returncode == 0, again.stderr
+    assert again.code == 0, again.stderr
     assert re.findall(r"^(.*): the run is finished", again.stderr, re.MULTILINE) == [str(tmp_path / "0")]
     assert json.loads((tmp_path / "1" / "summary.json").read_text())["status"] == "finished"
 

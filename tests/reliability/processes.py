@@ -3,80 +3,27 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import sys
-import time
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from equipoise.trainer.system import checkpoint
 from tests.conftest import TOY
-
-# A server that has imported everything once and forks: a process of its own for each run, without the
-# seconds that torch takes to import.
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    [
-        "torch._dynamo",
-        "trainer.run",
-        "equipoise.trainer.build",
-        "equipoise.trainer.monitor.run_log",
-        "tests.reliability.disturbed",
-    ]
-)
+from tests.forked import Command, Ended
 
 
-class Ended(NamedTuple):
-    code: int
-    output: str
-    """Of stdout and stderr together."""
-
-
-class Run:
-    """`python -m trainer.run …` in a process of its own."""
+class Run(Command):
+    """`python -m equipoise.trainer.run …`, with stdout and stderr in one."""
 
     def __init__(self, cwd: Path, *arguments: str, prepare: Callable[[], None] | None = None) -> None:
-        self._log = cwd / f"output-{time.monotonic_ns()}.txt"
-        process = _SERVER.Process(target=_command, args=(arguments, cwd, self._log, prepare))
-        process.start()
-        self.process: BaseProcess = process
-
-    @property
-    def pid(self) -> int:
-        assert self.process.pid is not None
-        return self.process.pid
+        ours = ["allow=[tests]"] if any(argument.startswith("resume=") for argument in arguments) else []
+        super().__init__(cwd, "equipoise.trainer.run", *arguments, *ours, prepare=prepare, merged=True)
 
     @property
     def output(self) -> str:
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
-
-    def end(self, seconds: float = 120.0) -> Ended:
-        self.process.join(seconds)
-        if self.process.exitcode is None:
-            self.process.kill()
-            raise AssertionError(f"no end after {seconds} s: {self.output}")
-        return Ended(self.process.exitcode, self.output)
-
-
-def _command(arguments: tuple[str, ...], cwd: Path, log: Path, prepare: Callable[[], None] | None) -> None:
-    with log.open("wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.chdir(cwd)
-    if prepare is not None:
-        prepare()
-    from equipoise.trainer.run import main
-
-    ours = ["allow=[tests]"] if any(argument.startswith("resume=") for argument in arguments) else []
-    sys.argv = ["trainer.run", *arguments, *ours]
-    code = main()
-    sys.stdout.flush()
-    sys.exit(code)
+        return self.stdout
 
 
 def run(cwd: Path, *arguments: str, prepare: Callable[[], None] | None = None) -> Ended:
