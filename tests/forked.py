@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,6 +23,7 @@ _SERVER.set_forkserver_preload(
         "equipoise.trainer.build",
         "equipoise.trainer.monitor.run_log",
         "tests.reliability.disturbed",
+        "tests.warm",
     ]
 )
 
@@ -88,6 +91,13 @@ class Command:
         return Ended(self.process.exitcode, self.stdout, errors)
 
 
+def started_anew(cwd: Path, module: str, *arguments: str, environment: Mapping[str, str]) -> Ended:
+    """The same with an interpreter of its own, for what ends as only the main process of a program can."""
+    command, variables = [sys.executable, "-m", module, *arguments], {**os.environ, **environment}
+    done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=300)
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
 def _command(
     cwd: Path,
     module: str,
@@ -105,4 +115,7 @@ def _command(
     if prepare is not None:
         prepare()
     sys.argv = [module, *arguments]
+    warnings.filterwarnings(
+        "ignore", r".*found in sys\.modules", module="runpy"
+    )  # the server has imported it
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -92,14 +92,15 @@ class SideGradients:
         self._shared = shared
         self._losses: dict[Side, Tensor] = {"discrete": discrete, "continuous": continuous}
         self._rest = rest
-        self._measured: dict[Side, Tensor] | None = None
+        self.measured: dict[Side, Tensor] | None = None
+        """`[n]` each: the gradients of the two surrogates; None until somebody asks for a norm or product."""
 
     def _gradients(self) -> dict[Side, Tensor]:
-        if self._measured is None:
+        if self.measured is None:
             # Reduced before anybody takes a norm: the norm of a mean is not the mean of the norms.
             gradients = [self._flat.gradient(loss, retain_graph=True) for loss in self._losses.values()]
-            self._measured = dict(zip(self._losses, distributed.all_reduce_means(gradients), strict=True))
-        return self._measured
+            self.measured = dict(zip(self._losses, distributed.all_reduce_means(gradients), strict=True))
+        return self.measured
 
     def norm(self, name: Side, *, shared: bool = False) -> Tensor:
         gradient = self._gradients()[name]
@@ -118,10 +119,10 @@ class SideGradients:
         """`[n]`: the gradient of `w_d·discrete + w_c·continuous + rest`, over all processes."""
         dtype = self._rest.dtype
         discrete, continuous = weights.discrete.to(dtype), weights.continuous.to(dtype)
-        if self._measured is None:
+        if self.measured is None:
             sides = self._losses
             loss = discrete * sides["discrete"] + continuous * sides["continuous"] + self._rest
             return distributed.all_reduce_mean(self._flat.gradient(loss, retain_graph=False))
         rest: Tensor = distributed.all_reduce_mean(self._flat.gradient(self._rest, retain_graph=False))
-        rest.addcmul_(discrete, self._measured["discrete"])
-        return rest.addcmul_(continuous, self._measured["continuous"])
+        rest.addcmul_(discrete, self.measured["discrete"])
+        return rest.addcmul_(continuous, self.measured["continuous"])

@@ -123,7 +123,7 @@ class Goal(EpisodicEnv[GoalState]):
         return kick_off(self.random.uniform())
 
     def advance(self, state: GoalState, action: NativeAction) -> Outcome[GoalState]:
-        choice, target = self._parse(action)
+        choice, target = self.parse(action)
         u = self.random.uniform(self.max_substeps, UNIFORMS)
         out_of_time = state.steps + 1 >= self.max_steps
         after, active = state, ~out_of_time
@@ -144,7 +144,7 @@ class Goal(EpisodicEnv[GoalState]):
         truncated = out_of_time & ~late
         return Outcome(state, (scored, distance), scored | lost | late, truncated, scored)
 
-    def _parse(self, action: NativeAction) -> tuple[Tensor, Tensor]:
+    def parse(self, action: NativeAction) -> tuple[Tensor, Tensor]:
         """The choice `[N]` and the point that it makes for `[N, 2]`."""
         if isinstance(action, tuple) and len(action) == 2:
             choice, boxes = action

@@ -181,7 +181,7 @@ class GymnasiumEnv:
         self._steps = 0  # since the start of this process, as `Guard` counts too
         self._steps_before = 0
 
-        self._envs = start(num_envs, replace(contract, rewards=rewards))
+        self.envs = start(num_envs, replace(contract, rewards=rewards))
 
     @property
     def observation_layout(self) -> list[dict[str, Any]]:
@@ -199,11 +199,11 @@ class GymnasiumEnv:
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
         self._seed = self._seed if seed is None else seed
         seeds = [
-            None if seed is None else _seed_of(seed, self.first_env + index) for index in range(self.num_envs)
+            None if seed is None else seed_of(seed, self.first_env + index) for index in range(self.num_envs)
         ]
-        notes = self._envs.reset(seeds)
-        self._masked = bool(self._envs.exchange.masked.any())
-        rows = self._looked_at(self._envs.exchange.rows)
+        notes = self.envs.reset(seeds)
+        self._masked = bool(self.envs.exchange.masked.any())
+        rows = self._looked_at(self.envs.exchange.rows)
         self._tell(notes)
         if (coarse := self._bounds.coarse(rows)) and not self._coarse_told:
             self._coarse_told = True
@@ -212,10 +212,10 @@ class GymnasiumEnv:
 
     def step(self, action: NativeAction) -> Timestep:
         self._steps += 1
-        given = self._envs.exchange
+        given = self.envs.exchange
         for place, array in zip(given.actions, native_arrays(action, self._table), strict=True):
             place[...] = array
-        notes = self._envs.step()
+        notes = self.envs.step()
         rows = self._looked_at(given.rows)
         self._tell(notes)
         ended = given.terminated | given.truncated
@@ -245,7 +245,7 @@ class GymnasiumEnv:
         they do not, `reason` says why."""
         state = {"version": VERSION, "id": self.id, "num_envs": self.num_envs, "seed": self._seed}
         state["steps"] = self._steps_before + self._steps
-        snapshots = self._envs.snapshots()
+        snapshots = self.envs.snapshots()
         reasons = [snapshot for snapshot in snapshots if isinstance(snapshot, str)]
         if reasons:
             return {**state, "exact": False, "reason": reasons[0]}
@@ -262,11 +262,11 @@ class GymnasiumEnv:
             if state[name] != getattr(self, name):
                 raise ValueError(f"the saved state has {name} {state[name]!r}, not {getattr(self, name)!r}")
         # Also for exact states: an environment may make part of itself only when it is first reset.
-        self.reset(seed=_seed_of(state["seed"] or 0, state["steps"]))
+        self.reset(seed=seed_of(state["seed"] or 0, state["steps"]))
         self._seed, self._steps_before = state["seed"], state["steps"] - self._steps
         reasons = [state.get("reason", "its state is of another version of the adapter")]
         if state["exact"] and state.get("version") == VERSION:
-            reasons = [why for why in self._envs.restore(list(state["envs"])) if why is not None]
+            reasons = [why for why in self.envs.restore(list(state["envs"])) if why is not None]
         self.notice = None
         if reasons:
             self.notice = f"{self.id} cannot be resumed exactly, episodes begin anew: {reasons[0]}"
@@ -274,7 +274,7 @@ class GymnasiumEnv:
     def render(self, index: int = 0) -> NDArray[np.uint8]:
         if self.render_mode is None:
             raise ValueError(f"{self.id} was made without a render_mode; pass render_mode='rgb_array'")
-        picture = self._envs.render(index)
+        picture = self.envs.render(index)
         if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
             raise EnvError(f"{self.id}: environment {index}: render gave no [height, width, 3] picture")
         return picture.astype(np.uint8, copy=False)
@@ -287,7 +287,7 @@ class GymnasiumEnv:
     def close(self) -> None:
         """Raises EnvError where an environment fails in it."""
         self._give_back()
-        self._envs.close()
+        self.envs.close()
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -304,11 +304,11 @@ class GymnasiumEnv:
             self._fail(fault[0], field + fault[1])
 
     def _fail(self, index: int, what: str) -> NoReturn:
-        self._envs.close(terminate=True)
+        self.envs.close(terminate=True)
         raise EnvError(f"{self.id}: environment {index}, step {self._steps}: {what}")
 
     def _final_rows(self, ended: NDArray[np.bool_]) -> Floats:
-        final = self._envs.exchange.final_rows.copy()
+        final = self.envs.exchange.final_rows.copy()
         there = np.flatnonzero(ended).tolist()
         self._refuse_faulty(final[there], there, "final ")
         return final
@@ -316,7 +316,7 @@ class GymnasiumEnv:
     def _rewards(self) -> Floats:
         """`[N, K]`."""
         with np.errstate(over="ignore"):  # told below, as an error
-            values = self._envs.exchange.rewards.astype(np.float32)
+            values = self.envs.exchange.rewards.astype(np.float32)
         # The sum of squares is the cheaper question; where it overflows the other one is still asked.
         if not math.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
             index, component = np.argwhere(~np.isfinite(values))[0]
@@ -328,7 +328,7 @@ class GymnasiumEnv:
         return values
 
     def _action_mask(self) -> Tensor | None:
-        there = self._envs.exchange.masked
+        there = self.envs.exchange.masked
         if not self._masked and not there.any():
             return None
         if not there.all():
@@ -336,18 +336,18 @@ class GymnasiumEnv:
                 int(np.argmin(there)),
                 "info lacks 'action_mask', which must come with every observation or with none",
             )
-        return self._tensor(self._envs.exchange.mask.copy())
+        return self._tensor(self.envs.exchange.mask.copy())
 
     def _metrics(self) -> dict[str, Tensor]:
         metrics = {}
         if self._bounds.count:
             metrics["outside_bounds"] = self._tensor(self._bounds.last)
-        success = self._envs.exchange.success
+        success = self.envs.exchange.success
         if not np.isnan(success).all():
             metrics["success"] = self._tensor(success.copy())
         return metrics
 
 
-def _seed_of(seed: int, index: int) -> int:
+def seed_of(seed: int, index: int) -> int:
     """A seed of 31 bits (older environments take no more) that depends on (seed, index) alone."""
     return int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0]) >> 1

@@ -89,12 +89,12 @@ class Platform(EpisodicEnv[PlatformState]):
     def advance(self, state: PlatformState, action: NativeAction) -> Outcome[PlatformState]:
         numbers = self.random.normal(2 * MAX_SUBSTEPS + 2).double()
         noise = Noise(numbers[:, :MAX_SUBSTEPS], numbers[:, -2:], numbers[:, MAX_SUBSTEPS:-2])
-        after, crashed, arrived = self._world.play(state, *self._parse(action), noise)
+        after, crashed, arrived = self._world.play(state, *self.parse(action), noise)
         progress = (after.x - state.x) / END
         late = after.steps >= self.max_steps
         return Outcome(after, (progress,), crashed | arrived, late, arrived)
 
-    def _parse(self, action: NativeAction) -> tuple[Tensor, Tensor]:
+    def parse(self, action: NativeAction) -> tuple[Tensor, Tensor]:
         """The choice and the parameter that goes with it, `[N]` each."""
         if isinstance(action, tuple) and len(action) == 2:
             choice, boxes = action

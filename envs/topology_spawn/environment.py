@@ -104,7 +104,8 @@ class TopologySpawn:
         self._middle = (size / 2).repeat(1, nodes)
         scale = torch.tensor([feature[1:] for feature in features], device=self.device)
         self._feature_scale, self._feature_offset = scale[:, :1], scale[:, 1:]
-        self._colony = self._draw()[1]
+        self.colony = self._draw()[1]
+        """The present state of all environments."""
         self._decisions: tuple[Colony, Tensor] | None = None
 
     # --- the episode -------------------------------------------------------------------------------
@@ -112,12 +113,12 @@ class TopologySpawn:
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor]:
         if seed is not None:
             self._random.seed(seed, self.first_env)
-        self._colony, self._decisions = self._draw()[1], None
-        return self._observe(self._colony), self._mask(self._colony)
+        self.colony, self._decisions = self._draw()[1], None
+        return self._observe(self.colony), self._mask(self.colony)
 
     def step(self, action: NativeAction) -> Timestep:
         assert isinstance(action, dict)
-        before, choice, spawn = self._colony, action["topology"], action["spawn"]
+        before, choice, spawn = self.colony, action["topology"], action["spawn"]
         assert isinstance(choice, Tensor)
         assert isinstance(spawn, Tensor)
         noise, fresh = self._draw()
@@ -128,8 +129,8 @@ class TopologySpawn:
         after = after._replace(earned=before.earned + (rewards * self._weights).sum(1))
         truncated = (after.steps >= self.rules.max_steps) & ~terminated
         done = terminated | truncated
-        self._colony, self._decisions = fresh.where(done, after), (before, choice)
-        observation, final = self._observe(self._colony.stacked(after)).chunk(2)
+        self.colony, self._decisions = fresh.where(done, after), (before, choice)
+        observation, final = self._observe(self.colony.stacked(after)).chunk(2)
         intended_error = self._error(before, intended)
         return Timestep(
             observation=observation,
@@ -137,7 +138,7 @@ class TopologySpawn:
             terminated=terminated,
             truncated=truncated,
             final_observation=final,
-            action_mask=self._mask(self._colony),
+            action_mask=self._mask(self.colony),
             metrics={
                 "success": torch.where(done, won.float(), math.nan),
                 "spawn_parameter_error": torch.where(attempted, intended_error.abs(), math.nan),
@@ -290,12 +291,12 @@ class TopologySpawn:
     # --- expert, diagnosis, state, picture ---------------------------------------------------------
 
     def expert_action(self) -> dict[str, Tensor]:
-        return expert_action(self.rules, self._substrate, self._colony, self.expert)
+        return expert_action(self.rules, self._substrate, self.colony, self.expert)
 
     def diagnose(self, act: Act) -> dict[str, float]:
         """`decision_accuracy`: mean recall over rest, spawn and delete against the expert's choice, in the
         same few hundred states that the expert visits, whatever this environment is doing."""
-        observation, mask, expert = self._expert_states
+        observation, mask, expert = self.expert_states
         action = act(observation, mask)
         assert isinstance(action, dict)
         choice = action["topology"]
@@ -303,7 +304,7 @@ class TopologySpawn:
         return {"decision_accuracy": decision_accuracy(choice, expert, mask[:, :, DELETE])}
 
     @cached_property
-    def _expert_states(self) -> tuple[Tensor, Tensor, Tensor]:
+    def expert_states(self) -> tuple[Tensor, Tensor, Tensor]:
         """`[B, O]` observations, `[B, M, 3]` masks and `[B, M]` the expert's choices."""
         env = TopologySpawn(_DIAGNOSIS_ENVS, self.device, **asdict(self.rules))
         observation, mask = env.reset(_DIAGNOSIS_SEED)
@@ -311,22 +312,22 @@ class TopologySpawn:
         for _ in range(_DIAGNOSIS_STEPS):
             action = env.expert_action()
             states.append((observation, mask, action["topology"]))
-            observation, mask = env.step({**action}).observation, env._mask(env._colony)
+            observation, mask = env.step({**action}).observation, env._mask(env.colony)
         observations, masks, choices = zip(*states, strict=True)
         return torch.cat(observations), torch.cat(masks), torch.cat(choices)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"colony": self._colony._asdict(), "random": self._random.state_dict()}
+        return {"colony": self.colony._asdict(), "random": self._random.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         colony = Colony(**state["colony"])
-        for name, mine, theirs in zip(Colony._fields, self._colony, colony, strict=True):
+        for name, mine, theirs in zip(Colony._fields, self.colony, colony, strict=True):
             if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
                 raise ValueError(
                     f"TopologySpawn: the state's {name} is {theirs.dtype} {tuple(theirs.shape)}; "
                     f"this environment needs {mine.dtype} {tuple(mine.shape)}"
                 )
-        self._colony = Colony(*(tensor.to(self.device) for tensor in colony))
+        self.colony = Colony(*(tensor.to(self.device) for tensor in colony))
         self._random.load_state_dict(state["random"])
         self._decisions = None
 
@@ -335,13 +336,13 @@ class TopologySpawn:
         decisions = (
             None if self._decisions is None else (self._decisions[0].row(index), self._decisions[1][index])
         )
-        return draw(self.rules, self._substrate, self._colony.row(index), decisions)
+        return draw(self.rules, self._substrate, self.colony.row(index), decisions)
 
     def render_action(self, action: NativeAction, index: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """`[360, 640, 3]`: environment `index` now, and what `action` wants of each node: an arrow to where
         its child would land without the noise, green if it took root there; a cross if it deletes itself."""
         assert isinstance(action, dict)
-        colony, choice, spawn = self._colony, action["topology"], action["spawn"]
+        colony, choice, spawn = self.colony, action["topology"], action["spawn"]
         assert isinstance(choice, Tensor)
         assert isinstance(spawn, Tensor)
         children, _ = self._children(colony, spawn, torch.zeros_like(colony.x))

@@ -314,7 +314,7 @@ def test_hard_goal_cuts_a_shot_into_five_ranges(first: int, faithful: bool) -> N
         (0.6 * 7.01, 7.01),
     ]
     for i, (low, high) in enumerate(ranges):
-        lowest, highest = (env._parse(hard(first + i, height))[1][0, 1].item() for height in (-9.0, 9.0))
+        lowest, highest = (env.parse(hard(first + i, height))[1][0, 1].item() for height in (-9.0, 9.0))
         assert (lowest, highest) == pytest.approx((low, high), abs=1e-5)
     assert env.action_space[0].n == 11
     assert env.relevance == (((0, 1), *((i,) for i in range(2, 12))),)

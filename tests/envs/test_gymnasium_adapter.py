@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from misbehaving import FAULTS
 
-from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv, _seed_of
+from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv, seed_of
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
 from equipoise.envs.protocol import BatchedEnv, Timestep
@@ -91,7 +91,7 @@ def test_environments_agree_whatever_their_number_and_with_gymnasium_itself() ->
         one, other = few.step(actions[:2]), many.step(actions)
         assert torch.equal(one.observation, other.observation[:2])
     alone = gymnasium.make("CartPole-v1")
-    assert np.array_equal(alone.reset(seed=_seed_of(7, 1))[0], a[1].numpy())
+    assert np.array_equal(alone.reset(seed=seed_of(7, 1))[0], a[1].numpy())
     many.close()
 
 
@@ -244,7 +244,7 @@ def test_where_no_episode_ended_success_is_nan_and_all_else_goes_on(vectorizatio
         "test/Scores-v0",
         3,
         vectorization=vectorization,
-        kwargs={"length": 2, "long": _seed_of(0, 1)},
+        kwargs={"length": 2, "long": seed_of(0, 1)},
         reward_components=["near", "far"],
     )
     env.reset(0)
@@ -302,7 +302,7 @@ def test_masks_of_an_environment_of_gymnasium() -> None:
     assert observation.shape == (2, 500)
     assert mask is not None
     assert mask.shape == (2, 1, 6)
-    expected = [e.unwrapped.action_mask(e.unwrapped.s) for e in env._envs.group.envs]  # type: ignore[union-attr]
+    expected = [e.unwrapped.action_mask(e.unwrapped.s) for e in env.envs.group.envs]  # type: ignore[union-attr]
     assert torch.equal(mask[:, 0], torch.tensor(np.stack(expected)).bool())
 
 
@@ -355,7 +355,7 @@ def test_a_fault_is_named_with_index_and_step(vectorization: Any, fault: str, le
         "test/OnlyOne-v0",
         3,
         vectorization=vectorization,
-        kwargs={"culprit": _seed_of(0, 1), "fault": fault, "length": length},
+        kwargs={"culprit": seed_of(0, 1), "fault": fault, "length": length},
         check_bounds="strict",
     )
     env.reset(0)
@@ -408,7 +408,7 @@ def test_an_environment_that_hangs_or_dies_is_named_and_all_are_gone(
         3,
         vectorization="async",
         num_workers=workers,
-        kwargs={"culprit": _seed_of(0, 1), "fault": fault},
+        kwargs={"culprit": seed_of(0, 1), "fault": fault},
         timeout=0.5,
     )
     env.reset(0)
@@ -479,8 +479,8 @@ from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv
 faulty = dict(culprit={culprit}, fault="hang", at=1)
 env = GymnasiumEnv("test/OnlyOne-v0", 3, vectorization="async", num_workers={workers}, kwargs=faulty)
 env.reset(0)
-env._envs.exchange.actions[0][:] = 5
-env._envs.begin_step()
+env.envs.exchange.actions[0][:] = 5
+env.envs.begin_step()
 print(*[p.pid for p in multiprocessing.active_children()], flush=True)
 {ending}
 """
@@ -493,7 +493,7 @@ print(*[p.pid for p in multiprocessing.active_children()], flush=True)
 )
 def test_no_process_outlives_its_trainer(ending: str, count: int) -> None:
     here = Path(__file__).parent
-    path, culprit = [str(here), str(here.parents[1])], _seed_of(0, 1)
+    path, culprit = [str(here), str(here.parents[1])], seed_of(0, 1)
     script = LEAVING.format(path=path, culprit=culprit, workers=count, ending=ending)
     started = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None

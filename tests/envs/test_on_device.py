@@ -53,11 +53,11 @@ class Legged:
     num_actions = 3
 
     def __init__(self, num_envs: int) -> None:
-        self.num_envs, self.seeds = num_envs, list[int]()
+        self.num_envs = num_envs
         self.lab = Lab(num_envs, "cpu")
 
     def seed(self, seed: int) -> None:
-        self.seeds.append(seed)
+        pass
 
     def reset(self) -> tuple[Any, Any]:
         return self.lab.reset()[0]["policy"], {}
@@ -73,7 +73,11 @@ def walk(env: DeviceEnv) -> list[Any]:
 
 
 @pytest.mark.parametrize("make", [Lab, Legged])
-def test_ends_and_time_limits_are_kept_apart_and_the_observation_before_stands_in(make: Any) -> None:
+def test_ends_and_time_limits_are_kept_apart_and_the_observation_before_stands_in(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(Legged, "seed", lambda _, seed: seeds.append(seed))
     env = DeviceEnv(3, make=make)
     assert env.reset(5)[0].tolist() == [[0.0], [0.0], [0.0]]
     first, second, third = walk(env)
@@ -88,7 +92,7 @@ def test_ends_and_time_limits_are_kept_apart_and_the_observation_before_stands_i
         assert second.metrics["success"].nan_to_num(9.0).tolist() == [1.0, 9.0, 9.0]
         assert env.action_space == spaces.Box(-1.0, 1.0, (2,))
     else:
-        assert env._env.seeds == [5]
+        assert seeds == [5]
         assert env.action_space.shape == (3,)
 
 

@@ -84,7 +84,7 @@ def test_hill_parameters_give_the_distance_or_come_as_near_as_they_can() -> None
 
 def test_the_expert_s_own_decisions_are_the_right_ones() -> None:
     env = TopologySpawn(1)
-    _, _, expert = env._expert_states
+    _, _, expert = env.expert_states
 
     def as_expert(observation: Tensor, action_mask: Tensor | None) -> NativeAction:
         return {"topology": expert}

@@ -83,7 +83,7 @@ def test_bad_options_are_refused_before_anything_is_measured(
 
 def test_a_profile_finds_where_the_time_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a backward of the trunks that waits, nearly all of it is there."""
-    layers = encoders._TanhLayers
+    layers = encoders.TanhLayers
     backward = layers.backward
 
     def slow(ctx: object, *gradients: torch.Tensor) -> object:

@@ -33,7 +33,8 @@ def plan(*peers: str, task: Task = TINY) -> Plan:
 def test_a_peer_that_is_not_installed_is_not_available_and_the_others_are_timed(tmp_path: Path) -> None:
     if find_spec("ray"):
         pytest.skip("RLlib is installed")
-    run(plan("cleanrl", "rllib"), {}, 120, tmp_path, "a test")
+    larger = replace(TINY, steps=32, envs=32)
+    run(plan("cleanrl", "rllib", task=larger), {}, 120, tmp_path, "a test")
     result = json.loads((tmp_path / "peers.json").read_text())
     found = result["tasks"]["tiny"]["peers"]
     assert len(found["cleanrl"]["cpu"]) == len(found["cleanrl"]["wall"]) == 2

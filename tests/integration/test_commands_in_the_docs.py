@@ -32,6 +32,7 @@ from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.keywords import configure
 from tests import pages
 from tests.conftest import TINY, TINY_TOPOLOGY
+from tests.forked import Command
 
 TANK = pages.ROOT / "docs" / "own-environment.md"
 """Its files are there for every page: others speak of them."""
@@ -76,6 +77,7 @@ NOT_HERE = {
 }
 
 
+RUN = subprocess.run
 TINY_STUDY = (
     "env.num_envs=8",
     "trainer.total_env_steps=256",
@@ -124,12 +126,21 @@ def newcomer(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("EQUIPOISE_STARTED_AS", "equipoise")
     monkeypatch.setattr(parallel, "run", train_here)
+    monkeypatch.setattr(subprocess, "run", learn_forked)
     known = dict(gymnasium.registry)
     yield tmp_path
     for name in (*pages.files(TANK), *pages.files(page)):
         sys.modules.pop(Path(name).stem, None)
     gymnasium.registry.clear()
     gymnasium.registry.update(known)
+
+
+def learn_forked(command: Sequence[str], *arguments: Any, **keywords: Any) -> Any:
+    """`subprocess.run`, but the runs of `scripts.first_try` need not import PyTorch anew."""
+    if command[1:3] != ["-m", "equipoise.scripts.suite.worker"]:
+        return RUN(command, *arguments, **keywords)
+    ended = Command(Path.cwd(), command[2], *command[3:], environment=keywords["env"]).end()
+    return subprocess.CompletedProcess(command, ended.code)
 
 
 def train_here(jobs: Sequence[Job], *_: object) -> list[object]:

@@ -138,7 +138,7 @@ def test_bad_arguments_end_with_one_message(
 def test_an_arrow_ends_where_the_child_will_land() -> None:
     env = TopologySpawn(1, noise_scale=0.0, start_nodes=1, start_x=(5.0, 5.0), start_y=(10.0, 10.0))
     env.reset(1)
-    slope = float(env._colony.intensity[0, 0] - 1.0) / 5.0
+    slope = float(env.colony.intensity[0, 0] - 1.0) / 5.0
     # gamma / (1 + (alpha / I)²) with alpha at 0.5; the wanted gain is 1, so 1 / slope is the right way.
     hill = 1.0 + (0.5 / (1.0 + 5.0 * slope)) ** 2
     for way, color in ((1.0 / slope, GREEN), (0.2 / slope, RED)):

@@ -14,7 +14,7 @@ import pytest
 
 from equipoise.trainer.monitor.sweep import distinct
 from tests.conftest import TINY_TOPOLOGY
-from tests.forked import Command, Ended
+from tests.forked import Command, Ended, started_anew
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = {"basic": "hydra", "joblib": "hydra_plugins.hydra_joblib_launcher"}
@@ -64,12 +64,23 @@ class Climber(Sweeper):
 
 
 def begin(folder: Path, *arguments: str) -> Command:
-    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]), "OMP_NUM_THREADS": "1"}
-    given = "-m", *TINY_TOPOLOGY, f"hydra.sweep.dir={folder}", *arguments
-    return Command(folder, "trainer.run", *given, environment={**environment, "COLUMNS": "120"})
+    return Command(folder, "trainer.run", *given(folder), *arguments, environment=environment(folder))
+
+
+def given(folder: Path) -> tuple[str, ...]:
+    return "-m", *TINY_TOPOLOGY, f"hydra.sweep.dir={folder}"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), str(folder)])
+    return {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
 def sweep(folder: Path, *arguments: str) -> Ended:
+    # Joblib's workers end with the main process of a program alone; Hydra looks for plugins once.
+    if "hydra/launcher=joblib" in arguments or "hydra/sweeper=climber" in arguments:
+        every = "trainer.run", *given(folder), *arguments
+        return started_anew(folder, *every, environment=environment(folder))
     return begin(folder, *arguments).end(300.0)
 
 
@@ -149,8 +160,13 @@ def test_an_interrupted_sweep_says_how_to_run_what_it_did_not_begin(tmp_path: Pa
         preset, seed = own.split()
         words = shlex.split(command)
         assert words[:3] == ["python", "-m", "trainer.run"]
-        given = {f"preset={preset}", f"seed={seed}", "trainer.total_env_steps=10000000", "env.max_steps=12"}
-        assert given <= set(words[3:])
+        expected = {
+            f"preset={preset}",
+            f"seed={seed}",
+            "trainer.total_env_steps=10000000",
+            "env.max_steps=12",
+        }
+        assert expected <= set(words[3:])
 
 
 def test_a_sweep_that_cannot_be_is_one_message(tmp_path: Path) -> None:

@@ -154,21 +154,21 @@ class Filmed(ToyEnv):
 
     def __init__(self, length: int, seconds: float = 0.0) -> None:
         super().__init__(1, CPU)
-        self._left, self._length, self._seconds = length, length, seconds
+        self.left, self._length, self._seconds = length, length, seconds
 
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
-        self._left = self._length
+        self.left = self._length
         return super().reset(seed)
 
     def step(self, action: Any) -> Timestep:
-        self._left -= 1
+        self.left -= 1
         step = super().step(action)
-        return step._replace(terminated=torch.tensor([self._left <= 0]), truncated=torch.tensor([False]))
+        return step._replace(terminated=torch.tensor([self.left <= 0]), truncated=torch.tensor([False]))
 
     def render(self, index: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
         self.pictures += 1
         time.sleep(self._seconds)
-        return np.full((24, 960, 3), (self._length - self._left) % 256, np.uint8)
+        return np.full((24, 960, 3), (self._length - self.left) % 256, np.uint8)
 
 
 @pytest.mark.parametrize("length", [100, 700, 2_000])
@@ -258,7 +258,7 @@ def test_preparing_steps_the_environment_once_and_draws_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
     assert random.getstate() == before[2]
-    assert [env._left for env in made] == [9]
+    assert [env.left for env in made] == [9]
 
 
 def test_what_goes_wrong_when_preparing_names_the_environment_for_evaluations() -> None:

@@ -493,7 +493,7 @@ class Training:
         discrete, continuous = (torch.tensor(rows, dtype=torch.float64) @ weights).unbind()
         sides = SideGradients(self.flat, self.shared, discrete, continuous, torch.zeros(()), update)
         result = self.stage.gradients(sides)
-        if sides._measured is not None:
+        if sides.measured is not None:
             self.measured.append(update)
         self.update = update + 1
         return result

@@ -46,7 +46,7 @@ def written(console: Console) -> str:
 def view(progress: Progress, console: Console) -> str:
     """What the live view shows now, as plain text."""
     plain = Console(file=io.StringIO(), width=console.width, color_system=None)
-    plain.print(progress._view())
+    plain.print(progress.view())
     return written(plain)
 
 

@@ -62,9 +62,9 @@ class Progress:
         self._began = self._drawn = time.monotonic()
         self._live: Live | NotebookView | None = None
         if self._console.is_jupyter:
-            self._live = NotebookView(self._view)
+            self._live = NotebookView(self.view)
         elif self._console.is_interactive:
-            self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._view)
+            self._live = Live(console=self._console, auto_refresh=False, get_renderable=self.view)
 
     def __enter__(self) -> Progress:
         self._began = time.monotonic()
@@ -134,7 +134,8 @@ class Progress:
         )
         return "  ".join(parts)
 
-    def _view(self) -> RenderableType:
+    def view(self) -> RenderableType:
+        """What the live view shows now."""
         ascii_only = self._console.options.ascii_only
         bar = Table.grid(padding=(0, 2), expand=True)
         for ratio in (None, 1, None, None, None):

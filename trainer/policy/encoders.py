@@ -21,7 +21,7 @@ Activation = Literal["tanh", "relu", "silu", "elu"]
 Sizes = Annotated[Sequence[Annotated[int, Ge(1), Le(10**9)]], MinLen(1)]
 
 
-class _TanhLayers(torch.autograd.Function):
+class TanhLayers(torch.autograd.Function):
     """Linear layers with tanh after each, in blocks of rows that stay in the CPU's cache from layer to layer.
 
     tanh x = 2·σ(2x) − 1, which takes a third of the time of `torch.tanh` there (and that longer than the
@@ -130,7 +130,7 @@ class MLP(Encoder):
                 inputs = (products * 2.0).sigmoid() * 2.0 - 1.0  # tanh
             return inputs
         parameters = [p for layer in linears for p in (layer.weight, layer.bias)]  # .parameters() is slow
-        fused: Tensor = _TanhLayers.apply(inputs, *parameters)  # type: ignore[no-untyped-call]
+        fused: Tensor = TanhLayers.apply(inputs, *parameters)  # type: ignore[no-untyped-call]
         return fused
 
 

@@ -1,0 +1,8 @@
+"""What every run does first, done once by the server that forks: imports, and what Hydra's parser learns."""
+
+from __future__ import annotations
+
+from equipoise.trainer.configuration.compose import compose
+from tests.conftest import TOY
+
+compose([*TOY, "trainer.eval_every=2"])
