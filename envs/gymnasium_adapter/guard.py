@@ -68,7 +68,8 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.observation_space = contract.layout.flat_box()
         self._streams, self._shared = streams, SharedStreams(env)
         self._masks = MaskSource(env, contract.actions)
-        self._steps, self._begun = 0, False
+        self._steps = 0
+        self._beyond_told = contract.layout.flat
         self._numbers_for_arrays = False
         self._plain_reward = contract.rewards.plain
 
@@ -92,8 +93,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._fail("reset must return (observation, info)")
         row, said = self._row(result[0])
         said |= self._masks.decide(*result)
-        if beyond := self._beyond(result[0]):
-            said["remarks"] = "\n".join([*said.get("remarks", "").splitlines(), beyond])
+        self._look_beyond(result[0], said)
         return row, said | self._mask(*result)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -111,6 +111,8 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         if self._steps == 1 and self._numbers_for_arrays:
             said["remarks"] = "a box of one entry gets a number: the environment takes no array there"
             said["numbers_for_arrays"] = True
+        if not self._beyond_told:
+            self._look_beyond(observation, said)
         if type(reward) is not float or not self._plain_reward:
             reward, components = self._read_reward(reward, info)
             said |= components
@@ -191,16 +193,16 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._fail(f"{outside}; env.check_bounds=tell would use the nearest")
         return row, {} if outside is None else {"outside": outside}
 
-    def _beyond(self, observation: Any) -> str | None:
-        """At the first `reset`: parts of a dict that its space does not have."""
-        if self._begun:
-            return None
-        self._begun = True
-        if not (names := ", ".join(self._contract.layout.beyond(observation))):
-            return None
+    def _look_beyond(self, observation: Any, said: dict[str, Any]) -> None:
+        """Tell, once, of parts of an observation that its space does not have."""
+        if self._beyond_told or not (names := ", ".join(self._layout.beyond(observation))):
+            return
         if self._contract.check_bounds == "strict":
             self._fail(f"{names} is not in the observation space; env.check_bounds=tell would leave it out")
-        return f"{names} is not in the observation space and not used"
+        self._beyond_told = True
+        said["remarks"] = "\n".join(
+            [*said.get("remarks", "").splitlines(), f"{names} is not in the observation space and not used"]
+        )
 
     def _read_reward(self, reward: Any, info: dict[str, Any]) -> tuple[float, dict[str, Any]]:
         try:

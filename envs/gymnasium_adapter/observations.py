@@ -157,6 +157,8 @@ class ObservationLayout:
         if self.width == 0:
             raise ValueError(f"observation space {space} is empty: a policy needs something to look at")
         self._tree = self._rooted(space, (), {leaf.keys: leaf for leaf in self._leaves})
+        self.flat = isinstance(self._tree, _Leaf)
+        """Whether an observation is one value, and no dict or tuple of several."""
         self.low = np.concatenate([leaf.low for leaf in self._leaves])
         self.high = np.concatenate([leaf.high for leaf in self._leaves])
 

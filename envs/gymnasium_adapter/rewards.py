@@ -160,10 +160,12 @@ def _declared(env: gymnasium.Env[Any, Any]) -> tuple[str, ...]:
 def _numbers(field: str, value: Any, count: int) -> NDArray[np.float64]:
     numbers = as_array(value)
     if numbers.dtype.kind not in "fiub":
-        raise ValueError(f"{field} is a {type(value).__name__}, expected {_expected(count)}")
+        named = "; a reward_space (a Dict) names its parts" if isinstance(value, Mapping) else ""
+        raise ValueError(f"{field} is a {type(value).__name__}, expected {_expected(count)}{named}")
     if numbers.size != count or numbers.size != max(numbers.shape, default=1):
         what = f"{field} is a {type(value).__name__} of shape {numbers.shape}, expected {_expected(count)}"
-        raise ValueError(what + _way_out(field, numbers.size, count))
+        vector = numbers.size == max(numbers.shape, default=1)
+        raise ValueError(what + (_way_out(field, numbers.size, count) if vector else ""))
     return numbers.reshape(-1).astype(np.float64)
 
 

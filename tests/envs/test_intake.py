@@ -248,6 +248,12 @@ def test_parts_that_the_space_does_not_have_are_left_out_and_told_once(vectoriza
     said = "observation['debug'], observation['b']['raw'] is not in the observation space and not used"
     assert env.take_remarks() == [said]
     env.close()
+    env = replay(space, {"a": [0.5], "b": {"c": [0.25]}}, given, vectorization=vectorization)
+    env.reset(0)
+    assert env.take_remarks() == []
+    step(env)
+    assert env.take_remarks() == [said], "also where they come later"
+    env.close()
     with pytest.raises(EnvError, match=r"observation\['debug'\].* env.check_bounds=tell would leave it out"):
         replay(space, given, check_bounds="strict").reset(0)
     with pytest.raises(EnvError, match=r"observation\['b'\] is a dict of \['raw'\]; its space has \['c'\]"):

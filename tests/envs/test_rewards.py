@@ -177,6 +177,23 @@ def test_a_vector_whose_length_changes_is_named() -> None:
         rewards(env, 2)
 
 
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (np.ones((2, 2)), r"shape \(2, 2\), expected one real number$"),
+        (
+            {"a": 1.0},
+            r"reward is a dict, expected one real number; a reward_space \(a Dict\) names its parts",
+        ),
+        ([], r"shape \(0,\), expected one real number$"),
+    ],
+)
+def test_rewards_that_are_no_vectors_are_named(reward: Any, said: str) -> None:
+    env = treasure(reward)
+    with pytest.raises(EnvError, match=said):
+        rewards(env)
+
+
 def test_a_wrapper_that_adds_them_up_gives_one_reward() -> None:
     env = treasure([2.0, -1.0], VECTOR, Scalarised)
     assert env.reward_names == ("reward",)

@@ -147,13 +147,19 @@ def test_what_steps_many_at_once_is_sent_to_the_environments_that_take_it() -> N
 
 
 @pytest.mark.parametrize(
-    "typed", ["port={index+5000}", "port='{index+5000}'", "settings.name=run-{index + 7}"]
+    "typed", ["port={index+5000}", "port='{index+5000}'", "settings.name=run-{index + 7}", "port={indx}"]
 )
 def test_a_number_for_each_copy_needs_no_quotes_that_a_shell_would_take_away(typed: str) -> None:
     env = compose(["env=gymnasium", "env.id=CartPole-v1", f"env.kwargs.{typed}"]).env
     key, value = typed.replace("'", "").split("=")
     kwargs = env.keywords["kwargs"]
     assert (kwargs["settings"]["name"] if key == "settings.name" else kwargs[key]) == value
+
+
+def test_dictionaries_and_interpolations_are_no_texts() -> None:
+    typed = ["env.kwargs={port: 3, name: '{index}'}", "env.kwargs.seed=${seed}"]
+    env = compose(["env=gymnasium", "env.id=CartPole-v1", "seed=7", *typed]).env
+    assert env.keywords["kwargs"] == {"port": 3, "name": "{index}", "seed": 7}
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,9 @@ OmegaConf.register_new_resolver("sweep_process", os.getpid, use_cache=True, repl
 
 _LOCK = threading.RLock()
 """Hydra has one state for the whole process."""
-_PER_COPY = re.compile(r"[^'\"\[\],]*\{index(\s*\+\s*\d+)?\}[^'\"\[\],]*")
-"""A text with a number for each copy, whose quotes a shell has taken away; Hydra would read a dictionary."""
+_TEXT = r"[^'\"\[\],{}]*"
+_PER_COPY = re.compile(rf"({_TEXT}(?<!\$)\{{\s*[A-Za-z_]\w*(\s*[-+*]\s*\w+)?\s*\}})+{_TEXT}")
+"""A text with `{index}` or the like, whose quotes a shell has taken away; Hydra would read a dictionary."""
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
