@@ -110,6 +110,8 @@ def valid(draw: st.DrawFn) -> list[str]:
         "trainer.total_env_steps=1",
         "device=cpu",
     ]
+    if "CartPole" not in str(NAMED.get(env)):  # which has no parameters
+        arguments.append(f"policy.distribution={draw(st.sampled_from(['gaussian', 'beta', 'squashed']))}")
     # A rate that follows the KL has bounds, and no schedule.
     fixed = ("optimizer.anneal", "optimizer.learning_rate") if "optimizer=adam_kl" in arguments else ()
     keys = [key for key in sorted(VALUES) if key not in fixed]

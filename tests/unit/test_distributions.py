@@ -8,10 +8,15 @@ import pytest
 import torch
 from gymnasium import spaces
 from torch import Tensor
+<<<<<<< HEAD
 from torch.distributions import Categorical, Normal
 from torch.nn.functional import pad
+=======
+from torch.distributions import Categorical, Normal, kl_divergence
+>>>>>>> d0f0c35 (Distributions tested against masks, torch's divergences and random configurations; their pages in the API)
 
 from equipoise.trainer.data import Actions
+from equipoise.trainer.policy.continuous import FAMILIES, FamilyName
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.spaces import HybridSpace
 
@@ -26,17 +31,19 @@ B = 64
 class Case:
     """Random outputs of a network, random actions, and a mask with one to all choices of head 1."""
 
-    def __init__(self, seed: int = 0, scale: float = 1.0) -> None:
+    def __init__(self, seed: int = 0, scale: float = 1.0, family: FamilyName = "gaussian") -> None:
         draw = torch.Generator().manual_seed(seed)
         self.logits = (scale * torch.randn(B, 2, 4, generator=draw)).requires_grad_()
         self.mean = torch.randn(B, 4, generator=draw).requires_grad_()
         self.log_std = (0.5 * torch.randn(B, 4, generator=draw) - 0.5).requires_grad_()
         self.mask = SPACE.valid_choices.repeat(B, 1, 1)
         self.mask[:, 1] = torch.arange(4) <= torch.arange(B).unsqueeze(-1) % 4
-        self.distribution = HybridDistribution(SPACE, self.logits, self.mean, self.log_std, self.mask)
+        outputs = self.logits, self.mean, self.log_std, self.mask
+        self.distribution = HybridDistribution(SPACE, *outputs, FAMILIES[family]())
         gumbel = -torch.rand(B, 2, 4, generator=draw).log().neg().log()
         with torch.no_grad():
-            self.actions = self.distribution.sample(gumbel, torch.randn(B, 4, generator=draw))
+            shape = self.distribution.family.noise
+            self.actions = self.distribution.sample(gumbel, torch.randn(B, 4, *shape, generator=draw))
         self.relevant = self.distribution.relevant(self.actions.discrete)
 
     def gradients(self, metric: Tensor) -> list[Tensor]:
@@ -92,11 +99,25 @@ def test_one_log_std_for_all_samples_is_the_same_as_one_for_each() -> None:
     assert one.continuous_entropy().shape == (B, 4)
 
 
+def test_divergences_are_those_of_torch() -> None:
+    one, other = Case(), Case(seed=1)
+    kl = one.distribution.discrete_kl(other.distribution)
+    for head in range(2):
+        torch.testing.assert_close(
+            kl[:, head], kl_divergence(categorical(one, head), categorical(other, head))
+        )
+    torch.testing.assert_close(
+        one.distribution.continuous_kl(other.distribution),
+        kl_divergence(*(Normal(case.mean, case.log_std.exp()) for case in (one, other))),
+    )
+
+
 # --- what does not matter takes no part -----------------------------------------------------------------
 
 
-def test_irrelevant_parameters_have_exactly_no_log_prob_and_no_gradient() -> None:
-    case = Case()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_irrelevant_parameters_have_exactly_no_log_prob_and_no_gradient(family: FamilyName) -> None:
+    case = Case(family=family)
     log_prob = case.distribution.continuous_log_prob(case.actions.continuous, case.relevant)
     logits, mean, log_std = case.gradients(log_prob)
     assert not case.relevant.all()
@@ -107,8 +128,9 @@ def test_irrelevant_parameters_have_exactly_no_log_prob_and_no_gradient() -> Non
     assert bool((logits == 0).all())
 
 
-def test_an_irrelevant_parameter_may_be_anything() -> None:
-    case = Case()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_irrelevant_parameter_may_be_anything(family: FamilyName) -> None:
+    case = Case(family=family)
     other = torch.where(case.relevant, case.actions.continuous, -5.0)
     before = case.distribution.continuous_log_prob(case.actions.continuous, case.relevant)
     assert torch.equal(case.distribution.continuous_log_prob(other, case.relevant), before)
