@@ -8,12 +8,8 @@ import pytest
 import torch
 from gymnasium import spaces
 from torch import Tensor
-<<<<<<< HEAD
-from torch.distributions import Categorical, Normal
-from torch.nn.functional import pad
-=======
 from torch.distributions import Categorical, Normal, kl_divergence
->>>>>>> d0f0c35 (Distributions tested against masks, torch's divergences and random configurations; their pages in the API)
+from torch.nn.functional import pad
 
 from equipoise.trainer.data import Actions
 from equipoise.trainer.policy.continuous import FAMILIES, FamilyName
