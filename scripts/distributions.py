@@ -38,6 +38,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "beta": {"policy.distribution": "beta"},
     "squashed": {"policy.distribution": "squashed"},
     "kl": KL,
+    # A Beta distribution starts with a standard deviation of 0.42, the Gaussian with 0.61: is it only that?
+    "gaussian narrow": {"policy.log_std_init": -0.87},
     "gaussian by state": BY_STATE,
     "beta by state": {"policy.distribution": "beta", **BY_STATE},
     "squashed by state": {"policy.distribution": "squashed", **BY_STATE},
