@@ -130,7 +130,6 @@ class TopologyRules:
         _require(self.steepening[0] >= 1, "steepening", self.steepening, "at least 1")
         _require(0 <= self.roughness < 1, "roughness", self.roughness, "0 to 1, 1 excluded")
 
-
     def season(self, colony: Colony) -> Tensor:
         """`[N, 1]` bool: whether this is a step in which nodes can spawn."""
         return colony.steps.unsqueeze(1) % self.spawn_every == 0
