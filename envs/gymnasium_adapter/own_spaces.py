@@ -39,7 +39,8 @@ def seed_spaces(env: gymnasium.Env[Any, Any], seed: int) -> None:
     parts = {id(part) for space in every for part in _parts(space)}
     for index, space in enumerate(space for space in every if id(space) not in parts):
         sequence = np.random.SeedSequence(seed, spawn_key=(_OF_SPACES, index))
-        space.seed(int(sequence.generate_state(1)[0]) >> 1)
+        # Of the class: a published environment puts a number in the place of the method.
+        type(space).seed(space, int(sequence.generate_state(1)[0]) >> 1)
     for space, stream in before:  # go on with the same object, which the environment may have a name for
         assert space._np_random is not None
         stream.bit_generator.state = space._np_random.bit_generator.state

@@ -105,7 +105,17 @@ PACKAGES = (
     ),
     Package("crosswalk-env", "0.1.2", "crosswalk_env:crosswalk-v1", "decision under risk"),
     Package("mazegym", "1.2.3", "mazegym:Maze5x5Fixed-v0", "maze"),
-    Package("tile-match-gym", "0.0.4", "tile_match_gym:TileMatch-v0", "game"),
+    Package(
+        "tile-match-gym",
+        "0.0.4",
+        "tile_match_gym:TileMatch-v0",
+        "game",
+        (
+            "env.kwargs={num_rows: 5, num_cols: 5, num_colours: 4, num_moves: 20}",
+            "env.kwargs.colourless_specials=[]",
+            "env.kwargs.colour_specials=[]",
+        ),
+    ),
     Package("gym-simplegrid", "1.1.0", "gym_simplegrid:SimpleGrid-4x4-v0", "grid world"),
     Package("food-distribution-gym", "0.1.0a1", "food_distribution_gym:FoodDistribution-v0", "logistics"),
 )

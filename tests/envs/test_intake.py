@@ -258,3 +258,14 @@ def test_parts_that_the_space_does_not_have_are_left_out_and_told_once(vectoriza
         replay(space, given, check_bounds="strict").reset(0)
     with pytest.raises(EnvError, match=r"observation\['b'\] is a dict of \['raw'\]; its space has \['c'\]"):
         replay(space, {"a": [0.5], "b": {"raw": 1}}).reset(0)
+
+
+def test_a_number_in_the_place_of_a_space_s_seed_method_does_no_harm() -> None:
+    class Numbered(Replay):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            self.action_space.seed = seed  # type: ignore[method-assign, assignment]
+            return super().reset(seed=seed)
+
+    env = GymnasiumEnv(make=lambda: Numbered(BOX, 0.5))
+    for seed in (0, 1):
+        assert env.reset(seed)[0].tolist() == [[0.5]]
