@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
-class Family(ABC):
+class Family(nn.Module, ABC):
     """Distributions of `[B, P]` independent numbers, by two outputs of a policy's network.
 
     `mean` `[B, P]` says where, `log_std` `[P]` or `[B, P]` how wide. A *sample* is what the rollout stores
     and log-probabilities are asked for; `in_range` maps it to the normalised range [-1, 1] of the action.
     Densities and entropies, in nats, are those of the number that is stored (`Gaussian`) or of the number in
     [-1, 1] (all others). All methods are finite, and so are their gradients, for what `sample` gives.
+
+    A module for its constants alone, which lie on the policy's device: no parameters, no state.
     """
 
     noise: ClassVar[tuple[int, ...]] = ()
