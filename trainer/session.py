@@ -58,6 +58,7 @@ def run_errors(error: BaseException) -> tuple[type[BaseException], ...]:
     from equipoise.envs.gymnasium_adapter.guard import EnvError
     from equipoise.trainer.calling import CallbackError
     from equipoise.trainer.diagnosis import DivergenceError, NoGradientError, NonFiniteError
+    from equipoise.trainer.monitor.run_log import LoggerError
     from equipoise.trainer.process_state import OutOfStepError
     from equipoise.trainer.system.checkpoint import CheckpointError
     from equipoise.trainer.system.distributed import ElsewhereError, ProcessLostError
@@ -66,7 +67,7 @@ def run_errors(error: BaseException) -> tuple[type[BaseException], ...]:
     of_several_processes = (ElsewhereError, ProcessLostError, OutOfStepError)
     of_the_folder = (CheckpointError, LockedError, OSError)
     of_numbers = (NonFiniteError, NoGradientError, DivergenceError)
-    return (EnvError, CallbackError, *of_numbers, *of_the_folder, *of_several_processes)
+    return (EnvError, CallbackError, LoggerError, *of_numbers, *of_the_folder, *of_several_processes)
 
 
 def _build(plan: Plan, environment: Callable[..., Any] | None, callbacks: Sequence[Any]) -> Trainer:

@@ -33,7 +33,7 @@ def used_parts(raw: Mapping[str, Any], acting: bool = False) -> dict[str, Any]:
     """
     if acting:
         return {name: raw.get(name) for name in ("env", "policy")}
-    parts = {name: raw.get(name) for name in ("env", "policy", "optimizer", "callbacks")}
+    parts = {name: raw.get(name) for name in ("env", "policy", "optimizer", "callbacks", "loggers")}
     trainer = raw.get("trainer")
     if isinstance(trainer, Mapping) and isinstance(stages := trainer.get("stages"), list | tuple):
         parts |= {f"trainer.{name}": trainer.get(name) for name in stages}

@@ -28,6 +28,7 @@ EXACT = (
     "trainer.on_save_error",
     "trainer.max_bad_updates",
     "trainer.compile",
+    "loggers",
 )
 """How long the run is, how it is watched, where and by what code it is computed: what is learned in an
 iteration stays what it was."""

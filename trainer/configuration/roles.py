@@ -38,6 +38,7 @@ POLICY = Role(
     encoders=True,
 )
 CALLBACK = Role(("on_start", "on_iteration", "on_evaluation", "on_end"), frozenset())
+LOGGER = Role(("scalars",), frozenset())
 ENCODER = Role(("forward",), frozenset(SuppliedToEncoder._fields), encoders=True)
 OPTIMIZER = Role(
     ("step",),

@@ -25,8 +25,10 @@ from equipoise.trainer.configuration.errors import (
     unknown,
 )
 from equipoise.trainer.configuration.imports import refuse_foreign, used_parts
+from equipoise.trainer.configuration.loggers import LOGGERS, as_section, as_written
+from equipoise.trainer.configuration.loggers import problems as logger_problems
 from equipoise.trainer.configuration.own_names import with_own_names
-from equipoise.trainer.configuration.roles import CALLBACK, ENV, OPTIMIZER, POLICY, STAGE, Role
+from equipoise.trainer.configuration.roles import CALLBACK, ENV, LOGGER, OPTIMIZER, POLICY, STAGE, Role
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # The bounds of `envs.arguments`, whose import would bring Gymnasium.
@@ -176,6 +178,13 @@ class Config(Section):
         description="sections with a _target_: what watches the run, stops it early or changes its "
         "environment",
     )
+    loggers: tuple[ComponentConfig, ...] = Field(
+        (
+            ComponentConfig(_target_=LOGGERS["tensorboard"], keywords={}),
+            ComponentConfig(_target_=LOGGERS["jsonl"], keywords={}),
+        ),
+        description=f"what takes in the metrics: {', '.join(LOGGERS)}, or sections with a _target_",
+    )
     _typed: tuple[str, ...] = PrivateAttr(())
 
     @property
@@ -200,7 +209,9 @@ class Config(Section):
 
     def plain(self) -> dict[str, Any]:
         """The dictionary that `check` accepts again: for YAML, checkpoints and logs."""
-        raw = self.model_dump(mode="json", by_alias=True, exclude={"env", "policy", "optimizer", "callbacks"})
+        raw = self.model_dump(
+            mode="json", by_alias=True, exclude={"env", "policy", "optimizer", "callbacks", "loggers"}
+        )
         sections = {name: section.plain() for name, section in self.trainer.sections.items()}
         del raw["trainer"]["sections"]
         parts = {"env": self.env, "policy": self.policy, "optimizer": self.optimizer}
@@ -208,6 +219,7 @@ class Config(Section):
             **raw,
             **{name: part.plain() for name, part in parts.items()},
             "callbacks": [callback.plain() for callback in self.callbacks],
+            "loggers": [as_written(logger.plain()) for logger in self.loggers],
             "trainer": {**raw["trainer"], **sections},
         }
 
@@ -238,7 +250,9 @@ def check(raw: Mapping[str, Any], allow: Collection[str] | None = None, *, actin
             checked = role if allow is None or key in used else None
             nested[key], wrong = _nest(key, {**_DEFAULTS.get(key, {}), **section}, checked, model)
             problems += wrong
-    problems += _nest_list(nested, "callbacks", CALLBACK)
+    looked_at = allow is None or not acting
+    problems += _nest_list(nested, "callbacks", CALLBACK if looked_at else None)
+    problems += _nest_loggers(nested, LOGGER if looked_at else None)
     problems += _nest_sections(nested, used if allow is not None else None)
     try:
         config = Config.model_validate(nested)
@@ -287,7 +301,21 @@ def _nest(
     return {**own, "keywords": keywords}, problems
 
 
-def _nest_list(raw: dict[str, Any], key: str, role: Role) -> list[Problem]:
+def _nest_loggers(raw: dict[str, Any], role: Role | None) -> list[Problem]:
+    """The same for loggers, which have short names."""
+    found = raw.get("loggers")
+    if isinstance(found, list | tuple):
+        if wrong := list(logger_problems(found) if role is not None else ()):
+            del raw["loggers"]
+            return wrong
+        raw["loggers"] = [as_section(logger) for logger in found]
+    elif found is not None:
+        del raw["loggers"]
+        return [bad_value("loggers", found, "a list, such as [tensorboard, jsonl, csv]")]
+    return _nest_list(raw, "loggers", role)
+
+
+def _nest_list(raw: dict[str, Any], key: str, role: Role | None) -> list[Problem]:
     """The same for each section of a list."""
     found, problems = raw.get(key), []
     if isinstance(found, list | tuple) and all(is_section(section) for section in found):

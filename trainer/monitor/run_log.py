@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from equipoise.trainer.configuration.constructors import find_class
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.monitor import layout
 from equipoise.trainer.monitor.gif import encode_gif, shrink
+from equipoise.trainer.monitor.logger import LoggedRun, Logger
 from equipoise.trainer.monitor.progress import Progress
-from equipoise.trainer.monitor.summary import MetricsFile, Summary, git_revision
-from equipoise.trainer.monitor.tensorboard import Hyperparameter, TensorBoardLog
+from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.system.run_folder import SUMMARY
 
 PLAIN_LINES = 50
@@ -24,14 +25,24 @@ PLAIN_LINES = 50
 FRAMES_PER_SECOND = 8.0
 
 
+Hyperparameter = bool | int | float | str | None
+
+
+class LoggerError(RuntimeError):
+    """A logger cannot begin; the message says which one and why."""
+
+
 class RunLog:
-    """Terminal, TensorBoard, `metrics.jsonl`, `summary.json` and `videos/` of one run; a context manager.
+    """Terminal, loggers, `summary.json` and `videos/` of one run; a context manager.
 
     Args:
         run_dir: holds `config.yaml` already.
         iteration, env_steps: where the run begins, above 0 when it is resumed.
         total_env_steps: where it ends.
         iterations: how many there are in all.
+
+    Raises:
+        LoggerError: a logger cannot begin.
     """
 
     def __init__(
@@ -44,17 +55,25 @@ class RunLog:
         iterations: int,
     ) -> None:
         self.run_dir = run_dir
-        resumed = iteration > 0
-        self._metrics = MetricsFile(run_dir / "metrics.jsonl", iteration if resumed else None)
-        self._tensorboard = TensorBoardLog(run_dir, env_steps, _references(config))
-        self._tensorboard.config((run_dir / "config.yaml").read_text("utf-8"), git_revision())
-        self._tensorboard.start(_hyperparameters(config), [key for key, _ in _typed(config)])
+        self._told: set[str] = set()
         self._progress = Progress(
             total_env_steps,
             title=f"{config.env.label} · {config.preset} · seed {config.seed}",
             start_env_steps=env_steps,
             every=math.ceil(iterations / PLAIN_LINES),
         )
+        settings, typed = _hyperparameters(config), [key for key, _ in _typed(config)]
+        run = LoggedRun(config, run_dir, iteration, env_steps, _references(config), settings, typed)
+        self._loggers: list[Logger] = []
+        for section in config.loggers:
+            try:
+                logger: Logger = find_class(section.target)(**section.keywords)
+                self._loggers.append(logger)
+                logger.start(run)
+            except Exception as error:  # of other people's code
+                self._each("close")
+                name = section.target.rpartition(".")[2]
+                raise LoggerError(f"logger {name} cannot begin: {type(error).__name__}: {error}") from error
 
     def __enter__(self) -> RunLog:
         self._progress.__enter__()
@@ -64,43 +83,54 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.__exit__(kind, error, trace)
-        self._metrics.close()
-        self._tensorboard.close()
+        self._each("close")
+
+    def _each(self, hook: str, *arguments: Any) -> None:
+        """Call all loggers. Raises the first `OSError` of one that writes into the run folder, at the end."""
+        errors: list[OSError] = []
+        for logger in self._loggers:
+            try:
+                if (method := getattr(logger, hook, None)) is not None:
+                    method(*arguments)
+            except Exception as error:  # of other people's code
+                if isinstance(error, OSError) and not getattr(logger, "elsewhere", False):
+                    errors.append(error)
+                elif (name := f"{type(logger).__name__}: {hook}") not in self._told:
+                    self._told.add(name)
+                    what = f"{type(error).__name__}: {error}"
+                    self.message(f"WARNING: logger {name} raised {what}; the run goes on without it")
+        if errors:
+            raise errors[0]
 
     def message(self, text: str) -> None:
         self._progress.message(text)
 
     def reference(self, tag: str, value: float) -> None:
         """A constant line that charts compare with, from now on."""
-        self._tensorboard.reference(tag, value)
+        self._each("reference", tag, value)
 
     def record(self, iteration: int, env_steps: int, metrics: Mapping[str, float]) -> None:
         """The metrics of an iteration, by tag. Raises `OSError` after the metrics were taken in: what a full
         disk has no room for is written later."""
         self._progress.update(iteration, env_steps, metrics)
-        self._tensorboard.scalars(metrics, env_steps)
-        self._metrics.write(iteration, env_steps, metrics)
-        self._tensorboard.flush_when_due()
+        self._each("scalars", metrics, iteration, env_steps)
 
     def film(self, frames: Sequence[np.ndarray[Any, np.dtype[np.uint8]]], env_steps: int) -> None:
         """Frames `[height, width, 3]` of an episode, as a GIF on disk and on the Images page."""
         stacked = shrink(np.stack(frames))
-        self._tensorboard.gif("episode/deterministic_policy", stacked, FRAMES_PER_SECOND, env_steps)
+        self._each("film", "episode/deterministic_policy", stacked, FRAMES_PER_SECOND, env_steps)
         folder = self.run_dir / "videos"
         folder.mkdir(exist_ok=True)
         (folder / f"steps_{env_steps:09d}.gif").write_bytes(encode_gif(stacked, FRAMES_PER_SECOND))
 
     def sync(self) -> None:
         """Everything so far is on the disk; to be called before a checkpoint is written."""
-        self._metrics.sync()
-        self._tensorboard.flush()
+        self._each("sync")
 
     def finish(self, summary: Summary) -> None:
-        """Write `summary.json`, and for a run that is complete its end in TensorBoard."""
+        """Write `summary.json`, and have all loggers end."""
         summary.write(self.run_dir / SUMMARY)
-        if summary.status == "finished":
-            self._tensorboard.finish(summary)
-        self._tensorboard.flush()
+        self._each("finish", summary)
 
 
 def _references(config: Config) -> dict[str, float]:

@@ -138,7 +138,7 @@ class RunFolder:
         draft = copy.with_name(f".{copy.name}.tmp")
         shutil.rmtree(draft, ignore_errors=True)
         (draft / CHECKPOINTS).mkdir(parents=True)
-        for pattern in (CONFIG, METRICS, SUMMARY, REPORT, _EVENTS):
+        for pattern in (CONFIG, METRICS, "metrics.csv", SUMMARY, REPORT, _EVENTS):
             for path in self.path.glob(pattern):
                 shutil.copy2(path, draft)
         for path in (self.path / CHECKPOINTS).glob("*.pt"):
