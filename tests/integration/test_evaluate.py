@@ -64,6 +64,8 @@ def test_the_restored_policy_is_the_one_that_was_saved(
         (["checkpoint=x", "episodes=0"], "episodes"),
         (["checkpoint=x", "epsodes=3"], "episodes"),
         ([], "checkpoint"),
+        (["--checkpoint", "x"], "--checkpoint x: arguments have no dashes; write checkpoint=x"),
+        (["checkpoint=x", "--episode=3"], "--episode 3: arguments have no dashes; write episodes=3"),
     ],
 )
 def test_bad_arguments_end_with_one_message(evaluate: Evaluate, arguments: list[str], complaint: str) -> None:

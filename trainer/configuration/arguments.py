@@ -12,7 +12,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from equipoise.commands import spelled
-from equipoise.trainer.configuration.errors import ConfigError, allowed, problems_of, shown
+from equipoise.trainer.configuration.errors import ConfigError, allowed, nearest, problems_of, shown
 from equipoise.trainer.system.files import unwritable
 
 
@@ -54,8 +54,11 @@ class Arguments(BaseModel):
             print_help(cls._help())
             raise SystemExit(0)
         raw: dict[str, str] = {}
-        for argument in arguments:
+        rest = iter(arguments)
+        for argument in rest:
             key, equals, value = argument.partition("=")
+            if key.startswith("-"):
+                raise ConfigError(cls._without_dashes(key, value if equals else next(rest, "")))
             if not equals:
                 raise ConfigError(f"cannot read the argument {argument!r} (arguments are key=value)")
             raw[key] = value
@@ -63,6 +66,19 @@ class Arguments(BaseModel):
             return cls.model_validate_strings(raw)
         except ValidationError as error:
             raise ConfigError(*problems_of(error, cls, raw)) from None
+
+    @classmethod
+    def _without_dashes(cls, flag: str, value: str) -> str:
+        """The message for `--episodes 3`: how such a thing is written here."""
+        written, name = (
+            f"{flag} {value}".strip(),
+            nearest(flag.lstrip("-").replace("-", "_"), cls.model_fields),
+        )
+        if name is None:
+            return (
+                f"{written}: there is no such argument; they are {', '.join(cls.model_fields)}, as key=value"
+            )
+        return f"{written}: arguments have no dashes; write {name}={value or '<value>'}"
 
     @classmethod
     def _help(cls) -> str:
