@@ -123,6 +123,8 @@ ACTING = {
 LEARNING = {
     "optimizer": ("optimizer._target_", TARGET["_target_"]),
     "stage": ("trainer.value_clipping._target_", TARGET["_target_"]),
+    "callback": ("callbacks", [TARGET]),
+    "logger": ("loggers", ["jsonl", TARGET]),
 }
 UNUSED = {"other stage": ("trainer.another", TARGET)}
 

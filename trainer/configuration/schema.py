@@ -231,7 +231,7 @@ def check(raw: Mapping[str, Any], allow: Collection[str] | None = None, *, actin
         raw: composed from files and arguments, or taken from a checkpoint.
         allow: None: `raw` is the user's own and may name any code. Else it comes from a checkpoint: it may
             name only this package's code and these modules, and what it does not use is not looked at.
-        acting: the policy is to act, not to learn: stages and the optimizer are not used.
+        acting: the policy is to act, not to learn: stages, callbacks and the optimizer are not used.
 
     Raises:
         ConfigError: for all that is wrong with it.
