@@ -253,8 +253,9 @@ def test_preparing_steps_the_environment_once_and_draws_nothing() -> None:
         made.append(Drawing(10))
         return made[-1]
 
+    ready = evaluator(make, num_envs=1)  # a policy draws its weights
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
-    evaluator(make, num_envs=1).prepare()
+    ready.prepare()
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
     assert random.getstate() == before[2]

@@ -70,14 +70,11 @@ class Arguments(BaseModel):
     @classmethod
     def _without_dashes(cls, flag: str, value: str) -> str:
         """The message for `--episodes 3`: how such a thing is written here."""
-        written, name = (
-            f"{flag} {value}".strip(),
-            nearest(flag.lstrip("-").replace("-", "_"), cls.model_fields),
-        )
+        written = f"{flag} {value}".strip()
+        name = nearest(flag.lstrip("-").replace("-", "_"), cls.model_fields)
         if name is None:
-            return (
-                f"{written}: there is no such argument; they are {', '.join(cls.model_fields)}, as key=value"
-            )
+            known = ", ".join(f"{key}=" for key in cls.model_fields)
+            return f"{written}: there is no such argument; there are {known}"
         return f"{written}: arguments have no dashes; write {name}={value or '<value>'}"
 
     @classmethod
