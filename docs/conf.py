@@ -44,6 +44,8 @@ NAVIGATION = {
         "Use": (
             "configuration",
             "callbacks",
+            "loggers",
+            "tuning",
             "dashboard",
             "sweeps",
             "distributed",

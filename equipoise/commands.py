@@ -26,6 +26,7 @@ COMMANDS = {
     "play": Command("trainer.play", "film a trained policy"),
     "export": Command("trainer.export", "write a policy that runs without this package"),
     "compare": Command("scripts.compare", "train variants over several seeds and report on them"),
+    "tune": Command("scripts.tune", "search for good settings, with any number of workers"),
     "dashboard": Command("scripts.dashboard", "open TensorBoard over the runs"),
 }
 

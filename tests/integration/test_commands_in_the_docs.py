@@ -63,6 +63,9 @@ REDUCED = {
 EXTRAS = {
     "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "sweep"),
     "format=onnx": ("onnxscript", "export"),
+    "mlflow]": ("mlflow", "mlflow"),
+    "Wandb": ("wandb", "wandb"),
+    "equipoise tune": ("optuna", "tune"),
 }
 NOT_HERE = {
     "hydra/launcher=submitit_slurm": "needs a cluster; tests/integration/test_sweep.py has its local twin",

@@ -1,0 +1,100 @@
+"""Searches for good settings: `equipoise tune env=… study=<name> trials=100`; `--help` explains."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from equipoise.commands import typed
+from equipoise.prerequisites import extra
+from equipoise.scripts.tuning.space import examples, read
+from equipoise.trainer.configuration.arguments import Arguments
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.schema import Count
+from equipoise.trainer.system.streams import lasting_streams
+
+
+class TuneArguments(Arguments):
+    """Search for good settings: trials are runs, chosen by TPE, and ended early where the median is better.
+
+    equipoise tune env=goal study=goal trials=100
+
+    Start it as often as you like, on all machines that share the folder: workers share the trials. What is
+    killed goes on from its checkpoint, and the same command goes on with a study. All other key=value
+    arguments are settings of every trial, as for training.
+    """
+
+    study: str = Field(min_length=1, description="its name")
+    trials: Count = Field(100, description="in all, by all workers")
+    storage: str | None = Field(
+        None, description="URL of a database, file of SQLite (.db), or journal file; null: in the folder"
+    )
+    folder: Path | None = Field(
+        None, description="of the trials' runs and the report; null: runs/tune/<study>"
+    )
+    space: str = Field("ppo", description="a YAML file of what to search, or the name of one of ours")
+    pruner: Literal["median", "none"] = "median"
+    evaluations: Count = Field(10, description="of each trial on its way, by which it is pruned")
+
+    @classmethod
+    def parse_with_overrides(cls, arguments: Sequence[str]) -> tuple[Self, tuple[str, ...]]:
+        """The arguments, and the settings among them."""
+        flags = {"-h", "--help"}
+        own = [a for a in arguments if a.partition("=")[0] in cls.model_fields or a in flags or "=" not in a]
+        return cls.parse(own), tuple(argument for argument in arguments if argument not in own)
+
+
+@lasting_streams()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, 2 for bad arguments, 130 after Ctrl-C."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        options, overrides = TuneArguments.parse_with_overrides(given)
+        _tune(options, overrides)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupted:
+        print(f"interrupted; the same command goes on: {typed('tune', *given)}", file=sys.stderr)
+        return 128 + getattr(interrupted, "signal", 2)
+    return 0
+
+
+def _tune(options: TuneArguments, overrides: tuple[str, ...]) -> None:
+    space = read(options.space)
+    for refused in ("resume", "hydra.run.dir", "trainer.eval_every", "trainer.checkpoint_every"):
+        if any(override.partition("=")[0] == refused for override in overrides):
+            raise ConfigError(f"{refused}: each trial has its own; use folder=, trials= and evaluations=")
+    try:
+        for typical in examples(space):
+            compose([*overrides, *typical])
+    except ConfigError as error:
+        raise ConfigError(f"space = {options.space}: {error}") from None
+    if find_spec("optuna") is None:
+        raise ConfigError(f"tuning needs the package optuna, which comes with {extra('tune')}")
+    import optuna
+
+    from equipoise.scripts.tuning import report, worker
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder = options.folder or Path("runs", "tune", options.study)
+    plan = worker.Plan(folder, space, overrides, options.trials, options.evaluations)
+    study = worker.open_study(
+        options.study, options.storage or str(folder / "journal.log"), plan, options.pruner
+    )
+    for trial in worker.work(study, plan):
+        score = "" if trial.value is None else f" {trial.value:.4g}"
+        why = f": {trial.user_attrs['error']}" if "error" in trial.user_attrs else ""
+        print(f"trial {trial.number} {trial.state.name.lower()}{score}{why}", flush=True)
+    for line in report.write(study, folder):
+        print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

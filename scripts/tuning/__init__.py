@@ -1,0 +1,1 @@
+"""The search for good settings: what `equipoise tune` is made of."""

@@ -1,0 +1,76 @@
+"""A search space: a YAML file of ranges and choices, by the keys of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from equipoise.trainer.configuration.errors import ConfigError, shown
+
+SPACES = Path(__file__).parent
+Space = Mapping[str, Any]
+
+
+def read(name: str) -> Space:
+    """The space of a file, or one that comes with us by its name.
+
+    Raises:
+        ConfigError: there is no such file, or an entry is neither a range nor choices.
+    """
+    ours = SPACES / f"{name}.yaml"
+    path = ours if ours.exists() else Path(name)
+    try:
+        space = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        known = ", ".join(sorted(each.stem for each in SPACES.glob("*.yaml")))
+        raise ConfigError(f"space = {name}: no file that can be read ({error}); ours: {known}") from None
+    if not isinstance(space, dict) or not space:
+        raise ConfigError(f"space = {name}: must hold `key: {{low: …, high: …}}` or `key: [choices]`")
+    for key, entry in space.items():
+        if why := _wrong(entry):
+            raise ConfigError(f"space = {name}: {key} = {shown(entry)}: must be {why}")
+    return space
+
+
+def _wrong(entry: Any) -> str | None:
+    if isinstance(entry, list):
+        plain = all(
+            isinstance(choice, str | int | float) and not isinstance(choice, bool) for choice in entry
+        )
+        return None if entry and plain else "choices that are numbers or text, as one types them ('true')"
+    if not isinstance(entry, dict) or not {"low", "high"} <= entry.keys() <= {"low", "high", "log", "step"}:
+        return "{low, high} with log or step, or a list of choices"
+    low, high = entry["low"], entry["high"]
+    if not all(isinstance(x, int | float) for x in (low, high)) or not low <= high:
+        return "a range of numbers (YAML reads 1e-4 as text: write 1.0e-4)"
+    return "above 0 where log is true" if entry.get("log") and low <= 0 else None
+
+
+def suggest(trial: Any, space: Space) -> dict[str, Any]:
+    """A value for each key; of a trial that has some already, the same ones."""
+    return {key: _suggested(trial, key, entry) for key, entry in space.items()}
+
+
+def _suggested(trial: Any, key: str, entry: Any) -> Any:
+    if isinstance(entry, list):
+        return trial.suggest_categorical(key, entry)
+    low, high, others = entry["low"], entry["high"], {k: entry[k] for k in ("log", "step") if k in entry}
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(key, low, high, **others)
+    return trial.suggest_float(key, float(low), float(high), **others)
+
+
+def overrides(values: Mapping[str, Any]) -> list[str]:
+    """`key=value` for each."""
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def examples(space: Space) -> list[list[str]]:
+    """Overrides that the configuration should take: all lowest, and all highest values."""
+    ends = [
+        {k: e[i] if isinstance(e, list) else e[("low", "high")[i]] for k, e in space.items()} for i in (0, -1)
+    ]
+    return [overrides(values) for values in ends]

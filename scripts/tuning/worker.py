@@ -1,0 +1,183 @@
+"""One of any number of workers on a study: takes a trial, trains it, tells how it went.
+
+What a trial is and whether somebody works on it is told by its run folder: the folder's lock ends with the
+process, on whatever machine. A trial whose worker is gone goes on, by whoever comes next, from its
+checkpoint. Workers take trials one at a time, under the lock of the study's folder, so that none is done
+twice.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from equipoise.scripts.tuning.space import Space, overrides, suggest
+from equipoise.trainer.callbacks.callback import Callback, value
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.continuation import begun
+from equipoise.trainer.monitor.progress import quiet
+from equipoise.trainer.session import run_errors, train
+from equipoise.trainer.system.lock import FolderLock, LockedError
+from equipoise.trainer.system.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from equipoise.trainer.loop import Trainer
+
+_TURN = 120.0
+"""Seconds that others may take to choose their trial."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all workers of a study must agree on."""
+
+    folder: Path
+    space: Space
+    overrides: tuple[str, ...]
+    trials: int
+    evaluations: int
+
+    def config(self, values: Mapping[str, Any]) -> Config:
+        """Of a trial: evaluated and saved at equal fractions of the run, however long a rollout is."""
+        typed = [*self.overrides, *overrides(values)]
+        config = compose(typed)
+        samples = config.trainer.batch.rollout_steps * config.env.num_envs
+        every = max(math.ceil(config.trainer.total_env_steps / samples) // self.evaluations, 1)
+        more = [f"trainer.{key}={every}" for key in ("eval_every", "checkpoint_every")]
+        return compose([*typed, *more, "resume=auto"])
+
+
+class Pruning(Callback):
+    """Tells the study of every evaluation, and ends the run where the study expects nothing of it."""
+
+    def __init__(self, trial: Trial, evaluations: int) -> None:
+        self._trial, self._evaluations = trial, evaluations
+
+    def on_start(self, run: Trainer) -> None:
+        self._total = run.schedule.env_steps
+
+    def on_evaluation(self, metrics: Mapping[str, float]) -> str | None:
+        # Pruners compare equal steps only: the tenth part of a run, not environment steps.
+        part = round(self._evaluations * metrics["env_steps"] / self._total)
+        with warnings.catch_warnings():  # a resumed trial tells it again, and the study keeps the first
+            warnings.simplefilter("ignore")
+            self._trial.report(value(metrics, None)[1], part)
+        return f"after part {part} of {self._evaluations}" if self._trial.should_prune() else None
+
+
+def open_storage(place: str) -> Any:
+    """A URL of a database, a file of SQLite (`.db`), or else a journal file, for several machines too."""
+    if "://" in place:
+        return optuna.storages.RDBStorage(place)
+    path = Path(place).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix in (".db", ".sqlite", ".sqlite3"):
+        return optuna.storages.RDBStorage(f"sqlite:///{path}")
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def open_study(name: str, storage: str, plan: Plan, pruner: str) -> optuna.Study:
+    """The study, made where there is none. Raises `ConfigError` for one of other settings, or no storage."""
+    pruners = {"median": optuna.pruners.MedianPruner(), "none": optuna.pruners.NopPruner()}
+    meant = {"space": dict(plan.space), "overrides": list(plan.overrides), "evaluations": plan.evaluations}
+    with _turn(plan.folder):  # workers that make one SQLite file together break it
+        try:
+            study = optuna.create_study(
+                study_name=name,
+                storage=open_storage(storage),
+                sampler=optuna.samplers.TPESampler(),
+                pruner=pruners[pruner],
+                direction="maximize",
+                load_if_exists=True,
+            )
+            known = study.user_attrs
+        except Exception as error:  # of a database's driver
+            raise ConfigError(f"storage = {storage}: {type(error).__name__}: {error}") from error
+        for key, wanted in meant.items():
+            if key not in known:
+                study.set_user_attr(key, wanted)
+            elif known[key] != wanted:
+                was = f"it was begun with {key} = {known[key]}, not {wanted}"
+                raise ConfigError(f"study = {name}: {was}: choose another name")
+    return study
+
+
+def work(study: optuna.Study, plan: Plan) -> Iterator[FrozenTrial]:
+    """Train trials until all are done, or in the hands of others; yields each when it has ended."""
+    while True:
+        with ExitStack() as held:
+            with _turn(plan.folder):
+                taken = _take(study, plan, held)
+            if taken is None:
+                return
+            trial, folder = taken
+            values = suggest(trial, plan.space)
+            _run(study, trial, plan, values, folder)
+            number = trial.number
+        yield study.get_trials(deepcopy=False)[number]
+
+
+def _take(study: optuna.Study, plan: Plan, held: ExitStack) -> tuple[Trial, RunFolder] | None:
+    """A trial that its worker has left, or a new one; its folder stays locked in `held`."""
+    trials = study.get_trials(deepcopy=False)
+    for left in (trial for trial in trials if trial.state == TrialState.RUNNING):
+        folder = RunFolder(trial_folder(plan.folder, left.number))
+        try:
+            held.enter_context(folder.lock(patience=False))
+        except LockedError:
+            continue
+        return Trial(study, left._trial_id), folder
+    if len(trials) >= plan.trials:
+        return None
+    trial = study.ask()
+    folder = RunFolder(trial_folder(plan.folder, trial.number))
+    held.enter_context(folder.lock())
+    return trial, folder
+
+
+def _run(study: optuna.Study, trial: Trial, plan: Plan, values: Mapping[str, Any], folder: RunFolder) -> None:
+    token = quiet.set(True)
+    try:
+        config = plan.config(values)
+        with begun(config, folder) as run:
+            summary = train(run, callbacks=[Pruning(trial, plan.evaluations)])
+    except Exception as error:
+        if not isinstance(error, (ConfigError, *run_errors(error))):
+            raise
+        trial.set_user_attr("error", str(error))
+        study.tell(trial, state=TrialState.FAIL)
+        return
+    finally:
+        quiet.reset(token)
+    if (summary.stopped or "").startswith(Pruning.__name__):
+        study.tell(trial, state=TrialState.PRUNED)
+    elif math.isfinite(summary.score):
+        study.tell(trial, summary.score)
+    else:
+        study.tell(trial, state=TrialState.FAIL)
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    return folder / f"trial-{number:05d}"
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(folder, _TURN)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,169 @@
+"""`equipoise tune`: several real workers, one of them killed; all trials are accounted for, and none is done twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from equipoise.scripts import tune
+from equipoise.trainer.configuration.compose import compose
+from tests.conftest import TOY
+from tests.forked import Command
+from tests.reliability.processes import lines, summary
+
+optuna = pytest.importorskip("optuna", reason="needs: pip install -e '.[tune]'")
+
+SPACE = {
+    "optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "policy.hidden_sizes": ["[4]", "[8]"],
+    "trainer.batch.update_epochs": {"low": 1, "high": 2},
+}
+SMALL = (
+    *(a for a in TOY if not a.startswith(("trainer.eval_every", "policy.hidden", "trainer.batch.update"))),
+    "trainer.batch.rollout_steps=8",
+    "trainer.total_env_steps=1280",
+    "trainer.eval_episodes=8",
+    "trainer.final_eval_episodes=8",
+)
+
+
+def arguments(cwd: Path, *more: str) -> list[str]:
+    (cwd / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    return ["study=toy", "space=space.yaml", "evaluations=5", *SMALL, *more]
+
+
+def start(cwd: Path, arguments: list[str]) -> Command:
+    return Command(cwd, "equipoise.scripts.tune", *arguments, merged=True)
+
+
+def studied(storage: Any) -> Any:
+    return optuna.load_study(study_name="toy", storage=storage)
+
+
+def journal(path: Path) -> Any:
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+
+
+@pytest.mark.parametrize("storage", ["journal", "sqlite"])
+def test_two_workers_of_which_one_is_killed(tmp_path: Path, storage: str) -> None:
+    given = arguments(tmp_path, "trials=8", *(["storage=toy.db"] if storage == "sqlite" else []))
+    first, second = start(tmp_path, given), start(tmp_path, given)
+    folder = tmp_path / "runs" / "tune" / "toy"
+    deadline = time.monotonic() + 120
+    begun = lambda: [p for p in folder.glob("trial-*") if (p / "checkpoints" / "last.pt").exists()]  # noqa: E731
+    while len(begun()) < 2 and time.monotonic() < deadline and first.process.is_alive():
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    killed, other = first.end(), second.end(240)
+    assert (killed.code, other.code) == (-signal.SIGKILL, 0), killed.output + other.output
+    third = start(tmp_path, given).end(240)  # nothing is left to do, or what the killed one left last
+    assert third.code == 0, third.output
+    study = studied(
+        f"sqlite:///{tmp_path / 'toy.db'}" if storage == "sqlite" else journal(folder / "journal.log")
+    )
+    states = [trial.state.name for trial in study.trials]
+    assert len(states) == 8
+    assert set(states) <= {"COMPLETE", "PRUNED"}, states
+    for trial in study.trials:
+        run_dir = folder / f"trial-{trial.number:05d}"
+        found, rows = summary(run_dir), lines(run_dir)
+        assert found["status"] == "finished"
+        assert [row["iteration"] for row in rows] == list(range(1, len(rows) + 1))
+        if trial.state.name == "COMPLETE":
+            assert (len(rows), trial.value) == (20, found["return_mean"])
+            assert sorted(trial.intermediate_values) == [1, 2, 3, 4, 5]
+        else:
+            assert found["stopped"].startswith("Pruning: after part")
+            assert len(rows) == 4 * len(trial.intermediate_values)
+    told = killed.output + other.output + third.output
+    told_of = [line.split()[1] for line in told.splitlines() if line.startswith("trial ")]
+    assert len(told_of) == len(set(told_of))
+    assert "8 trials:" in (folder / "report.md").read_text()
+    best = compose([f"hydra.searchpath=[file://{folder}]", *SMALL, "experiment=toy"])
+    assert best.optimizer.learning_rate == study.best_params["optimizer.learning_rate"]
+
+
+def test_a_trial_that_fails_is_accounted_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = arguments(tmp_path, "trials=2", "storage=toy.log")
+    given = [a.replace("tests.toy_env.ToyEnv", "tests.reliability.disturbed.FaultyEnv") for a in given]
+    assert tune.main([*given, "env.fault=raise", "env.at=3"]) == 0
+    study = studied(journal(tmp_path / "toy.log"))
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL"]
+    assert "none is complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["storage=postgresql://nobody@127.0.0.1:1/x"], "storage = postgresql://"),
+        (["space=spce.yaml"], "space = spce.yaml: no file that can be read"),
+        (["trials=0"], "trials = '0': must be"),
+        (["trainer.eval_every=3"], "use folder=, trials= and evaluations="),
+        (["trainer.gama=0.9"], "did you mean trainer.gamma?"),
+    ],
+)
+def test_mistakes_are_one_message_before_the_first_trial(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tune.main(arguments(tmp_path, *more)) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("trial-*"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"optimizer.learning_rte": [0.1]}, "did you mean optimizer.learning_rate?"),
+        ({"trainer.gamma": {"low": 0.9}}, "{low, high} with log or step, or a list of choices"),
+        ({"trainer.gamma": {"low": "1e-4", "high": 1.0}}, "YAML reads 1e-4 as text"),
+        ({"trainer.gamma": {"low": 0.0, "high": 1.0, "log": True}}, "above 0 where log is true"),
+        ({"policy.hidden_sizes": [[8, 8]]}, "numbers or text, as one types them"),
+        ({"trainer.gamma": {"low": 0.5, "high": 7.0}}, "trainer.gamma = 7.0: must be"),
+    ],
+)
+def test_a_wrong_space_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    entry: dict[str, Any],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = arguments(tmp_path)
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(entry))
+    assert tune.main(given) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_study_of_another_space_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tune.main(arguments(tmp_path, "trials=1")) == 0
+    given = arguments(tmp_path, "trials=1")
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump({"trainer.gamma": [0.9, 0.99]}))
+    assert tune.main(given) == 2
+    assert "study = toy: it was begun with space = " in capsys.readouterr().err
+
+
+def test_the_space_that_comes_with_us_fits_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from equipoise.scripts.tuning.space import examples, read
+
+    for overrides in examples(read("ppo")):
+        compose(overrides)
