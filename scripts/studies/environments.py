@@ -118,4 +118,13 @@ PACKAGES = (
     ),
     Package("gym-simplegrid", "1.1.0", "gym_simplegrid:SimpleGrid-4x4-v0", "grid world"),
     Package("food-distribution-gym", "0.1.0a1", "food_distribution_gym:FoodDistribution-v0", "logistics"),
+    # A third one, chosen in the same way.
+    Package("stokasta", "0.0.1", "stokasta:stokasta/DynamicInventory-v0", "inventory"),
+    Package("gym-anm", "2.0.1", "gym_anm:ANM6Easy-v0", "electric network"),
+    Package("gym-dcmotor", "0.2", "gym_dcmotor:DCMotor-v0", "electric motor, goal"),
+    Package("racetrackgym", "0.3.0", "racetrackgym.environment:racetrack-barto_small-v0", "driving"),
+    Package("sliding-puzzles", "0.9.3", "sliding_puzzles:SlidingPuzzles-v0", "puzzle"),
+    Package("kuzongaenv", "0.3.3", "kuzongaenv:Kuzonga-v0", "game, dict, multi-discrete, masked"),
+    Package("panda-gym", "3.0.7", "panda_gym:PandaReach-v3", "goal, robot"),
+    Package("gpu-choochoo", "0.1.0", "make=gpu_choochoo:create_diverse_training_env", "scheduling, network"),
 )
