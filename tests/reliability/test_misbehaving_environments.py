@@ -350,7 +350,7 @@ def test_a_film_that_fails_costs_nothing_else(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     ended = run(tmp_path, *toy(run_dir, env=f"{HERE}.Unrenderable"))
     assert ended.code == 0, ended.output
-    assert "no film of the final policy: OSError: no display" in ended.output
+    assert "no film of the policy: OSError: no display" in ended.output
     assert summary(run_dir)["status"] == "finished"
     assert (run_dir / "checkpoints" / "best.pt").exists()
 
