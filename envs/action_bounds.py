@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import gymnasium
 import numpy as np
@@ -13,7 +13,10 @@ from gymnasium import spaces
 
 from equipoise.envs.action_leaves import MOST_WHOLE_NUMBERS
 
-ActionBounds: TypeAlias = Sequence[float] | Mapping[str, Sequence[float]]
+ActionBounds: TypeAlias = Annotated[
+    Sequence[float] | Mapping[str, Sequence[float]],
+    "two numbers [low, high] or {name: [low, high]}",
+]
 
 
 def bounded(space: gymnasium.Space[Any], bounds: ActionBounds) -> gymnasium.Space[Any]:

@@ -28,6 +28,7 @@ from equipoise.trainer.exchange import ChangingEnvironment
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.loop import Trainer
+from equipoise.trainer.memory_needed import check_memory
 from equipoise.trainer.optimizer import PolicyOptimizer, try_out
 from equipoise.trainer.policy.protocol import Policy, check_policy
 from equipoise.trainer.process_state import own_part
@@ -106,6 +107,8 @@ def make_trainer(
     num_envs = _share(config.env.num_envs, batch)
     make_env = environment_maker(config.env, device, environment)
     env = make_env(num_envs)
+    if (remark := check_memory(config, env)) is not None:
+        recorder.announce(remark)
     pipeline = make_pipeline(config.stages, env, settings.gamma)
     num_values = pipeline.num_values(len(env.reward_names))
     policy = make_policy(config.policy, space_of(env), env.observation_space.shape, num_values)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from gymnasium.vector import SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -99,6 +100,8 @@ class VectorisedEnv(Restarting):
         if reward_weights is None:
             self.count_rewards(self._reward_size())
             self._tell(vector_remark(self.reward_names))
+        elif len(self.reward_weights) > 1:
+            self._refuse_vectors()
 
     @property
     def mask_in_observation(self) -> bool:
@@ -255,10 +258,26 @@ class VectorisedEnv(Restarting):
                 rewards = self._env.step(self._table.actions_of(some_arrays(self._table, mask)))[1]
             return int(np.asarray(rewards, np.float64).reshape(self.num_envs, -1).shape[1])
         except (Exception, SystemExit):  # user code: may raise anything, and is told when it does so again
+            self._refuse_vectors()
             with contextlib.suppress(Exception):
                 self._env.close()
             self._env = self._make(self._kwargs)
             return 1
+
+    def _refuse_vectors(self) -> None:
+        """Raises ValueError where a reward holds several numbers, of which a `SyncVectorEnv` takes one."""
+        if not isinstance(self._env, SyncVectorEnv):
+            return
+        count, one = 1, self._env.envs[0]
+        with contextlib.suppress(Exception), process_wide.preserved():  # the same
+            one.reset(seed=0)
+            count = np.size(one.step(one.action_space.sample())[1])
+        if count > 1:
+            self.close()
+            raise ValueError(
+                f"{self.id}: a reward holds {count} numbers, and Gymnasium's SyncVectorEnv takes one; "
+                "env=gymnasium in the place of env=vector learns from each"
+            )
 
     def _success(self, infos: Mapping[str, Any]) -> dict[str, Tensor]:
         last = infos.get("final_info") if self._autoreset == "same_step" else infos

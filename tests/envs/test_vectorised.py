@@ -418,6 +418,25 @@ def test_rewards_that_are_vectors_become_components_by_number() -> None:
     assert step.rewards[:, 0].any()
 
 
+class Paying(Clock):
+    """Pays two numbers."""
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        observation, reward, *rest = super().step(action)
+        return observation, np.array([reward, 1.0]), *rest  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("weights", [None, [1, 0.5]])
+def test_where_gymnasium_takes_one_number_of_a_reward_the_way_out_is_named(weights: Any) -> None:
+    def make(num_envs: int) -> Any:
+        return SyncVectorEnv([lambda: Paying(5)] * num_envs)
+
+    with pytest.raises(
+        ValueError, match="a reward holds 2 numbers, .* SyncVectorEnv takes one; env=gymnasium"
+    ):
+        VectorisedEnv(make=make, num_envs=2, reward_weights=weights)
+
+
 def test_rewards_of_another_size_than_the_weights_are_named() -> None:
     env = VectorisedEnv(
         make=lambda num_envs: Two([lambda: Clock(5)] * num_envs), num_envs=2, reward_weights=[1]

@@ -294,6 +294,12 @@ def test_mistakes_are_reported_together_a_line_for_each(override: str, expected:
     assert any(all(part in line for part in expected) for line in lines), lines
 
 
+def test_bounds_of_actions_are_two_numbers_or_these_by_name() -> None:
+    wanted = "must be two numbers [low, high] or {name: [low, high]} or null"
+    text = message("env=gymnasium", "env.id=Pendulum-v1", "env.action_bounds=none")
+    assert text == f"Configuration error: env.action_bounds = 'none': {wanted}"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_where_there_is_none() -> None:
     assert "device = 'cuda'" in message("device=cuda")

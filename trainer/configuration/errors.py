@@ -84,10 +84,12 @@ _WORDS = {
 
 
 def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """What an annotation admits, in words: `a number ≥ 0 and < 1`."""
+    """What an annotation admits, in words: `a number ≥ 0 and < 1`; a text in an `Annotated` are the words."""
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *more = get_args(annotation)
+        if told := [each for each in more if isinstance(each, str)]:
+            return told[0]
         return allowed(inner, [*more, *metadata])
     metadata = [m for item in metadata for m in (item.metadata if isinstance(item, FieldInfo) else [item])]
     limits = [words(m) for m in metadata for kind, words in _LIMITS if isinstance(m, kind)]

@@ -1,0 +1,121 @@
+"""What a run will need in memory, estimated before it is taken: a system that runs out ends it in silence.
+
+Only what grows with an observation is counted, and only what is held in any case, so that no run is refused
+which could have gone on: samples, and the first layers of multilayer perceptrons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium import spaces
+
+from equipoise.envs.gymnasium_adapter import GymnasiumEnv
+from equipoise.envs.gymnasium_adapter.wrapping import OWN
+from equipoise.envs.protocol import BatchedEnv
+from equipoise.trainer.configuration.constructors import TARGET, find_class
+from equipoise.trainer.configuration.schema import ComponentConfig, Config
+from equipoise.trainer.policy.encoders import MLP
+from equipoise.trainer.system.host_memory import available_memory
+
+WIDE = 4_096
+"""Numbers of an observation from which on a multilayer perceptron is told to be the wrong network."""
+SIDE = 64
+"""Pixels of a side to which advice shrinks pictures."""
+_FLOAT = 4
+_COPIES_OF_SAMPLES = 4
+"""Observations, final observations, the normalised ones and these shuffled for minibatches."""
+_COPIES_OF_LAYERS = 4
+"""Parameters, their gradient and Adam's two moments."""
+
+
+class Needed(NamedTuple):
+    """Bytes."""
+
+    samples: int
+    layers: int
+
+
+def needed(config: Config, width: int, num_envs: int) -> Needed:
+    """Of a process that has `num_envs` environments with observations of `width` numbers."""
+    samples = config.trainer.batch.rollout_steps * num_envs * width
+    units = sum(_first_layers(config.policy))
+    return Needed(
+        _FLOAT * _COPIES_OF_SAMPLES * samples,
+        _FLOAT * _COPIES_OF_LAYERS * units * width,
+    )
+
+
+def check_memory(config: Config, env: BatchedEnv) -> str | None:
+    """What to tell of observations that are wide for the network, if anything.
+
+    Raises:
+        ValueError: the run needs more memory than there is.
+    """
+    width = math.prod(env.observation_space.shape)
+    need, there = needed(config, width, env.num_envs), _available(env.device)
+    steps = config.trainer.batch.rollout_steps
+    if there is not None and sum(need) > there:
+        parts = f"{_size(need.samples)} for rollouts of {steps} steps in {env.num_envs} environments"
+        if need.layers:
+            parts += f" and {_size(need.layers)} for the first layers"
+        raise ValueError(
+            f"{config.env.label}: observations of {width:,} numbers need {_size(sum(need))} of memory, "
+            f"{parts}, and {_size(there)} are available; {_smaller(env)}, fewer env.num_envs, or a smaller "
+            "trainer.batch.rollout_steps"
+        )
+    if width <= WIDE or not need.layers:
+        return None
+    units = max(_first_layers(config.policy))
+    return (
+        f"observations of {width:,} numbers are wide for a multilayer perceptron: its first layer has "
+        f"{units * width:,} weights; {_smaller(env)}, or policy.encoder._target_=module.Class with "
+        "convolutions of your own"
+    )
+
+
+def _first_layers(policy: ComponentConfig) -> list[int]:
+    """Units of the first layer of each network that the section `policy` surely has."""
+    shared = policy.keywords.get("shared_critic", True)  # who has no such key may have no such network
+    actor = policy.keywords.get("encoder")
+    sections = [actor] if shared else [actor, policy.keywords.get("critic_encoder") or actor]
+    return [int(section["hidden_sizes"][0]) for section in sections if _is_mlp(section)]
+
+
+def _is_mlp(section: Any) -> bool:
+    if not isinstance(section, Mapping) or not isinstance(section.get(TARGET), str):
+        return False
+    found = find_class(section[TARGET])
+    return isinstance(found, type) and issubclass(found, MLP) and bool(section.get("hidden_sizes"))
+
+
+def _smaller(env: BatchedEnv) -> str:
+    """How to make observations of `env` smaller, as one would type it."""
+    native = getattr(env, "native_observation_space", None)
+    if isinstance(native, spaces.Dict) and len(native) > 1:
+        # Only parts that an observation still has.
+        sizes = {
+            name: spaces.flatdim(part)
+            for name, part in native.items()
+            if name not in getattr(env, "ignored", ()) and part.is_np_flattenable
+        }
+        if sizes:
+            return f"env.ignore=[{max(sizes, key=lambda name: sizes[name])}] leaves out the largest part"
+    if isinstance(env, GymnasiumEnv) and isinstance(native, spaces.Box) and len(native.shape) in (2, 3):
+        if min(native.shape[:2]) > SIDE:
+            wrapper = f"{{_target_: {OWN}ResizeObservation, shape: [{SIDE}, {SIDE}]}}"
+            return f"env.wrappers=[{wrapper}] makes pictures smaller"
+        if native.shape[2:] == (3,):
+            return f"env.wrappers=[..., {OWN}GrayscaleObservation] leaves out the colours"
+    return "give smaller observations"
+
+
+def _available(device: torch.device) -> int | None:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB"
