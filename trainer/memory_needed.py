@@ -82,14 +82,12 @@ def _first_layers(policy: ComponentConfig) -> list[int]:
     shared = policy.keywords.get("shared_critic", True)  # who has no such key may have no such network
     actor = policy.keywords.get("encoder")
     sections = [actor] if shared else [actor, policy.keywords.get("critic_encoder") or actor]
-    return [int(section["hidden_sizes"][0]) for section in sections if _is_mlp(section)]
+    return [int(section["hidden_sizes"][0]) for section in sections if section and _is_mlp(section)]
 
 
-def _is_mlp(section: Any) -> bool:
-    if not isinstance(section, Mapping) or not isinstance(section.get(TARGET), str):
-        return False
+def _is_mlp(section: Mapping[str, Any]) -> bool:
     found = find_class(section[TARGET])
-    return isinstance(found, type) and issubclass(found, MLP) and bool(section.get("hidden_sizes"))
+    return isinstance(found, type) and issubclass(found, MLP) and "hidden_sizes" in section
 
 
 def _smaller(env: BatchedEnv) -> str:

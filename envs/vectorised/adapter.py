@@ -271,7 +271,8 @@ class VectorisedEnv(Restarting):
         count, one = 1, self._env.envs[0]
         with contextlib.suppress(Exception), process_wide.preserved():  # the same
             one.reset(seed=0)
-            count = np.size(one.step(one.action_space.sample())[1])
+            reward: Any = one.step(one.action_space.sample())[1]
+            count = np.size(reward)
         if count > 1:
             self.close()
             raise ValueError(
