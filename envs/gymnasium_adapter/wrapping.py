@@ -29,7 +29,10 @@ class Wrapping:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise AttributeError(f"{place.__name__} has no {name}{hint}")
         found = getattr(place, name)
-        wrapped = found(env, **self.keywords)
+        keywords = dict(self.keywords)
+        if place is gymnasium.wrappers:  # which want tuples, that nobody can type
+            keywords = {k: tuple(v) if isinstance(v, list) else v for k, v in keywords.items()}
+        wrapped = found(env, **keywords)
         if not isinstance(wrapped, gymnasium.Env):
             raise TypeError(f"it gives a {type(wrapped).__name__}, which is no gymnasium.Env")
         return wrapped

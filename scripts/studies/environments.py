@@ -24,6 +24,7 @@ class Package(NamedTuple):
 
 
 MARS_ROVER = ("env.kwargs.domain=MarsRover_ippc2023", "env.kwargs.instance='0'")
+SMALLER = ("env.wrappers=[{_target_: gymnasium.wrappers.ResizeObservation, shape: [64, 64]}]",)
 BUTTONS = ("env.action_bounds=[-1,1]",)
 
 PACKAGES = (
@@ -95,7 +96,7 @@ PACKAGES = (
     Package("anesthesim", "0.1.0", "anesthesim:anesthesim/CombinedAnesthesia-v0", "medicine"),
     Package("antibiosim", "0.1.0", "antibiosim:antibiosim/TherapySwitch-v0", "medicine"),
     Package("cardiosim", "0.1.0", "cardiosim:cardiosim/PacingControl-v0", "medicine"),
-    Package("gym-zelda-pygame", "0.1.9", "gym_zelda_pygame:ZeldaCC-v0", "game"),
+    Package("gym-zelda-pygame", "0.1.9", "gym_zelda_pygame:ZeldaCC-v0", "game", SMALLER, ("opencv-python",)),
     Package("gymnasium-sudoku", "0.3.5", "gymnasium_sudoku:sudoku-v0", "puzzle"),
     Package(
         "gymnasium-mars-lander",
@@ -121,8 +122,21 @@ PACKAGES = (
     # A third one, chosen in the same way.
     Package("stokasta", "0.0.1", "stokasta:stokasta/DynamicInventory-v0", "inventory"),
     Package("gym-anm", "2.0.1", "gym_anm:ANM6Easy-v0", "electric network"),
-    Package("gym-dcmotor", "0.2", "gym_dcmotor:DCMotor-v0", "electric motor, goal"),
-    Package("racetrackgym", "0.3.0", "racetrackgym.environment:racetrack-barto_small-v0", "driving"),
+    Package(
+        "gym-dcmotor",
+        "0.2",
+        "gym_dcmotor:DCMotor-v0",
+        "electric motor, goal",
+        besides=("gymnasium-robotics",),
+    ),
+    Package(
+        "racetrackgym",
+        "0.3.0",
+        "make=racetrackgym.environment:RacetrackEnv",
+        "driving",
+        ("env.kwargs.map_name=barto-small",),
+        ("gymnasium",),
+    ),
     Package("sliding-puzzles", "0.9.3", "sliding_puzzles:SlidingPuzzles-v0", "puzzle"),
     Package("kuzongaenv", "0.3.3", "kuzongaenv:Kuzonga-v0", "game, dict, multi-discrete, masked"),
     Package("panda-gym", "3.0.7", "panda_gym:PandaReach-v3", "goal, robot"),

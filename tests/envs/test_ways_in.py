@@ -106,6 +106,12 @@ def test_wrappers_of_gymnasium_s_own_are_known_by_name() -> None:
     assert [limited.step(torch.zeros(1)).truncated.item() for _ in range(2)] == [False, True]
 
 
+def test_a_list_that_was_typed_is_the_tuple_that_a_wrapper_of_gymnasium_wants() -> None:
+    wrappers = [{"_target_": "gymnasium.wrappers.ReshapeObservation", "shape": [2, 2]}]
+    env = GymnasiumEnv("CartPole-v1", num_envs=1, wrappers=wrappers)
+    assert env.native_observation_space.shape == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
