@@ -140,6 +140,9 @@ def test_torch_alone_acts_like_the_trainer(
     ]
     for entry in (*description["inputs"], *description["outputs"]):
         assert entry["shape"] == ["batch", *{**inputs, **outputs}[entry["name"]].shape[1:]]
+    numbers = [entry["meaning"] for entry in description["outputs"] if "low" in entry]
+    assert numbers
+    assert all(meaning.endswith(f", {policy.family.deterministic} in native units") for meaning in numbers)
     assert_acts_alike(policy, inputs, list(outputs.values()))
 
 
