@@ -59,7 +59,7 @@ NAVIGATION = {
     "results/README": {
         "": (
             *("scaling", "scaling_full", "regret", "default", "ablation", "alignment"),
-            *("benchmarks", "benchmarks-notes", "first_try_ablation", "environments"),
+            *("benchmarks", "benchmarks-notes", "first_try_ablation", "distributions", "environments"),
             *("speed", "speed_peers", "workers", "reliability"),
         )
     },

@@ -111,7 +111,8 @@ def one(task: str, arm: str, seed: int, out: Path) -> Row:
 def tables(rows: Sequence[Row]) -> list[str]:
     """A table for each measure: every seed, and in how many of the pairs an arm is above the baseline."""
     lines = []
-    tasks, arms = [t for t in STEPS if any(row["task"] == t for row in rows)], list(ARMS)
+    tasks = [t for t in STEPS if any(row["task"] == t for row in rows)]
+    arms = [arm for arm in ARMS if any(row["arm"] == arm for row in rows)]
     for measure, title in MEASURES.items():
         by_place = {(row["task"], row["arm"], row["seed"]): row[measure] for row in rows}
         lines += ["", f"## Return: {title}", "", f"| arm | {' | '.join(tasks)} | above `{BASELINE}` |"]
@@ -120,7 +121,7 @@ def tables(rows: Sequence[Row]) -> list[str]:
             cells, pairs = [], []
             for task in tasks:
                 found = {s: value for (t, a, s), value in sorted(by_place.items()) if (t, a) == (task, arm)}
-                cells.append(" ".join(f"{value:.3g}" for value in found.values()))
+                cells.append(" ".join(f"{value:.4g}" for value in found.values()))
                 both = [s for s in found if (task, BASELINE, s) in by_place]
                 pairs += [found[s] > by_place[task, BASELINE, s] for s in both]
             better = "" if arm == BASELINE else f"{sum(pairs)} of {len(pairs)}"
