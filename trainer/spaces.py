@@ -56,7 +56,8 @@ class HybridSpace:
         self.num_heads, self.num_continuous = self.table.num_heads, self.table.num_continuous
         self.choice_counts = self.table.choices
         self.max_choices = max(self.choice_counts, default=0)
-        self.valid_choices = torch.from_numpy(self.table.every_choice).to(device)
+        # A copy: torch.export cannot save the memory of an empty array of NumPy's.
+        self.valid_choices = torch.tensor(self.table.every_choice, device=device)
         """`[H, C]` or `[S]` bool, see `ActionTable.padded`: the choices that there are."""
         counts = torch.tensor(self.choice_counts, dtype=torch.int64, device=device)
         self.first_choice = counts.cumsum(0) - counts
