@@ -211,14 +211,20 @@ class Parts(gymnasium.Env[Any, Any]):
 def test_a_policy_without_choices_acts_as_the_trainer_s(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny = {"num_envs": 2, "rollout_steps": 8, "num_minibatches": 1, "hidden_sizes": [8], "eval_every": 0}
-    settings = {**tiny, "total_env_steps": 16, "final_eval_episodes": 1, "eval_max_steps": 4}
-    run = equipoise.train("Pendulum-v1", folder=tmp_path / "run", **settings)
+    tiny: dict[str, Any] = {
+        "num_envs": 2,
+        "rollout_steps": 8,
+        "num_minibatches": 1,
+        "hidden_sizes": [8],
+        "eval_every": 0,
+    }
+    tiny |= {"total_env_steps": 16, "final_eval_episodes": 1, "eval_max_steps": 4}
+    run = equipoise.train("Pendulum-v1", folder=tmp_path / "run", **tiny)
     file = tmp_path / {"torch": "policy.pt2", "onnx": "policy.onnx"}[form]
     assert exported(monkeypatch, f"checkpoint={run.folder}", f"format={form}", f"output={file}") == 0
     if form == "torch":
         observation = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, -2.0]])
-        (action,) = torch.export.load(file).module()(observation=observation)
+        (action,) = torch.export.load(file).module()(observation=observation).values()
         expected = run.load().act(observation[0].numpy())
         assert np.allclose(action[0], expected, atol=1e-6)
 
