@@ -71,11 +71,8 @@ def _tune(options: TuneArguments, overrides: tuple[str, ...]) -> None:
     for refused in ("resume", "hydra.run.dir", "trainer.eval_every", "trainer.checkpoint_every"):
         if any(override.partition("=")[0] == refused for override in overrides):
             raise ConfigError(f"{refused}: each trial has its own; use folder=, trials= and evaluations=")
-    try:
-        for typical in examples(space):
-            compose([*overrides, *typical])
-    except ConfigError as error:
-        raise ConfigError(f"space = {options.space}: {error}") from None
+    for typical in examples(space):
+        compose([*overrides, *typical])
     if find_spec("optuna") is None:
         raise ConfigError(f"tuning needs the package optuna, which comes with {extra('tune')}")
     import optuna

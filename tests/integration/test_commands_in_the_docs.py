@@ -56,6 +56,13 @@ REDUCED = {
         "--out=first_try",
         "--report=first_try.md",
     ),
+    "scripts.tune": (
+        "trials=1",
+        "env.num_envs=8",
+        "trainer.total_env_steps=256",
+        "trainer.eval_episodes=2",
+        "trainer.final_eval_episodes=2",
+    ),
     "scripts.list_files": ("--check",),
     "scripts.draw_diagrams": ("--out=images",),
 }

@@ -160,10 +160,13 @@ def test_a_study_of_another_space_is_refused(
     assert "study = toy: it was begun with space = " in capsys.readouterr().err
 
 
-def test_the_space_that_comes_with_us_fits_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_space_that_comes_with_us_fits_the_default() -> None:
+    """Every choice by itself, and all lowest and all highest values together."""
     from equipoise.scripts.tuning.space import examples, read
 
-    for overrides in examples(read("ppo")):
+    space = read("ppo")
+    each = [
+        [f"{key}={choice}"] for key, entry in space.items() if isinstance(entry, list) for choice in entry
+    ]
+    for overrides in [*examples(space), *each]:
         compose(overrides)
