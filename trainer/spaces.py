@@ -193,7 +193,10 @@ class HybridSpace:
         heads = [head for head in range(self.num_heads) if belonging[head]]
         for head in heads[:HEADS_SHOWN]:
             relevant = [[p for p in belonging[head] if table[p][c]] for c in range(self.choice_counts[head])]
-            parts = [f"{choice} -> {_ranges(listed) or 'none'}" for choice, listed in enumerate(relevant)]
+            shown = list(enumerate(relevant))
+            if len(shown) > PARTS_SHOWN:  # the choices that have parameters must not be among those left out
+                shown.sort(key=lambda part: not part[1])
+            parts = [f"{choice} -> {_ranges(listed) or 'none'}" for choice, listed in shown]
             lines.append(f"relevant by choice of head {head}: {shortened(parts)}")
         if len(heads) > HEADS_SHOWN:
             lines.append(f"and so on for heads {_ranges(heads[HEADS_SHOWN:])}, each with its own")

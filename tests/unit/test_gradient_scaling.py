@@ -374,6 +374,8 @@ def test_normalized_weights_of_plain_numbers_within_the_bounds() -> None:
     assert [w.item() for w in mixed] == pytest.approx([0.7 / 1.3, 0.6 / 1.3])
     other = build_scaling().compute_normalized_weights(1, 0.01, (0.5, 0.5))
     assert [w.item() for w in other] == pytest.approx([1 / 1.1, 0.1 / 1.1])
+    whole = build_scaling().compute_normalized_weights(1, 2, (0.7, 0.3))
+    assert [w.item() for w in whole] == pytest.approx([0.7 / 1.3, 0.6 / 1.3])
 
 
 def test_frozen_parameters_are_left_out() -> None:

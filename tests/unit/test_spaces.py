@@ -320,6 +320,8 @@ def test_the_table_stays_short_where_there_are_many_heads_or_choices() -> None:
     many = HybridSpace(spaces.Tuple((spaces.Discrete(100), *[UNIT] * 100))).describe()
     assert all(len(line) < 300 for line in many.splitlines())
     assert many.endswith("6 -> 6; 7 -> 7; ... (100 in all)")
+    only_the_last = HybridSpace(spaces.Tuple((spaces.Discrete(100), UNIT)), [[[]] * 99 + [[0]]]).describe()
+    assert "relevant by choice of head 0: 99 -> 0; 0 -> none; 1 -> none; " in only_the_last
 
 
 # --- exactly one of several ------------------------------------------------------------------------------

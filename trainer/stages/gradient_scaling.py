@@ -178,7 +178,9 @@ class GradientScaling:
         plain numbers.
         """
         scales = torch.stack([torch.as_tensor(scale) for scale in (discrete_scale, continuous_scale)])
-        base = self._base if base_weights is None else scales.new_tensor(base_weights)
+        base = self._base
+        if base_weights is not None:  # not in the scales' own type, in which 0.7 beside whole numbers is 0
+            base = torch.tensor(base_weights, dtype=base.dtype, device=scales.device)
         discrete, continuous = self._normalized(base * scales.clamp(*self.bounds)).unbind()
         return discrete, continuous
 
