@@ -137,7 +137,7 @@ PACKAGES = (
         ("env.kwargs.map_name=barto-small",),
         ("gymnasium",),
     ),
-    Package("sliding-puzzles", "0.9.3", "sliding_puzzles:SlidingPuzzles-v0", "puzzle"),
+    Package("sliding-puzzles", "0.9.3", "sliding_puzzles:SlidingPuzzles-v0", "puzzle", ("env.kwargs.w=3",)),
     Package("kuzongaenv", "0.3.3", "kuzongaenv:Kuzonga-v0", "game, dict, multi-discrete, masked"),
     Package("panda-gym", "3.0.7", "panda_gym:PandaReach-v3", "goal, robot"),
     Package("gpu-choochoo", "0.1.0", "make=gpu_choochoo:create_diverse_training_env", "scheduling, network"),
