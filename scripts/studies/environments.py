@@ -134,7 +134,7 @@ PACKAGES = (
         "0.3.0",
         "make=racetrackgym.environment:RacetrackEnv",
         "driving",
-        ("env.kwargs.map_name=barto-small",),
+        ("env.kwargs.map_name=barto-small", "env.kwargs.rt_args=''"),
         ("gymnasium",),
     ),
     Package("sliding-puzzles", "0.9.3", "sliding_puzzles:SlidingPuzzles-v0", "puzzle", ("env.kwargs.w=3",)),
