@@ -41,6 +41,7 @@ from equipoise.trainer.stages.pipeline import Pipeline, check_order
 from equipoise.trainer.stages.protocol import Stage
 from equipoise.trainer.system import distributed, torch_switches
 from equipoise.trainer.system.host_memory import keep_freed_memory
+from equipoise.trainer.system.interruption import Interruption
 from equipoise.trainer.system.run_folder import RunFolder
 
 MakeEnv = Callable[[int], BatchedEnv]
@@ -75,7 +76,7 @@ def build(
     elif config.init_from is not None:
         source = transfer.read(config.init_from)
     recorder = RunRecorder(config, _folder(config, run_dir, state)) if distributed.rank() == 0 else Recorder()
-    with distributed.failing_together():
+    with distributed.failing_together(), Interruption.keeping_handlers():
         trainer = make_trainer(config, recorder, environment, callbacks)
         if source is not None:
             recorder.announce(transfer.take(source, trainer.policy, trainer.collector.env.reward_names))

@@ -40,13 +40,15 @@ HERE = "tests.reliability.test_misbehaving_environments"
 class Signalling(ToyEnv):
     """Handles SIGTERM itself, as simulators do; sends it after its first episodes have ended.
 
-    `default`: gives it the meaning that it has by itself, to end the process at once.
+    `meaning`: what it then means: something to the environment, nothing, or what it does by itself, which is to
+    end the process at once.
     """
 
-    def __init__(self, num_envs: int, device: torch.device, marker: str, default: bool = False) -> None:
+    def __init__(self, num_envs: int, device: torch.device, marker: str, meaning: str) -> None:
         super().__init__(num_envs, device)
         self.marker, self.steps = marker, 0
-        self.handler: Any = signal.SIG_DFL if default else lambda number, frame: None
+        meanings: dict[str, Any] = {"default": signal.SIG_DFL, "ignored": signal.SIG_IGN}
+        self.handler = meanings.get(meaning, lambda number, frame: None)
 
     def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
         signal.signal(signal.SIGTERM, self.handler)
@@ -71,9 +73,9 @@ class Terminating:
         return state
 
 
-@pytest.mark.parametrize("default", [False, True])
+@pytest.mark.parametrize("meaning", ["own", "default", "ignored"])
 def test_an_environment_with_signal_handlers_of_its_own_does_not_take_the_runs(
-    tmp_path: Path, default: bool
+    tmp_path: Path, meaning: str
 ) -> None:
     marker = tmp_path / "marker"
     marker.touch()
@@ -81,7 +83,7 @@ def test_an_environment_with_signal_handlers_of_its_own_does_not_take_the_runs(
         tmp_path,
         *toy(tmp_path / "run", env=f"{HERE}.Signalling"),
         f"env.marker={marker}",
-        f"env.default={default}",
+        f"env.meaning={meaning}",
         f"trainer.terminating._target_={HERE}.Terminating",
         f"trainer.terminating.marker={marker}",
         "trainer.stages=[reward_normalization,advantage_weighting,terminating,gradient_scaling]",

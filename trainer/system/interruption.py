@@ -52,6 +52,20 @@ class Interruption:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @staticmethod
+    @contextmanager
+    def keeping_handlers() -> Iterator[None]:
+        """Afterwards the handlers are as before: an environment that ignores a signal when it is made must
+        not look like `nohup`."""
+        before = {number: signal.getsignal(number) for number in _NUMBERS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                replaced = handler is not None and signal.getsignal(number) != handler  # None: not Python's
+                if replaced and threading.current_thread() is threading.main_thread():
+                    signal.signal(number, handler)
+
     def rearm(self) -> list[str]:
         """Put the handlers back that other code (of an environment) has replaced; returns their signals."""
         replaced = [number for number in self._previous if signal.getsignal(number) != self._note]
