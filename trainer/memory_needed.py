@@ -62,9 +62,10 @@ def check_memory(config: Config, env: BatchedEnv) -> str | None:
         parts = f"{_size(need.samples)} for rollouts of {steps} steps in {env.num_envs} environments"
         if need.layers:
             parts += f" and {_size(need.layers)} for the first layers"
+        smaller = f"{_smaller(env)}; " if width > WIDE else ""
         raise ValueError(
             f"{config.env.label}: observations of {width:,} numbers need {_size(sum(need))} of memory, "
-            f"{parts}, and {_size(there)} are available; {_smaller(env)}, fewer env.num_envs, or a smaller "
+            f"{parts}, and {_size(there)} are available; {smaller}lower env.num_envs or "
             "trainer.batch.rollout_steps"
         )
     if width <= WIDE or not need.layers:

@@ -500,7 +500,7 @@ def test_a_run_that_is_refused_leaves_the_claim_of_the_other(
 
 def test_a_run_that_does_not_fit_into_the_memory(tmp_path: Path) -> None:
     config = compose(["trainer.batch.rollout_steps=1000000000", "device=cpu"])  # some 150 TB
-    with pytest.raises(ConfigError, match=r"not enough memory.*trainer\.batch\.rollout_steps"):
+    with pytest.raises(ConfigError, match=r"of memory.*available; lower env.*trainer\.batch\.rollout_steps"):
         train(Plan(config, RunFolder(tmp_path)))
 
 

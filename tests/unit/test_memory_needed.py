@@ -60,7 +60,7 @@ def test_a_run_that_cannot_fit_is_refused_before_it_begins_with_the_sizes_and_th
     tmp_path: Path,
 ) -> None:
     sizes = r"28,800 numbers need [\d,.]+ GiB of memory, [\d,.]+ GiB for rollouts of 100000000 steps in 2 env.* and"
-    rest = "are available; " + RESIZE + ".*, fewer env.num_envs, or a smaller trainer.batch.rollout_steps"
+    rest = "are available; " + RESIZE + ".*; lower env.num_envs or trainer.batch.rollout_steps"
     with pytest.raises(ValueError, match=f"{sizes} .*{rest}"):
         build(config("trainer.batch.rollout_steps=100_000_000"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
