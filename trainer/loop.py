@@ -86,7 +86,7 @@ class Trainer:
         started, progress = time.perf_counter(), self.schedule.progress(self.env_steps)
         self.learner.set_learning_rate(self.schedule.learning_rate_at(progress))
         with collecting(self.collector, self.env_steps):
-            rollout, steps = self.collector.collect()
+            rollout, steps = self.collector.collect(self.interruption.rearm)
         self.recorder.handlers_replaced(self.interruption.rearm())
         self.log.add(episode_means(steps, self.collector.short_episodes_only))
         collected = time.perf_counter()

@@ -120,7 +120,7 @@ class Collector:
         )
 
     @torch.inference_mode()
-    def collect(self) -> tuple[Rollout, list[Metrics]]:
+    def collect(self, after_step: Callable[[], object] = lambda: None) -> tuple[Rollout, list[Metrics]]:
         """Fill the rollout with the next T steps; the metrics of each are for `episode_means`."""
         rollout, now = self.rollout, self._now
         steps, num_envs = rollout.done.shape
@@ -134,6 +134,7 @@ class Collector:
             if now.action_mask is not None:
                 mask.copy_(now.action_mask)
             step, metrics = self.step.call(*noise, log_std)
+            after_step()
             for place, value in zip(slot, step, strict=True):
                 place.copy_(value)
             # Copies: an environment may write over its own at the next step.

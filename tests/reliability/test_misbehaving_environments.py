@@ -44,9 +44,11 @@ class Signalling(ToyEnv):
     end the process at once.
     """
 
-    def __init__(self, num_envs: int, device: torch.device, marker: str, meaning: str) -> None:
+    def __init__(
+        self, num_envs: int, device: torch.device, marker: str, meaning: str, sent_in: int = 0
+    ) -> None:
         super().__init__(num_envs, device)
-        self.marker, self.steps = marker, 0
+        self.marker, self.sent_in, self.steps = marker, sent_in, 0
         meanings: dict[str, Any] = {"default": signal.SIG_DFL, "ignored": signal.SIG_IGN}
         self.handler = meanings.get(meaning, lambda number, frame: None)
 
@@ -56,6 +58,8 @@ class Signalling(ToyEnv):
 
     def step(self, action: Any) -> Timestep:
         self.steps += 1
+        if self.steps == self.sent_in:
+            os.kill(os.getpid(), signal.SIGTERM)
         signal.signal(signal.SIGTERM, self.handler)
         return super().step(action)
 
@@ -91,6 +95,14 @@ def test_an_environment_with_signal_handlers_of_its_own_does_not_take_the_runs(
     assert ended.code == 128 + signal.SIGTERM, ended.output
     assert (summary(tmp_path / "run")["status"], state(tmp_path / "run")["iteration"]) == ("interrupted", 1)
     assert ended.output.count("other code replaced the handlers of SIGTERM; they were put back") == 1
+
+
+def test_a_signal_between_two_steps_reaches_the_run(tmp_path: Path) -> None:
+    overrides = toy(tmp_path / "run", env=f"{HERE}.Signalling")
+    more = ("env.marker=none", "env.meaning=own", "env.sent_in=30", "trainer.batch.rollout_steps=32")
+    ended = run(tmp_path, *overrides, *more)
+    assert ended.code == 128 + signal.SIGTERM, ended.output
+    assert (summary(tmp_path / "run")["status"], state(tmp_path / "run")["iteration"]) == ("interrupted", 1)
 
 
 def hang_up(tmp_path: Path, *overrides: str, prepare: Callable[[], None] | None = None) -> Run:

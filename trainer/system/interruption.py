@@ -38,6 +38,7 @@ class Interruption:
         self._echo, self._noted = echo, 0.0
         self._at_once = False
         self._previous: dict[signal.Signals, signal._HANDLER] = {}
+        self._replaced: dict[str, None] = {}
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
@@ -67,11 +68,13 @@ class Interruption:
                     signal.signal(number, handler)
 
     def rearm(self) -> list[str]:
-        """Put the handlers back that other code (of an environment) has replaced; returns their signals."""
-        replaced = [number for number in self._previous if signal.getsignal(number) != self._note]
-        for number in replaced:
-            signal.signal(number, self._note)
-        return [number.name for number in replaced]
+        """Put the handlers back that other code (of an environment) has replaced; returns the signals of
+        which it ever has."""
+        for number in self._previous:
+            if signal.getsignal(number) != self._note:
+                signal.signal(number, self._note)
+                self._replaced[number.name] = None
+        return list(self._replaced)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
