@@ -74,7 +74,9 @@ class CheckedEnv:
         except BaseException as error:  # user code: may raise anything, SystemExit too
             self._fail(f"step raised {type(error).__name__}: {error}", error)
         if not isinstance(timestep, Timestep):
-            self._fail(f"step returned a {type(timestep).__name__}; it must be a Timestep")
+            if getattr(timestep, "_fields", None) != Timestep._fields:
+                self._fail(f"step returned a {type(timestep).__name__}; it must be a Timestep")
+            timestep = Timestep(*timestep)  # in a checkout `envs.protocol` is the same module imported again
         for name, shape, dtype in self._expected:
             self._check(name, getattr(timestep, name), shape, dtype)
         self._check_mask(timestep.action_mask)

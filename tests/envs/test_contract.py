@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from equipoise.envs import ENVIRONMENTS
 from equipoise.envs.catch_point import CatchPoint
+from equipoise.envs.checked import CheckedEnv
 from equipoise.envs.goal.environment import Goal
 from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv
 from equipoise.envs.hard_move import HardMove, HardMovePerActuator
@@ -340,3 +341,27 @@ def test_the_adapter_keeps_its_relevance_and_its_state(
     assert any((step.terminated | step.truncated).any() for step in rest), "no restart was seen"
     for step, same in zip(rest, repeated, strict=True):
         assert_same(rows(step, 2), rows(same, 2))
+
+
+class OtherTimestep(NamedTuple):
+    """As `Timestep` is where its module has been imported by another name."""
+
+    observation: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    final_observation: Tensor
+    action_mask: Tensor | None
+    metrics: dict[str, Tensor]
+
+
+def test_a_timestep_of_the_same_module_imported_again_is_one() -> None:
+    class Again(Moving):
+        def step(self, action: NativeAction) -> Any:
+            return OtherTimestep(*super().step(action))
+
+    env = CheckedEnv(Again(2, torch.device("cpu")))
+    _, mask = env.reset(0)
+    taken = env.step(random_action(env.env, mask, StreamPerEnv(2, torch.device("cpu"), 0)))
+    assert type(taken) is Timestep
+    assert OtherTimestep._fields == Timestep._fields
