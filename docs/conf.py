@@ -52,13 +52,13 @@ NAVIGATION = {
             "troubleshooting",
             "security",
         ),
-        "Understand": ("how-it-works", "systems", "comparison", "results/README"),
+        "Understand": ("how-it-works", "systems", "balance", "comparison", "results/README"),
         "Change": ("architecture", "files", "api/index"),
     },
     "api/index": {"": ("equipoise", "environments", "data", "stages", "policies", "algorithm", "running")},
     "results/README": {
         "": (
-            *("scaling", "scaling_full", "regret", "default", "ablation", "alignment"),
+            *("balance", "scaling", "scaling_full", "regret", "default", "ablation", "alignment"),
             *("benchmarks", "benchmarks-notes", "first_try_ablation", "distributions", "environments"),
             *("speed", "speed_peers", "workers", "reliability"),
         )

@@ -176,7 +176,7 @@ def test_a_run_of_one_process_is_not_resumed_by_two(tmp_path: Path) -> None:
     assert (first.code, second.output) == (2, "")
     assert first.output == (
         "Configuration error: resume: a run of 1 processes goes on only with as many, not with 2: "
-        "equipoise train resume=…\n"
+        "python -m equipoise.trainer.run resume=…\n"
     )
 
 

@@ -215,7 +215,7 @@ def test_a_job_that_is_killed_30_times_from_its_first_second_on_ends_as_if_it_ne
             seconds = dice.uniform(0.0, later * until_it_trains) if kills < AUTO_KILLS else None
             process.process.join(seconds)
             process.process.kill()
-            ended, output = process.end()
+            ended, output = process.end().code, process.output
             early += ended != 0 and not (run_dir / "checkpoints").exists()
             kills += ended == -signal.SIGKILL
         assert ended == 0, output

@@ -43,6 +43,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         return module
 
     monkeypatch.setattr(torch._inductor, "compile", compile_nothing)
+    torch._dynamo.reset()  # what tests of other files have compiled leads to other pieces
     yield modules
     torch._dynamo.reset()
 
