@@ -59,7 +59,8 @@ NAVIGATION = {
     "results/README": {
         "": (
             *("balance", "scaling", "scaling_full", "regret", "default", "ablation", "alignment"),
-            *("benchmarks", "benchmarks-notes", "first_try_ablation", "distributions", "environments"),
+            *("benchmarks", "benchmarks-notes", "first_try", "first_try_ablation", "distributions"),
+            "environments",
             *("speed", "speed_peers", "workers", "reliability"),
         )
     },
