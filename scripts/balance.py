@@ -30,12 +30,11 @@ from equipoise.scripts.studies.report import (
     Comparison,
     compare,
     failed,
-    provenance,
+    report_study,
     shown,
-    write_report,
+    table,
 )
-from equipoise.scripts.studies.report import table as markdown
-from equipoise.scripts.studies.results import MEASURES, Result, by_arm, load, read_csv, write_csv
+from equipoise.scripts.studies.results import MEASURES, Result, by_arm, load, read_csv
 from equipoise.scripts.studies.tasks import Task, jobs_of, tasks_named
 
 _SCALING = "trainer.gradient_scaling"
@@ -119,27 +118,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "scripts.balance", *(arguments or sys.argv[1:])])
     path: Path = options.report
     failures: list[Failure] = []
-    table = path.with_suffix(".csv")
-    results = read_csv(table) if options.from_csv or (options.add and table.exists()) else []
+    there = path.with_suffix(".csv")
+    results = read_csv(there) if options.from_csv or (options.add and there.exists()) else []
     if not options.from_csv:
         known = {(result.env, result.arm, result.seed) for result in results}
         arms = {name: ARMS[name] for name in options.arms}
         jobs = jobs_of(options.tasks, arms, options.seeds, options.out)
         jobs = [job for job in jobs if (job.env, job.arm.name, job.seed) not in known]
         jobs, failures = trained(jobs, options.jobs, options.report_only)
-        found = [load(job.folder, job.arm.name, job.env) for job in jobs]
-        results += [result for result in found if result is not None]
-        natural = [job for job in jobs if job.arm.name == REFERENCES[0] and load(job.folder, job.arm.name)]
-        _picture(natural, path)
-    if not results:
-        print(f"{options.out}: no finished runs to report", file=sys.stderr)
-        return 1
-    origin = None if options.from_csv else provenance(command, results)
-    write_report(path, "Which weighting is safe to leave on", origin, body(results, failures, path.stem))
-    if not options.from_csv:
-        write_csv(table, results)
-    print(f"report: {path}")
-    return 1 if failures else 0
+        found = [(job, load(job.folder, job.arm.name, job.env)) for job in jobs]
+        results += [result for _, result in found if result is not None]
+        _picture([job for job, result in found if result is not None and job.arm.name == REFERENCES[0]], path)
+    return report_study(
+        options,
+        "Which weighting is safe to leave on",
+        command,
+        results,
+        failures,
+        lambda: body(results, failures, path.stem),
+    )
 
 
 def _picture(jobs: Sequence[Job], report: Path) -> None:
@@ -174,7 +171,7 @@ def body(results: Sequence[Result], failures: Sequence[Failure], stem: str) -> s
         for arm, runs in arms.items():
             verdicts = [str(compared.get((task, arm, fixed), "")) for fixed in REFERENCES]
             rows.append([task, arm, shown(iqm_interval([runs])), *verdicts])
-    text += markdown(rows) + "\n## All tasks\n\n" + _verdicts(compared) + "\n" + _equivalence(results)
+    text += table(rows) + "\n## All tasks\n\n" + _verdicts(compared) + "\n" + _equivalence(results)
     return text + f"\nEvery run: [{stem}.csv]({stem}.csv)\n{failed(failures)}"
 
 
@@ -195,7 +192,7 @@ def _verdicts(compared: Mapping[tuple[str, str, str], Comparison]) -> str:
             rows.append(
                 [arm, fixed, f"{larger} of {len(found)}", *(", ".join(x) or "–" for x in (better, worse))]
             )
-    return markdown(rows)
+    return table(rows)
 
 
 def _equivalence(results: Sequence[Result]) -> str:
@@ -213,7 +210,7 @@ def _equivalence(results: Sequence[Result]) -> str:
     return (
         "## A factor on the discrete loss\n\nTopologySpawn, Adam: mean with the factor less mean without, "
         f"and p of the two one-sided tests that it lies within ± {MARGIN} of the score (small: the same).\n\n"
-        f"{markdown(rows)}"
+        f"{table(rows)}"
     )
 
 

@@ -15,7 +15,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -26,13 +25,12 @@ from equipoise.scripts.studies.report import (
     INTERVALS,
     compare,
     failed,
-    provenance,
+    report_study,
     shown,
     spans,
     table,
-    write_report,
 )
-from equipoise.scripts.studies.results import Result, load, read_csv, write_csv
+from equipoise.scripts.studies.results import Result, load, read_csv
 from equipoise.scripts.studies.tasks import TASKS, Published, Task, add_share, jobs_of, tasks_named
 
 ARMS = {"adaptive": "preset=balanced", "fixed": "preset=debug"}
@@ -54,11 +52,10 @@ published number is of that form.
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts.benchmark_suite", *(arguments or sys.argv[1:])])
-    path: Path = options.report
     failures: list[Failure] = []
     missing: list[Job] = []
     if options.from_csv:
-        results = read_csv(path.with_suffix(".csv"))
+        results = read_csv(options.report.with_suffix(".csv"))
     else:
         arms = {name: [ARMS[name]] for name in options.arms}
         jobs = jobs_of(options.tasks, arms, options.seeds, options.out, options.share)
@@ -66,16 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = [(job, load(job.folder, job.arm.name, job.env)) for job in ours]
         results = [result for _, result in found if result is not None]
         missing = [job for job, result in found if result is None]
-    if not results:
-        print(f"{options.out}: no finished runs to report", file=sys.stderr)
-        return 1
-    origin = None if options.from_csv else provenance(command, results)
-    text = body(options.tasks, results, missing, failures, path.stem)
-    write_report(path, "The field's benchmarks", origin, text)
-    if not options.from_csv:
-        write_csv(path.with_suffix(".csv"), results)
-    print(f"report: {path}")
-    return 1 if failures else 0
+    return report_study(
+        options,
+        "The field's benchmarks",
+        command,
+        results,
+        failures,
+        lambda: body(options.tasks, results, missing, failures, options.report.stem),
+    )
 
 
 def body(

@@ -25,7 +25,7 @@ import torch
 
 import equipoise
 from equipoise.scripts.studies.experiments import add_arguments, chosen, file, folder, study
-from equipoise.scripts.studies.report import cpu_model, write_report
+from equipoise.scripts.studies.report import cpu_model, table, write_report
 from equipoise.scripts.suite.episodes import binned
 from equipoise.scripts.suite.tasks import TASKS
 from equipoise.trainer.monitor.summary import git_revision
@@ -115,8 +115,7 @@ def tables(rows: Sequence[Row]) -> list[str]:
     arms = [arm for arm in ARMS if any(row["arm"] == arm for row in rows)]
     for measure, title in MEASURES.items():
         by_place = {(row["task"], row["arm"], row["seed"]): row[measure] for row in rows}
-        lines += ["", f"## Return: {title}", "", f"| arm | {' | '.join(tasks)} | above `{BASELINE}` |"]
-        lines.append("|---" * (len(tasks) + 2) + "|")
+        shown = [["arm", *tasks, f"above `{BASELINE}`"]]
         for arm in arms:
             cells, pairs = [], []
             for task in tasks:
@@ -125,7 +124,8 @@ def tables(rows: Sequence[Row]) -> list[str]:
                 both = [s for s in found if (task, BASELINE, s) in by_place]
                 pairs += [found[s] > by_place[task, BASELINE, s] for s in both]
             better = "" if arm == BASELINE else f"{sum(pairs)} of {len(pairs)}"
-            lines.append(f"| {arm} | {' | '.join(cells)} | {better} |")
+            shown.append([arm, *cells, better])
+        lines += ["", f"## Return: {title}", "", table(shown).rstrip()]
     seconds = {arm: [row["cpu_seconds"] for row in rows if row["arm"] == arm] for arm in arms}
     listed = ", ".join(f"{arm} {np.mean(each):.1f}" for arm, each in seconds.items() if each)
     return [*lines, "", f"CPU seconds of a run, mean over all tasks: {listed}.", ""]
@@ -136,15 +136,11 @@ def as_csv(rows: Sequence[Row]) -> list[str]:
     return [",".join(names), *(",".join(str(row[name]) for name in names) for row in rows)]
 
 
-def _chosen(text: str, known: Mapping[str, object], what: str) -> list[str]:
-    return chosen(text, {name: name for name in known}, what)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m scripts.distributions", description=__doc__.split("\n")[0])
     add_arguments(parser, seeds="1-3")
     for name, known in (("tasks", STEPS), ("arms", ARMS)):
-        named = partial(_chosen, known=known, what=name[:-1])
+        named = partial(chosen, known=known, kind=name[:-1])
         parser.add_argument(f"--{name}", type=named, default=",".join(known), help="as a,b (default: all)")
     parser.add_argument("--out", type=folder, default="runs/distributions", help="folder of the runs")
     parser.add_argument("--report", type=file, default="docs/results/distributions.md", help="Markdown file")

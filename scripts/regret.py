@@ -15,7 +15,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -27,12 +26,11 @@ from equipoise.scripts.studies.report import (
     Comparison,
     compare,
     failed,
-    provenance,
+    report_study,
     shown,
     table,
-    write_report,
 )
-from equipoise.scripts.studies.results import MEASURES, Measure, Result, by_arm, load, read_csv, write_csv
+from equipoise.scripts.studies.results import MEASURES, Measure, Result, by_arm, load, read_csv
 from equipoise.scripts.studies.tasks import TASKS, Task, add_share, jobs_of, tasks_named
 
 WEIGHTS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -68,25 +66,22 @@ Scores = Mapping[str, Mapping[str, Floats]]
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts.regret", *(arguments or sys.argv[1:])])
-    jobs = jobs_of(options.tasks, ARMS, options.seeds, options.out, options.share)
-    path: Path = options.report
     failures: list[Failure] = []
     if options.from_csv:
-        results = read_csv(path.with_suffix(".csv"))
+        results = read_csv(options.report.with_suffix(".csv"))
     else:
         jobs = jobs_of(options.tasks, ARMS, options.seeds, options.out, options.share)
         ours, failures = trained(jobs, options.jobs, options.report_only)
         found = [load(job.folder, job.arm.name, job.env) for job in ours]
         results = [result for result in found if result is not None]
-    if not results:
-        print(f"{options.out}: no finished runs to report", file=sys.stderr)
-        return 1
-    origin = None if options.from_csv else provenance(command, results)
-    write_report(path, "Without tuning", origin, body(results, failures, path.stem))
-    if not options.from_csv:
-        write_csv(path.with_suffix(".csv"), results)
-    print(f"report: {path}")
-    return 1 if failures else 0
+    return report_study(
+        options,
+        "Without tuning",
+        command,
+        results,
+        failures,
+        lambda: body(results, failures, options.report.stem),
+    )
 
 
 def body(results: Sequence[Result], failures: Sequence[Failure], stem: str) -> str:

@@ -36,8 +36,8 @@ from equipoise.scripts.studies.experiments import (
     study,
 )
 from equipoise.scripts.studies.parallel import run
-from equipoise.scripts.studies.report import provenance, write_report
-from equipoise.scripts.studies.results import Result, load, read_csv, write_csv
+from equipoise.scripts.studies.report import report_study
+from equipoise.scripts.studies.results import Result, load, read_csv
 from equipoise.scripts.studies.scaling_report import body, headline, picture
 from equipoise.trainer.configuration.errors import ConfigError
 
@@ -119,17 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for part in options.parts:
             failures += PARTS[part](options)
     results = read_csv(path.with_suffix(".csv")) if options.from_csv else finished(options, "*")
-    if not results:
-        print(f"{options.out}: no finished runs to report", file=sys.stderr)
-        return 1
-    plots.save(picture(results), path.with_suffix(""))
-    plots.save(headline(results), path.with_name(f"{path.stem}_headline"))
-    origin = None if options.from_csv else provenance(command, results)
-    write_report(path, "What balancing buys", origin, body(results, failures, path.stem))
-    if not options.from_csv:
-        write_csv(path.with_suffix(".csv"), results)
-    print(f"report: {path}")
-    return 1 if failures else 0
+
+    def illustrated() -> str:
+        plots.save(picture(results), path.with_suffix(""))
+        plots.save(headline(results), path.with_name(f"{path.stem}_headline"))
+        return body(results, failures, path.stem)
+
+    return report_study(options, "What balancing buys", command, results, failures, illustrated)
 
 
 def train(options: argparse.Namespace, arms: Sequence[Arm], seeds: Sequence[int]) -> list[Failure]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import platform
 import re
-from collections.abc import Hashable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -22,7 +24,16 @@ from equipoise.scripts.studies.intervals import (
     probability_of_improvement,
     rank_sum_test,
 )
-from equipoise.scripts.studies.results import MEASURES, THRESHOLD, Measure, Result, by_arm, ranked, strata
+from equipoise.scripts.studies.results import (
+    MEASURES,
+    THRESHOLD,
+    Measure,
+    Result,
+    by_arm,
+    ranked,
+    strata,
+    write_csv,
+)
 
 INTERVALS = """\
 *IQM*: interquartile mean over the runs. In brackets its 95 % interval, from order statistics; with fewer than
@@ -176,6 +187,29 @@ def write_report(path: Path, title: str, origin: str | None, body: str) -> None:
         head, before = found.groups()
         origin = before if origin is None else origin
     path.write_text(f"{head}{origin or ''}\n{body}")
+
+
+def report_study(
+    options: argparse.Namespace,
+    title: str,
+    command: str,
+    results: Sequence[Result],
+    failures: Sequence[Failure],
+    body: Callable[[], str],
+) -> int:
+    """Write the report of a study with the options of `add_places`, and its CSV; returns the exit status.
+
+    With `--from-csv` the origin of the numbers and the CSV stay as they are.
+    """
+    path: Path = options.report
+    if not results:
+        print(f"{options.out}: no finished runs to report", file=sys.stderr)
+        return 1
+    write_report(path, title, None if options.from_csv else provenance(command, results), body())
+    if not options.from_csv:
+        write_csv(path.with_suffix(".csv"), results)
+    print(f"report: {path}")
+    return 1 if failures else 0
 
 
 _HEAD = re.compile(r"(# .*\n\n(?:.*\n)*?)(- command: .*\n(?:- .*\n)*)")
