@@ -11,6 +11,7 @@ import yaml
 from optuna.trial import TrialState
 
 from equipoise.commands import typed
+from equipoise.scripts.studies.report import table
 from equipoise.scripts.tuning.space import overrides
 from equipoise.trainer.system.files import replace_file
 
@@ -80,15 +81,12 @@ def _experiment(study: optuna.Study, best: optuna.trial.FrozenTrial) -> str:
 
 
 def _table(trials: list[optuna.trial.FrozenTrial], keys: list[str]) -> str:
-    def row(cells: list[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
     def shown(value: object) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
     head = ["trial", "score", *(key.rpartition(".")[2] for key in keys)]
     rows = [[str(t.number), shown(t.value), *(shown(t.params.get(key)) for key in keys)] for t in trials]
-    return "\n".join(map(row, [head, ["---"] * len(head), *rows]))
+    return table([head, *rows]).rstrip()
 
 
 def _importance(study: optuna.Study) -> list[str]:
@@ -99,4 +97,4 @@ def _importance(study: optuna.Study) -> list[str]:
             found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     except (ValueError, RuntimeError, ImportError, UserWarning) as error:
         return [f"Not to be told from these trials: {error}"]
-    return ["| setting | share |", "|---|---|", *(f"| {key} | {share:.2f} |" for key, share in found.items())]
+    return [table([["setting", "share"], *([key, f"{share:.2f}"] for key, share in found.items())]).rstrip()]

@@ -176,8 +176,5 @@ def trial_folder(folder: Path, number: int) -> Path:
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(folder, _TURN)
-    try:
+    with FolderLock(folder, _TURN):
         yield
-    finally:
-        lock.release()

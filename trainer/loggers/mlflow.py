@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from equipoise.trainer.monitor.logger import LoggedRun, Tracker, run_name
+from equipoise.trainer.monitor.logger import LoggedRun, Tracker, final_metrics, run_name
 from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.system.lock import FolderLock
 
@@ -72,8 +72,7 @@ class Mlflow(Tracker):
         )
 
     def finish(self, summary: Summary) -> None:
-        named = {f"final/{name}": getattr(summary, name) for name in Summary.RANKED_BY}
-        self.send({tag: x for tag, x in named.items() if x is not None}, summary.env_steps or 0)
+        self.send(final_metrics(summary), summary.env_steps or 0)
         self._client.set_terminated(self._id, "FINISHED" if summary.status == "finished" else "KILLED")
         self._client = None
 
@@ -96,8 +95,5 @@ def _alone(uri: str) -> Iterator[None]:
         return
     folder = path.with_name(f".{path.name}.making")
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(folder, _CREATION)
-    try:
+    with FolderLock(folder, _CREATION):
         yield
-    finally:
-        lock.release()

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from equipoise.trainer.monitor.logger import LoggedRun, Tracker, run_name
+from equipoise.trainer.monitor.logger import LoggedRun, Tracker, final_metrics, group_name, run_name
 from equipoise.trainer.monitor.summary import Summary
 
 
@@ -31,7 +31,7 @@ class Trackio(Tracker):
         self._run = trackio.init(
             project=self._project,
             name=self._name,
-            group=f"{run.config.env.label}-{run.config.preset}",
+            group=group_name(run),
             config={key: str(x) for key, x in run.hyperparameters.items()},
             resume="allow",
             embed=False,
@@ -50,8 +50,7 @@ class Trackio(Tracker):
         self._run.log(dict(metrics), step=env_steps)
 
     def finish(self, summary: Summary) -> None:
-        named = {f"final/{name}": getattr(summary, name) for name in Summary.RANKED_BY}
-        self._run.log({tag: x for tag, x in named.items() if x is not None}, step=summary.env_steps)
+        self._run.log(final_metrics(summary), step=summary.env_steps)
 
     def close(self) -> None:
         if self._run is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from equipoise.trainer.monitor.gif import Frames, encode_gif
-from equipoise.trainer.monitor.logger import LoggedRun, Tracker, run_name
+from equipoise.trainer.monitor.logger import LoggedRun, Tracker, final_metrics, group_name, run_name
 from equipoise.trainer.monitor.summary import Summary
 
 
@@ -49,7 +49,7 @@ class Wandb(Tracker):
             tags=list(self.tags),
             id=known or uuid.uuid4().hex[:8],
             name=run_name(run),
-            group=f"{run.config.env.label}-{run.config.preset}",
+            group=group_name(run),
             dir=str(run.folder),
             config=dict(run.hyperparameters),
             allow_val_change=True,
@@ -79,8 +79,7 @@ class Wandb(Tracker):
         )
 
     def finish(self, summary: Summary) -> None:
-        named = {f"final/{name}": getattr(summary, name) for name in Summary.RANKED_BY}
-        self._run.summary.update({tag: x for tag, x in named.items() if x is not None})
+        self._run.summary.update(final_metrics(summary))
 
     def close(self) -> None:
         if self._run is not None:

@@ -149,3 +149,14 @@ def _same(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
 def run_name(run: LoggedRun) -> str:
     """What trackers call a run: its folder's name."""
     return run.folder.resolve().name
+
+
+def group_name(run: LoggedRun) -> str:
+    """What trackers call the runs that differ by their seed, say."""
+    return f"{run.config.env.label}-{run.config.preset}"
+
+
+def final_metrics(summary: Summary) -> dict[str, float]:
+    """How good the policy is at the end, by tag: what runs are ranked by."""
+    named = {f"final/{name}": getattr(summary, name) for name in summary.RANKED_BY}
+    return {tag: number for tag, number in named.items() if number is not None}

@@ -20,7 +20,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 try:
     import fcntl
@@ -44,7 +44,7 @@ class LockedError(Exception):
 
 
 class FolderLock:
-    """The lock of `folder`, which must be there; held until `release`.
+    """The lock of `folder`, which must be there; held until `release`, or for a `with` block.
 
     `patience`: seconds to wait for one who holds it.
 
@@ -72,6 +72,12 @@ class FolderLock:
         _held.add(self.path)
         self._released = threading.Event()
         threading.Thread(target=self._renew, name=NAME, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def is_held(self) -> bool:
         """False where this process has been taken for dead, or the folder has been removed."""

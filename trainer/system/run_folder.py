@@ -96,10 +96,8 @@ class RunFolder:
             holding = FolderLock(self.path, PATIENCE if patience else 0.0)
         except OSError as error:
             raise OSError(f"cannot write to {self.path}: {error.strerror or error}") from error
-        try:
+        with holding:
             yield holding
-        finally:
-            holding.release()
 
     def check(self) -> None:
         """See that the folder is still this run's alone.
