@@ -80,6 +80,26 @@ class ActionTable:
         together: a `OneOf`, or a `Tuple` of a `Discrete` and as many parts of parameters alone as it has
         choices, which may be in a `Tuple` of their own."""
 
+    def heads_of(self, name: str | int) -> tuple[int, ...]:
+        """The heads called `name`: a number, or the keys of a leaf with dots in between, `orders.unit`.
+
+        Raises:
+            KeyError: there is none.
+        """
+        if isinstance(name, int) and 0 <= name < self.num_heads:
+            return (name,)
+        for leaf in self.leaves:
+            if leaf.discrete and leaf.count and _dotted(leaf) == name:
+                return tuple(range(leaf.first, leaf.first + leaf.count))
+        raise KeyError(name)
+
+    def head_name(self, head: int) -> str | int:
+        """What a head is called: by its leaf, where it is the only one there, or its number."""
+        for leaf in self.leaves:
+            if leaf.discrete and leaf.count == 1 and leaf.first == head:
+                return _dotted(leaf) or head
+        return head
+
     def by_head(self, mask: NDArray[Any]) -> list[NDArray[Any]]:
         """`[N, choices]` for each head, of `[N, H, C]` or `[N, S]`."""
         if mask.ndim == 2:
@@ -121,6 +141,11 @@ class ActionTable:
             return arrays[structure]
         rows = range(len(arrays[0]))
         return tuple(_chosen(structure, self._row(arrays, index)) for index in rows)
+
+
+def _dotted(leaf: ActionLeaf) -> str:
+    """The keys that lead to a leaf; empty where they are not all of dicts."""
+    return ".".join(map(str, leaf.keys)) if all(isinstance(key, str) for key in leaf.keys) else ""
 
 
 def _filled(structure: Structure, values: Sequence[Value]) -> Nested[Value]:

@@ -134,8 +134,8 @@ class Policy:
         """An array `[B, ...]` for each leaf of the action, for observations `[B, O]` and masks."""
         network, device = self._network, self._network.space.device
         inputs = network.normalize(flat.to(device))
-        distribution = network.distribution(inputs, None if masks is None else masks.to(device))
-        actions = distribution.mode() if deterministic else distribution.draw()
+        acting = network.acting(inputs, None if masks is None else masks.to(device))
+        actions = acting.mode() if deterministic else acting.draw()
         leaves = self._table.take_apart(network.to_native(actions))
         return [_as_array(part, leaf) for part, leaf in zip(leaves, self._table.leaves, strict=True)]
 

@@ -127,7 +127,7 @@ def _behaviour(policy: Policy, shares: Mapping[str, Tensor], generator: torch.Ge
         return lambda observation, mask: policy.to_native(policy.act(observation, mask))
 
     def act(observation: Tensor, action_mask: Tensor | None) -> NativeAction:
-        distribution = policy.distribution(policy.normalize(observation), action_mask)
+        distribution = policy.acting(policy.normalize(observation), action_mask)
         pairs = zip(distribution.draw(generator), distribution.mode(), strict=True)
         return policy.to_native(Actions(*(drawn.where(sampled, mode) for drawn, mode in pairs)))
 

@@ -77,7 +77,7 @@ def _gradients(
     policy: Policy, flat: FlatParameters, batch: Minibatch, settings: TrainerConfig
 ) -> Sequence[Tensor]:
     """`[n]` for each side."""
-    distribution = policy.distribution(batch.inputs, batch.action_mask)
+    distribution = policy.distribution(batch.inputs, batch.action_mask, batch.actions.discrete)
     sides = surrogates(batch, distribution, settings.clip_epsilon, settings.ratio, settings.reduction)
     losses = reduce_terms({"discrete": sides.discrete, "continuous": sides.continuous})
     return distributed.all_reduce_means([flat.gradient(losses[side], retain_graph=True) for side in SIDES])

@@ -161,7 +161,7 @@ class Learner:
 
     def _direction(self, batch: Minibatch, progress: Tensor, before: Tensor, update: int) -> Direction:
         """Where the optimizer is to go; `before`: the side weights of the previous update."""
-        state, kl = self._state(self._objective, self.policy(batch.inputs), batch, progress, before)
+        state, kl = self._state(self._objective, self._heads(batch), batch, progress, before)
         losses = self._objective.reduce(state)
         if not any(loss.requires_grad for loss in (losses.discrete, losses.continuous, losses.rest)):
             raise NoGradientError(
@@ -183,6 +183,10 @@ class Learner:
         kept = None if torch.compiler.is_compiling() else state
         return Direction(gradient, clipped, skipped, kl, both, metrics, kept)
 
+    def _heads(self, batch: Minibatch) -> Heads:
+        heads: Heads = self.policy(batch.inputs, batch.actions.discrete)
+        return heads
+
     def _state(
         self, objective: Objective, heads: Heads, batch: Minibatch, progress: Tensor, before: Tensor
     ) -> tuple[LossState, Tensor]:
@@ -194,7 +198,7 @@ class Learner:
     def _state_again(self, batch: Minibatch, progress: Tensor, before: Tensor) -> LossState:
         """What the losses of an update were made of, by copies of the stages: theirs have moved on."""
         objective = Objective(self.policy, deepcopy(self.pipeline), self.settings)
-        return self._state(objective, self.policy(batch.inputs), batch, progress, before)[0]
+        return self._state(objective, self._heads(batch), batch, progress, before)[0]
 
     def _gradient(self, losses: Losses, update: int) -> tuple[Tensor, Tensor, WeightResult]:
         """The gradient `[n]` of the weighted loss, the unweighted loss, and the weights."""

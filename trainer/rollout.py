@@ -172,9 +172,10 @@ class Collector:
         normal: Tensor,
         log_std: Tensor | None,
     ) -> tuple[ActorOutput, Actions]:
-        logits, mean, log_std = self.policy.actor(self.policy.normalize(observation), log_std)
-        heads = self.policy.space.laid_out(logits), mean, log_std
-        return heads, self.policy.as_distribution(*heads, action_mask=action_mask).sample(gumbel, normal)
+        acting = self.policy.acting(self.policy.normalize(observation), action_mask, log_std)
+        actions = acting.sample(gumbel, normal)
+        taken_from = acting.given(actions.discrete)
+        return (taken_from.logits, taken_from.mean, taken_from.log_std), actions
 
     @property
     def short_episodes_only(self) -> Tensor:

@@ -154,6 +154,17 @@ class HybridSpace:
         parts = torch.split(numbers, [heads * count for heads, count in self._alike], 1)
         return [part.view(part.shape[0], *heads) for part, heads in zip(parts, self._alike, strict=True)]
 
+    def first_choices(self, size: int) -> Tensor:
+        """`[size, H]`: choice 0 of every head."""
+        return torch.zeros(size, self.num_heads, dtype=torch.int64, device=self.device)
+
+    def of_head(self, numbers: Tensor, head: int) -> Tensor:
+        """A view `[B, choices]` of numbers of all choices, `[B, H, C]` or `[B, S]`."""
+        count = self.choice_counts[head]
+        if numbers.dim() == 3:
+            return numbers[:, head, :count]
+        return numbers.narrow(1, sum(self.choice_counts[:head]), count)
+
     def relevant(self, choices: Tensor) -> Tensor:
         """`[B, P]` bool: the parameters that matter under `choices` `[B, H]`."""
         if self._same_for_all:

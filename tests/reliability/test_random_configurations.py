@@ -112,6 +112,7 @@ def valid(draw: st.DrawFn) -> list[str]:
     ]
     if "CartPole" not in str(NAMED.get(env)):  # which has no parameters
         arguments.append(f"policy.distribution={draw(st.sampled_from(['gaussian', 'beta', 'squashed']))}")
+        arguments.append(f"policy.conditioning={draw(st.sampled_from(['none', 'choices']))}")
     # A rate that follows the KL has bounds, and no schedule.
     fixed = ("optimizer.anneal", "optimizer.learning_rate") if "optimizer=adam_kl" in arguments else ()
     keys = [key for key in sorted(VALUES) if key not in fixed]
@@ -133,6 +134,8 @@ WRONG = {
     "policy.hidden_sizes": ["[]", "[0]", "8", "[a]"],
     "policy.activation": ["sine", "1"],
     "policy.distribution": ["normal", "null", "1"],
+    "policy.conditioning": ["all", "null", "1"],
+    "policy.order": ["[nobody]", "[0,0]", "0", "[1.5]"],
     "policy.log_std_init": ["1e9", "nan", "-21"],
     "optimizer.kind": ["rmsprop", "null"],
     "optimizer.learning_rate": ["0", "-1e-3", "inf", "nan", "1e39", "fast"],

@@ -55,11 +55,11 @@ def film_episode(
     observation, action_mask = env.reset(seed)
     task_return, steps, frames = 0.0, 0, []
     while True:
-        distribution = policy.distribution(policy.normalize(observation), action_mask)
-        actions = distribution.mode() if deterministic else distribution.draw(noise)
+        acting = policy.acting(policy.normalize(observation), action_mask)
+        actions = acting.mode() if deterministic else acting.draw(noise)
         native = policy.to_native(actions)
         picture = env.render_action(native) if isinstance(env, IllustratedEnv) else env.render()
-        scene = _Scene(title, picture, policy, names, distribution, actions)
+        scene = _Scene(title, picture, policy, names, acting.given(actions.discrete), actions)
         frames.append(scene.frame(f"step {steps}", f"return {task_return:.1f}"))
         step = env.step(native)
         observation, action_mask = step.observation, step.action_mask

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import Ge, Le
 from torch import Tensor, nn
 
+from equipoise.trainer.policy.choosing import Choose, in_turn, order_of, told
+from equipoise.trainer.policy.conditioning import (
+    Conditioning,
+    HeadsInTurn,
+    ParametersGivenChoices,
+    check_conditioning,
+)
 from equipoise.trainer.policy.continuous import FamilyName
 from equipoise.trainer.policy.encoders import MLP, linear
+from equipoise.trainer.policy.log_std import LogStd, LogStdRange
+from equipoise.trainer.policy.nodes import nodes_of
 from equipoise.trainer.policy.protocol import Encoder, MakeEncoder, Policy, make_encoder
 from equipoise.trainer.spaces import HybridSpace
-
-LogStd = Annotated[float, Ge(-20), Le(20)]
 
 
 class ActorCritic(Policy):
@@ -36,6 +41,8 @@ class ActorCritic(Policy):
         log_std_min: lower bound of log σ
         log_std_max: upper bound of log σ
         normalize_observations: running mean and std, unless the encoder wants them raw
+        conditioning: what sees the choices just taken: nothing, the parameters, or these and later heads
+        order: of the heads, by name or number; null: as the action space has them
 
     Raises:
         ValueError: for what cannot work together; the message names the key.
@@ -57,6 +64,8 @@ class ActorCritic(Policy):
         log_std_min: LogStd = -5.0,
         log_std_max: LogStd = 2.0,
         normalize_observations: bool = True,
+        conditioning: Conditioning = "none",
+        order: Sequence[str | int] | None = None,
     ) -> None:
         spread = log_std_init, log_std_min, log_std_max
         for name, value, wanted in self.contradictions(critic_encoder, shared_critic, *spread):
@@ -65,8 +74,11 @@ class ActorCritic(Policy):
         raw = getattr(trunk, "raw_observations", False)
         normalize = normalize_observations and not raw
         super().__init__(space, observation_shape, num_values, normalize, distribution)
-        self.log_std_bounds = (log_std_min, log_std_max)
-        nodes = _nodes(trunk, space)
+        self.log_std_range = LogStdRange(log_std_min, log_std_max)
+        nodes = nodes_of(trunk, space)
+        self._order, self.conditional = order_of(order, space), conditioning != "none"
+        if self.conditional:
+            check_conditioning(conditioning, space, nodes)
 
         discrete, continuous = space.num_heads > 0, space.num_continuous > 0
         self.discrete_trunk = trunk if discrete else None
@@ -78,7 +90,7 @@ class ActorCritic(Policy):
         parameters = space.num_continuous // nodes
         self.discrete_head = linear(width, choices, gain=0.01) if discrete else None
         self.continuous_head = linear(width, parameters, gain=0.01) if continuous else None
-        start = self._unbounded(log_std_init)
+        start = self.log_std_range.unbounded(log_std_init)
         self.log_std = nn.Parameter(torch.full((parameters,), start)) if not state_dependent_std else None
         self.log_std_head = linear(width, parameters, gain=0.01) if state_dependent_std else None
         if self.log_std_head is not None:
@@ -97,6 +109,19 @@ class ActorCritic(Policy):
             )
         self.value_head = linear(critic.width, num_values, gain=1.0)
 
+        self.heads_in_turn: HeadsInTurn | None = None
+        if conditioning == "autoregressive":
+            self.heads_in_turn = HeadsInTurn(width, space, self._order)
+        self.given_choices: ParametersGivenChoices | None = None
+        if self.conditional and continuous:
+            outputs = parameters * (1 if self.log_std_head is None else 2)
+            self.given_choices = ParametersGivenChoices(width, space, nodes, outputs)
+
+    @property
+    def order(self) -> Sequence[int]:
+        """See `Policy.order`."""
+        return self._order
+
     @staticmethod
     def contradictions(
         critic_encoder: object = None,
@@ -113,24 +138,15 @@ class ActorCritic(Policy):
         if shared_critic and critic_encoder is not None:
             yield "shared_critic", True, "false: policy.critic_encoder gives the critic one of its own"
 
-    def _unbounded(self, log_std: float) -> float:
-        low, high = self.log_std_bounds
-        middle, half = (low + high) / 2, (high - low) / 2
-        return middle + half * math.atanh((log_std - middle) / half)
-
-    def _bounded(self, raw: Tensor) -> Tensor:
-        """Log-std within its bounds, with slope 1 in the middle and a gradient everywhere."""
-        low, high = self.log_std_bounds
-        middle, half = (low + high) / 2, (high - low) / 2
-        return middle + half * ((raw - middle) / half).tanh()
-
     def global_log_std(self) -> Tensor | None:
         """`[P]`; None where it depends on the state, or there are no parameters."""
         if self.log_std is None or self.continuous_head is None:
             return None
-        return self._bounded(self.log_std).repeat(self.space.num_continuous // len(self.log_std))
+        return self.log_std_range.bounded(self.log_std).repeat(self.space.num_continuous // len(self.log_std))
 
-    def actor(self, inputs: Tensor, log_std: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def actor(
+        self, inputs: Tensor, log_std: Tensor | None = None, choices: Tensor | Choose | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Policy.actor`."""
         size, space = inputs.shape[0], self.space
         features = self.discrete_trunk(inputs) if self.discrete_trunk is not None else None
@@ -139,15 +155,27 @@ class ActorCritic(Policy):
             logits = inputs.new_zeros(size, *space.valid_choices.shape)
         else:
             logits = space.laid_out(self.discrete_head(features))
+        if self.heads_in_turn is not None:
+            choose = told(choices) if isinstance(choices, Tensor) else choices
+            assert features is not None
+            assert choose is not None
+            logits, choices = self.heads_in_turn.take(features, logits, choose)
+        elif callable(choices):
+            choices = in_turn(space, self.order, logits, choices)
         if self.continuous_head is None:
             return logits, inputs.new_zeros(size, 0), inputs.new_zeros(0)
-        mean = self.continuous_head(own).view(size, space.num_continuous)
-        if self.log_std_head is not None:
-            log_std = self._bounded(self.log_std_head(own)).view(size, space.num_continuous)
+        mean = self.continuous_head(own)
+        spread = None if self.log_std_head is None else self.log_std_head(own)
+        if self.given_choices is not None:
+            added = self.given_choices(own, choices)
+            mean = mean + added[..., : mean.shape[-1]]
+            spread = None if spread is None else spread + added[..., mean.shape[-1] :]
+        if spread is not None:
+            log_std = self.log_std_range.bounded(spread).view(size, space.num_continuous)
         elif log_std is None:
             log_std = self.global_log_std()
         assert log_std is not None
-        return logits, mean, log_std
+        return logits, mean.view(size, space.num_continuous), log_std
 
     def critic(self, inputs: Tensor) -> Tensor:
         """See `Policy.critic`."""
@@ -156,22 +184,3 @@ class ActorCritic(Policy):
         )
         values: Tensor = self.value_head(trunk(inputs))
         return values
-
-
-def _nodes(encoder: nn.Module, space: HybridSpace) -> int:
-    """How many nodes the heads are divided among. Raises ValueError where they cannot be."""
-    nodes: int | None = getattr(encoder, "nodes", None)
-    if nodes is None:
-        return 1
-    name = type(encoder).__name__
-    if nodes != space.num_heads:
-        raise ValueError(
-            f"policy.encoder = {name}: needs one head for each of {nodes} nodes; the action space has "
-            f"{space.num_heads} heads (use policy=mlp)"
-        )
-    share, rest = divmod(space.num_continuous, nodes)
-    if rest or space.head_of.tolist() != [p // share for p in range(nodes * share)]:
-        raise ValueError(
-            f"policy.encoder = {name}: parameters must belong to the heads in order, equally many to each"
-        )
-    return nodes

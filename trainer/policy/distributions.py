@@ -51,6 +51,15 @@ class HybridDistribution:
         self._logits = logits.masked_fill(~action_mask, 1e-8 * torch.finfo(logits.dtype).min)
 
     @property
+    def logits(self) -> Tensor:
+        """As given, but for a very low number in the place of those of choices that are not valid."""
+        return self._logits
+
+    def given(self, choices: Tensor) -> HybridDistribution:
+        """The distribution that `choices` `[B, H]` were taken from: this one, where nothing sees them."""
+        return self
+
+    @property
     def log_probs(self) -> Tensor:
         """Of every choice, of the shape of the logits."""
         if self._log_probs is None:  # no cached_property, whose lock torch.compile cannot trace

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from equipoise.envs.protocol import NativeAction
 from equipoise.trainer.data import Actions
+from equipoise.trainer.policy.choosing import Choose
 from equipoise.trainer.policy.continuous import FAMILIES, FamilyName
 from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.policy.head_after_head import HeadAfterHead
 from equipoise.trainer.policy.normalization import ObservationNormalizer, ValueNormalizer
 from equipoise.trainer.spaces import HybridSpace
 
@@ -113,6 +115,8 @@ class Policy(nn.Module, ABC):
 
     value_head: nn.Linear
     """The last layer of `critic`, with `V` outputs: it is rescaled when the targets' statistics move."""
+    conditional: bool = False
+    """Whether outputs of `actor` depend on the choices that are taken, which it then gets as `choices`."""
 
     def __init__(
         self,
@@ -139,14 +143,24 @@ class Policy(nn.Module, ABC):
         self.value_normalizer = ValueNormalizer(num_values)
         self._reached: dict[str, list[str]] = {}
 
+    @property
+    def order(self) -> Sequence[int]:
+        """The heads in the order in which they decide."""
+        return range(self.space.num_heads)
+
     @abstractmethod
-    def actor(self, inputs: Tensor, log_std: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def actor(
+        self, inputs: Tensor, log_std: Tensor | None = None, choices: Tensor | Choose | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """`(logits [B, H, C], mean [B, P], log_std [P] or [B, P])` for normalised observations `[B, O]`.
 
         `space.laid_out` gives logits their shape: where heads of few choices stand beside one of very many,
         `[B, S]` saves what `[B, H, C]` would waste.
 
-        `log_std`: what `global_log_std` gave, so that it need not be computed at every step of a rollout.
+        Args:
+            log_std: what `global_log_std` gave, so that it need not be computed at every step of a rollout.
+            choices: only where the policy is `conditional`, and always there: `[B, H]` that were taken, or a
+                function that takes them, to be called once for each head. All outputs are those given them.
         """
 
     @abstractmethod
@@ -157,10 +171,17 @@ class Policy(nn.Module, ABC):
         """The `[P]` log-std of all states; None where it depends on the state."""
         return None
 
-    def forward(self, inputs: Tensor) -> Heads:
-        """All outputs for normalised observations `[B, O]`."""
-        logits, mean, log_std = self.actor(inputs)
-        return Heads(logits, mean, log_std, self.critic(inputs))
+    def forward(self, inputs: Tensor, choices: Tensor | None = None) -> Heads:
+        """All outputs for normalised observations `[B, O]`, given the choices `[B, H]` that were taken."""
+        return Heads(*self.outputs(inputs, choices), self.critic(inputs))
+
+    def outputs(
+        self, inputs: Tensor, choices: Tensor | Choose | None, log_std: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What `actor` puts out; `choices` are for those whose outputs depend on them."""
+        if self.conditional:
+            return self.actor(inputs, log_std, choices)
+        return self.actor(inputs, log_std)
 
     def normalize(self, observations: Tensor) -> Tensor:
         """Observations as the network wants them, same shape."""
@@ -171,9 +192,23 @@ class Policy(nn.Module, ABC):
         if self.normalizer is not None:
             self.normalizer.update(observations)
 
-    def distribution(self, inputs: Tensor, action_mask: Tensor | None) -> HybridDistribution:
-        """The distribution of actions for normalised observations `[B, O]`."""
-        return self.as_distribution(*self.actor(inputs), action_mask=action_mask)
+    def distribution(
+        self, inputs: Tensor, action_mask: Tensor | None, choices: Tensor | None = None
+    ) -> HybridDistribution:
+        """The distribution of actions for normalised observations `[B, O]`, of each number given those of the
+        `choices` `[B, H]` that it depends on. They may be missing where a policy is not `conditional`."""
+        return self.as_distribution(*self.outputs(inputs, choices), action_mask=action_mask)
+
+    def acting(
+        self, inputs: Tensor, action_mask: Tensor | None, log_std: Tensor | None = None
+    ) -> HybridDistribution | HeadAfterHead:
+        """What actions for normalised observations `[B, O]` are drawn from: `mode`, `draw`, `sample`.
+
+        `given` of the choices drawn is the distribution that they came from. `log_std`: see `actor`.
+        """
+        if self.conditional:
+            return HeadAfterHead(self, inputs, action_mask, log_std)
+        return self.as_distribution(*self.actor(inputs, log_std), action_mask=action_mask)
 
     def as_distribution(
         self, logits: Tensor, mean: Tensor, log_std: Tensor, action_mask: Tensor | None
@@ -190,14 +225,15 @@ class Policy(nn.Module, ABC):
     @torch.inference_mode()
     def act(self, observation: Tensor, action_mask: Tensor | None) -> Actions:
         """The deterministic action for raw observations `[B, O]`."""
-        return self.distribution(self.normalize(observation), action_mask).mode()
+        return self.acting(self.normalize(observation), action_mask).mode()
 
     @torch.enable_grad()
     def side_parameters(self, side: Literal["discrete", "continuous"]) -> list[nn.Parameter]:
         """The parameters that the loss of one side reaches, as autograd finds them."""
         parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
         if side not in self._reached:
-            logits, mean, log_std = self.actor(next(self.parameters()).new_zeros(2, self.observation_width))
+            zeros = next(self.parameters()).new_zeros(2, self.observation_width)
+            logits, mean, log_std = self.outputs(zeros, self.space.first_choices(2))
             outputs = [logits] if side == "discrete" else [mean, log_std]
             total = torch.stack([output.sum() for output in outputs]).sum()
             parts: Sequence[Any] = [None] * len(parameters)
@@ -223,7 +259,7 @@ def check_policy(policy: object, target: str, num_values: int) -> Policy:
     space, training = policy.space, policy.training
     try:
         with torch.no_grad():
-            heads = policy.eval()(torch.zeros(2, policy.observation_width))
+            heads = policy.eval()(torch.zeros(2, policy.observation_width), space.first_choices(2))
     except Exception as error:  # user code: may raise anything
         what = f"{type(error).__name__}: {error}"
         raise ValueError(f"{key}: fails on two observations of zeros: {what}") from error

@@ -28,7 +28,7 @@ class StandalonePolicy(nn.Module):
         """Observations `[B, O]` float32 and masks as `HybridSpace.valid_choices` -> the leaves of the action
         space by name, each `[B, ...]`."""
         policy = self.policy
-        actions = policy.distribution(policy.normalize(observation), action_mask).mode()
+        actions = policy.acting(policy.normalize(observation), action_mask).mode()
         table = policy.space.table
         parts = table.take_apart(policy.to_native(actions))
         outputs = [_in_bounds(part, leaf) for part, leaf in zip(parts, table.leaves, strict=True)]
