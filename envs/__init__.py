@@ -15,6 +15,8 @@ ENVIRONMENTS = {
     "equipoise/CatchPoint-v0": "equipoise.envs.catch_point:CatchPoint",
     "equipoise/Platform-v0": "equipoise.envs.platform.environment:Platform",
     "equipoise/Goal-v0": "equipoise.envs.goal.environment:Goal",
+    "equipoise/SwitchedLQR-v0": "equipoise.envs.switched_lqr:SwitchedLQR",
+    "equipoise/Inventory-v0": "equipoise.envs.inventory:Inventory",
 }
 """Gymnasium's name -> where the batched environment is."""
 

@@ -25,11 +25,13 @@ from equipoise.envs.checked import CheckedEnv
 from equipoise.envs.goal.environment import Goal
 from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv
 from equipoise.envs.hard_move import HardMove, HardMovePerActuator
+from equipoise.envs.inventory import Inventory
 from equipoise.envs.moving import Moving, Sliding
 from equipoise.envs.platform.environment import Platform
 from equipoise.envs.protocol import BatchedEnv, DiagnosticEnv, NativeAction, ScriptedEnv, SharedEnv, Timestep
 from equipoise.envs.random_numbers import StreamPerEnv
 from equipoise.envs.references import random_action, reference_returns
+from equipoise.envs.switched_lqr import SwitchedLQR
 from equipoise.envs.synthetic import Synthetic
 from equipoise.envs.topology_spawn.environment import TopologySpawn
 from equipoise.trainer.configuration.compose import compose
@@ -54,6 +56,8 @@ FACTORIES: dict[str, Callable[[int], BatchedEnv]] = {
     "goal": lambda n: Goal(n, max_substeps=50),
     "hard goal": lambda n: Goal(n, max_substeps=50, hard=True, published_features=True),
     "synthetic": lambda n: Synthetic(n),
+    "switched_lqr": lambda n: SwitchedLQR(n, dimension=3),
+    "inventory": lambda n: Inventory(n),
 }
 make_env = pytest.mark.parametrize("make", FACTORIES.values(), ids=FACTORIES.keys())
 
@@ -127,6 +131,8 @@ IMPOSSIBLE: list[tuple[Callable[..., Any], dict[str, Any]]] = [
             "components": [0],
             "max_steps": [0],
         },
+        SwitchedLQR: {"dimension": [0, 101], "modes": [0], "growth": [0.0], "max_steps": [0]},
+        Inventory: {"products": [0], "suppliers": [0, 11], "shortage_cost": [0.0], "holding_cost": [0.0]},
         TopologySpawn: {"max_steps": [0], "slope": [(-1.0, 1.0)], "goal_reward": [-1.0]},
     }.items()
     for name, values in settings.items()
@@ -143,11 +149,14 @@ def test_an_impossible_setting_is_refused_by_name(kind: Callable[..., Any], sett
 
 def test_the_smallest_possible_settings_are_accepted() -> None:
     kinds = [Moving, Sliding, HardMove, CatchPoint, Platform, Goal, Synthetic, TopologySpawn]
+    kinds += [SwitchedLQR, Inventory]
     smallest: dict[Any, dict[str, Any]] = {
         Moving: {"step_cost": 0.0},
         HardMove: {"n": 2, "goal_reward": 0.0},
         CatchPoint: {"max_misses": 0, "catch_reward": 0.0},
         Goal: {"max_substeps": 1},
+        SwitchedLQR: {"dimension": 1, "modes": 1},
+        Inventory: {"products": 1, "suppliers": 1, "fixed_cost": 0.0},
         Synthetic: {"observation_width": 2, "choices": 1, "parameters": 1, "components": 1},
     }
     for kind in kinds:

@@ -63,4 +63,6 @@ def test_there_is_an_experiment_for_every_benchmark() -> None:
         "catch_point",
         "platform",
         "goal",
+        "switched_lqr",
+        "inventory",
     }

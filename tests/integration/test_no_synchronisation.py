@@ -28,7 +28,17 @@ ON_THE_CPU_ALONE = {
     ("advantage_weighting.py", "_learn"),  # the step count of torch's Adam, which stays on the host
 }
 """Reads that the code makes where looking is free, or of numbers that never leave the host."""
-ENVS = ("topology_spawn", "synthetic", "platform", "goal", "moving", "hard_move", "catch_point")
+ENVS = (
+    "topology_spawn",
+    "synthetic",
+    "platform",
+    "goal",
+    "moving",
+    "hard_move",
+    "catch_point",
+    "switched_lqr",
+    "inventory",
+)
 
 
 def learn(trainer: Trainer) -> None:
