@@ -20,6 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from equipoise.envs.action_leaves import (
     ACCEPTED,
@@ -99,6 +100,18 @@ class ActionTable:
             if leaf.discrete and leaf.count == 1 and leaf.first == head:
                 return _dotted(leaf) or head
         return head
+
+    def head_path(self, head: int) -> str:
+        """Where a head stands in an action: `head 0 of action['unit']`."""
+        leaf = next(x for x in self.leaves if x.discrete and x.first <= head < x.first + x.count)
+        return f"head {head} of {leaf.path}"
+
+    def of_head(self, numbers: Tensor, head: int) -> Tensor:
+        """A view `[N, choices]` of numbers of all choices, `[N, H, C]` or `[N, S]`."""
+        count = self.choices[head]
+        if numbers.dim() == 3:
+            return numbers[:, head, :count]
+        return numbers.narrow(1, sum(self.choices[:head]), count)
 
     def by_head(self, mask: NDArray[Any]) -> list[NDArray[Any]]:
         """`[N, choices]` for each head, of `[N, H, C]` or `[N, S]`."""

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equipoise.envs.dependent_masks import ActionMask
+
 NativeAction: TypeAlias = "Tensor | tuple[NativeAction, ...] | dict[str, NativeAction]"
 """An action in the structure and the units of `action_space`, every leaf with a leading `N`.
 
@@ -46,10 +48,11 @@ class Timestep(NamedTuple):
     """`[N]` bool: the episode was cut off (time limit) and goes on as far as the value is concerned."""
     final_observation: Tensor
     """`[N, O]` float32: the last observation of the ended episode; valid only where one ended."""
-    action_mask: Tensor | None = None
+    action_mask: ActionMask | None = None
     """`[N, H, C]` bool, or `[N, S]` where `ActionTable.padded` is false: True for a valid choice in
     `observation`; None where every choice is always valid. A head with one valid choice is not a decision: it
-    gets no log-probability and no entropy."""
+    gets no log-probability and no entropy. What is valid may depend on what other heads choose, see
+    `envs.dependent_masks`."""
     metrics: Mapping[str, Tensor] = {}
     """Anything worth averaging, `[N, ...]` float32 with NaN where there is nothing to report. `success`,
     reported where an episode ended, is shown as the success rate."""
@@ -88,7 +91,7 @@ class BatchedEnv(Protocol):
         """None: as an empty table."""
         ...
 
-    def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def reset(self, seed: int | None = None) -> tuple[Tensor, ActionMask | None]:
         """Start all episodes anew and return `(observation, action_mask)`.
 
         With a seed everything that follows is reproducible, and environment `i` of a batch goes through
@@ -132,7 +135,7 @@ class ScriptedEnv(Protocol):
 class Act(Protocol):
     """A policy as an environment's own diagnosis sees it."""
 
-    def __call__(self, observation: Tensor, action_mask: Tensor | None) -> NativeAction: ...
+    def __call__(self, observation: Tensor, action_mask: ActionMask | None) -> NativeAction: ...
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from equipoise.envs.action_table import ActionLeaf, ActionTable
+from equipoise.envs.dependent_masks import ActionMask, DependentMask, complete, in_order
 from equipoise.envs.protocol import BatchedEnv, NativeAction, ScriptedEnv
 from equipoise.envs.random_numbers import StreamPerEnv
 
@@ -22,7 +23,7 @@ class References(NamedTuple):
 
 MakeEnv = Callable[[int], BatchedEnv]
 """Number of environments -> environment."""
-Behaviour = Callable[[BatchedEnv, Tensor | None], NativeAction]
+Behaviour = Callable[[BatchedEnv, ActionMask | None], NativeAction]
 """Environment in its present state, its action mask -> action."""
 
 
@@ -40,7 +41,7 @@ def reference_returns(make_env: MakeEnv, episodes: int = 256, seed: int = 0) -> 
         env.close()
 
 
-def expert_behaviour(env: BatchedEnv, mask: Tensor | None) -> NativeAction:
+def expert_behaviour(env: BatchedEnv, mask: ActionMask | None) -> NativeAction:
     """The scripted expert as a behaviour; TypeError where the environment has none."""
     if not isinstance(env, ScriptedEnv):
         raise TypeError(f"{type(env).__name__} has no scripted expert")
@@ -67,10 +68,32 @@ def episode_returns(env: BatchedEnv, behave: Behaviour, seed: int, max_steps: in
     raise RuntimeError(f"{int(running.sum())} episodes have not ended after {max_steps} steps")
 
 
-def random_action(env: BatchedEnv, mask: Tensor | None, stream: StreamPerEnv) -> NativeAction:
+def random_action(env: BatchedEnv, mask: ActionMask | None, stream: StreamPerEnv) -> NativeAction:
     """Uniform over the valid choices (`mask` as in `Timestep`; None: all) and uniform in every box."""
     table = ActionTable(env.action_space)
-    valid = torch.from_numpy(table.every_choice).to(env.device)[None] if mask is None else mask
+    every = torch.from_numpy(table.every_choice).to(env.device)[None]
+    whole = complete(env, mask, every.expand(env.num_envs, *every.shape[1:]))
+    if isinstance(whole, DependentMask):
+        return _random_dependent(env, whole, table, stream)
+    return _random(env, every if whole is None else whole, table, stream)
+
+
+def _random_dependent(
+    env: BatchedEnv, mask: DependentMask, table: ActionTable, stream: StreamPerEnv
+) -> NativeAction:
+    """Head after head: each uniform over what those before it leave."""
+    taken: dict[int, Tensor] = {}
+    only = torch.zeros_like(mask.own)
+    for head in in_order(mask.tables, table.num_heads):
+        valid = table.of_head(mask.own, head)
+        if (given := mask.table_of(head)) is not None:
+            valid = valid & given.row(taken, table.num_heads)
+        taken[head] = torch.where(valid, stream.uniform(valid.shape[1]), -1.0).argmax(-1)
+        table.of_head(only, head).scatter_(1, taken[head].unsqueeze(1), True)
+    return _random(env, only, table, stream)
+
+
+def _random(env: BatchedEnv, valid: Tensor, table: ActionTable, stream: StreamPerEnv) -> NativeAction:
 
     def luckiest(valid: Tensor) -> Tensor:
         """Each valid choice of the last dimension as likely as the others."""

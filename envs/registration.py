@@ -13,6 +13,7 @@ from gymnasium.envs.registration import load_env_creator
 from torch import Tensor
 
 from equipoise.envs.action_table import ActionTable
+from equipoise.envs.dependent_masks import ActionMask, DependentMask, complete
 from equipoise.envs.protocol import BatchedEnv, NativeAction
 
 
@@ -49,7 +50,7 @@ class SingleEnv(gymnasium.Env[np.ndarray[Any, Any], Any]):
             seed = int(self.np_random.integers(2**31))  # nobody asked for the same episodes in every run
         self._seeded = True
         observation, mask = self.batched.reset(seed)
-        return self._array(observation), _info(mask)
+        return self._array(observation), self._info(mask)
 
     @torch.inference_mode()
     def step(self, action: Any) -> tuple[np.ndarray[Any, Any], float, bool, bool, dict[str, Any]]:
@@ -58,7 +59,7 @@ class SingleEnv(gymnasium.Env[np.ndarray[Any, Any], Any]):
         ended = terminated or truncated
         components = step.rewards[0].tolist()
         pairs = zip(self.batched.reward_weights, components, strict=True)
-        info = _info(None if ended else step.action_mask)
+        info = {} if ended else self._info(step.action_mask)
         info.update(zip(self.batched.reward_names, components, strict=True))
         means = ((name, float(value[0].nanmean())) for name, value in step.metrics.items())
         info.update((name, mean) for name, mean in means if not math.isnan(mean))
@@ -95,6 +96,14 @@ class SingleEnv(gymnasium.Env[np.ndarray[Any, Any], Any]):
     def _array(self, observation: Tensor) -> np.ndarray[Any, Any]:
         return observation[0].cpu().numpy().reshape(self.observation_space.shape)
 
-
-def _info(mask: Tensor | None) -> dict[str, Any]:
-    return {} if mask is None else {"action_mask": mask[0].cpu().numpy()}
+    def _info(self, mask: ActionMask | None) -> dict[str, Any]:
+        every = torch.from_numpy(self._table.every_choice)[None].to(self.batched.device)
+        mask = complete(self.batched, mask, every)
+        if not isinstance(mask, DependentMask):
+            return {} if mask is None else {"action_mask": mask[0].cpu().numpy()}
+        choices = self._table.choices
+        rows: list[Any] = [row[0] for row in self._table.by_head(mask.own.cpu().numpy())]
+        for table in mask.tables:
+            valid = table.tabulated(choices, 1, self.batched.device)[0].cpu().numpy()
+            rows[table.head] = {"given": list(table.given), "mask": valid & rows[table.head]}
+        return {"action_mask": rows}

@@ -14,7 +14,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from equipoise.envs.action_table import ActionLeaf
-from equipoise.envs.gymnasium_adapter.masks import read_mask
+from equipoise.envs.dependent_masks import ActionMask
+from equipoise.envs.gymnasium_adapter.given_masks import TablesOfCopies, as_action_mask
+from equipoise.envs.gymnasium_adapter.masks import Read, read_mask
 from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
 from equipoise.envs.gymnasium_adapter.scalars import with_numbers
 from equipoise.trainer.evaluate import acting_of, measure, numbers
@@ -118,10 +120,15 @@ class Policy:
         size = self._batch_size(self.observation_space, observation)
         count = 1 if size is None else size
         rows = [observation] if size is None else [_element(observation, index) for index in range(size)]
-        masks = None
+        masks: ActionMask | None = None
         if mask is not None:
             each = [mask] if size is None else [self._mask_of(mask, index) for index in range(size)]
-            masks = torch.from_numpy(np.stack([self._read_mask(one) for one in each]))
+            read = dict(enumerate(self._read_mask(one) for one in each))
+            own = torch.from_numpy(np.stack([one.own for one in read.values()])).to(
+                self._network.space.device
+            )
+            tables = TablesOfCopies(self._table, count).join({i: one.tables for i, one in read.items()})
+            masks = as_action_mask(own, tables)
         flat = torch.from_numpy(np.concatenate([self._flat(row) for row in rows]).reshape(count, -1))
         leaves: list[Any] = self._leaves(flat, masks, deterministic)
         if size is not None:
@@ -130,11 +137,11 @@ class Policy:
         return with_numbers(self.action_space, action) if self._numbers_for_arrays else action
 
     @torch.inference_mode()
-    def _leaves(self, flat: Tensor, masks: Tensor | None, deterministic: bool) -> list[Array]:
+    def _leaves(self, flat: Tensor, masks: ActionMask | None, deterministic: bool) -> list[Array]:
         """An array `[B, ...]` for each leaf of the action, for observations `[B, O]` and masks."""
         network, device = self._network, self._network.space.device
         inputs = network.normalize(flat.to(device))
-        acting = network.acting(inputs, None if masks is None else masks.to(device))
+        acting = network.acting(inputs, masks)
         actions = acting.mode() if deterministic else acting.draw()
         leaves = self._table.take_apart(network.to_native(actions))
         return [_as_array(part, leaf) for part, leaf in zip(leaves, self._table.leaves, strict=True)]
@@ -173,7 +180,7 @@ class Policy:
                 return None  # no observation of this space: the check of the layout says why
         return len(value) if len(np.shape(value)) == len(space.shape or ()) + 1 else None
 
-    def _read_mask(self, mask: Any) -> Array:
+    def _read_mask(self, mask: Any) -> Read:
         try:
             return read_mask(_arrays(mask), self._table)
         except ValueError as error:

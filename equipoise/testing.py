@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from itertools import zip_longest
+from typing import Any, TypeAlias
 
 import gymnasium
 import torch
 from torch import Tensor
 
+from equipoise.envs.dependent_masks import ActionMask, DependentMask
 from equipoise.envs.gymnasium_adapter import GymnasiumEnv
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.random_numbers import StreamPerEnv
@@ -21,6 +23,8 @@ _ALONE = (
     "there was one environment, which cannot be copied: whether copies are alike with one seed, and "
     "independent of each other, is not checked; give the class, or `lambda: MyEnv(...)`, for that"
 )
+Found: TypeAlias = dict[str, Any]
+"""Tensors and masks by the names of `Timestep`'s fields."""
 _FIELDS = ("observation", "rewards", "terminated", "truncated", "final_observation", "action_mask")
 
 
@@ -131,13 +135,13 @@ def _check_resume(one: GymnasiumEnv, other: GymnasiumEnv, steps: int, seed: int)
     return []
 
 
-def _play(env: GymnasiumEnv, steps: int, seed: int) -> list[dict[str, Tensor]]:
+def _play(env: GymnasiumEnv, steps: int, seed: int) -> list[Found]:
     """What a reset and `steps` steps give, by the names of `Timestep`'s fields."""
     observation, mask = env.reset(seed)
     return [_found(observation=observation, action_mask=mask), *_go_on(env, mask, steps, seed)]
 
 
-def _go_on(env: GymnasiumEnv, mask: Tensor | None, steps: int, seed: int) -> list[dict[str, Tensor]]:
+def _go_on(env: GymnasiumEnv, mask: ActionMask | None, steps: int, seed: int) -> list[Found]:
     stream, found = StreamPerEnv(env.num_envs, env.device, seed + 1), []
     for _ in range(steps):
         step = env.step(random_action(env, mask, stream))
@@ -148,20 +152,25 @@ def _go_on(env: GymnasiumEnv, mask: Tensor | None, steps: int, seed: int) -> lis
     return found
 
 
-def _found(**values: Any) -> dict[str, Tensor]:
+def _found(**values: Any) -> Found:
     return {name: value for name, value in values.items() if name in _FIELDS and value is not None}
 
 
-def _compare(
-    one: list[dict[str, Tensor]], other: list[dict[str, Tensor]], meaning: str, first: int = 0
-) -> None:
+def _compare(one: list[Found], other: list[Found], meaning: str, first: int = 0) -> None:
     """Raise AssertionError where the two differ. `first`: the step of the first entries, 0 for a reset."""
     for step, (before, after) in enumerate(zip(one, other, strict=True), first):
         for name in _FIELDS:
-            a, b = before.get(name), after.get(name)
-            if (a is None) is not (b is None) or (a is not None and b is not None and not torch.equal(a, b)):
-                where = "after reset" if step == 0 else f"after step {step}"
-                raise AssertionError(f"{meaning} ({name} {where}{_shown(a, b)})")
+            for a, b in zip_longest(_tensors(before.get(name)), _tensors(after.get(name))):
+                if a is None or b is None or not torch.equal(a, b):
+                    where = "after reset" if step == 0 else f"after step {step}"
+                    raise AssertionError(f"{meaning} ({name} {where}{_shown(a, b)})")
+
+
+def _tensors(value: ActionMask | None) -> list[Tensor]:
+    """All that it holds."""
+    if isinstance(value, DependentMask):
+        return [value.own, *(table.valid for table in value.tables if isinstance(table.valid, Tensor))]
+    return [] if value is None else [value]
 
 
 def _shown(a: Tensor | None, b: Tensor | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ class ExportedPolicy:
             module = torch.export.load(path).module()
 
             def call(inputs: dict[str, Any]) -> dict[str, Any]:
-                tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+                tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in inputs.items()}
+                tables = {name: tensors.pop(name) for name in inputs if "given" in self.inputs[name]}
+                tensors |= {"tables": tables} if tables else {}
                 return {name: output.numpy() for name, output in module(**tensors).items()}
 
             self._call = call
@@ -44,11 +47,11 @@ class ExportedPolicy:
         """The action for an observation, in the structure that the environment expects.
 
         `masks`: for a policy that was trained with them, which choices are valid: one array, or one for each
-        decision, in the order of the action.
+        decision, in the order of the action, or in its place `{"given": …, "mask": …}`.
         """
         inputs = {"observation": self._row(observation)}
         if "action_mask" in self.inputs:
-            inputs["action_mask"] = self._mask(masks)
+            inputs |= self._masks(masks)
         outputs, action = self._call(inputs), {}
         for entry in self.outputs:
             value = outputs[entry["name"]][0].astype(entry["environment_dtype"])
@@ -72,16 +75,26 @@ class ExportedPolicy:
                 columns[np.cumsum(widths) - widths + np.ravel(value) - part["start"]] = 1.0
         return row
 
-    def _mask(self, masks: list[Any] | None) -> Any:
+    def _masks(self, masks: list[Any] | None) -> dict[str, Any]:
         """`[1, ...]`: true for valid choices; without masks that is all of them."""
-        mask = np.zeros((1, *self.inputs["action_mask"]["shape"][1:]), bool)
         counts = [int(count) for entry in self.outputs for count in np.ravel(entry.get("choices", []))]
-        valid = np.ones(sum(counts)) if masks is None else np.concatenate([np.ravel(each) for each in masks])
+        each = [None] * len(counts) if masks is None else list(masks)
+        inputs = {}
+        for name, entry in self.inputs.items():
+            if "given" in entry:  # a table; every choice is valid that it does not forbid
+                head = entry["head"]
+                shape = [counts[other] for other in (*entry["given"], head)]
+                there = isinstance(each[head], dict)
+                inputs[name] = np.array(each[head]["mask"] if there else np.ones(shape), bool)[None]
+                each[head] = None if there else each[head]
+        parts = zip_longest(each, counts)
+        valid = np.concatenate([np.ones(n) if part is None else np.ravel(part) for part, n in parts])
+        mask = np.zeros((1, *self.inputs["action_mask"]["shape"][1:]), bool)
         if mask.ndim == 2:
-            return valid[None].astype(bool)
+            return inputs | {"action_mask": valid[None].astype(bool)}
         for head, part in enumerate(np.split(valid, np.cumsum(counts)[:-1])):
             mask[0, head, : len(part)] = part
-        return mask
+        return inputs | {"action_mask": mask}
 
 
 def _put(action: dict[Any, Any], keys: list[Any], value: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equipoise.envs.dependent_masks import ActionMask
 from equipoise.envs.protocol import NativeAction
 from equipoise.envs.random_numbers import StreamPerEnv
 from equipoise.envs.references import Behaviour, episode_returns, expert_behaviour, random_action
@@ -38,7 +39,7 @@ def behaviours(episodes: int, seed: int) -> dict[str, Behaviour]:
     def mixed(decisions: str, parameters: str) -> Behaviour:
         numbers = stream()
 
-        def behave(env: Any, mask: Tensor | None) -> NativeAction:
+        def behave(env: Any, mask: ActionMask | None) -> NativeAction:
             sources = {"expert": env.expert_action(), "random": random_action(env, mask, numbers)}
             return {"topology": sources[decisions]["topology"], "spawn": sources[parameters]["spawn"]}
 
@@ -47,7 +48,7 @@ def behaviours(episodes: int, seed: int) -> dict[str, Behaviour]:
     def noisy(scale: float) -> Behaviour:
         numbers = stream()
 
-        def behave(env: Any, mask: Tensor | None) -> NativeAction:
+        def behave(env: Any, mask: ActionMask | None) -> NativeAction:
             """The expert with normal noise of `scale` half ranges on every parameter."""
             action = env.expert_action()
             low, high = (
@@ -58,7 +59,7 @@ def behaviours(episodes: int, seed: int) -> dict[str, Behaviour]:
 
         return behave
 
-    def rest(env: Any, mask: Tensor | None) -> NativeAction:
+    def rest(env: Any, mask: ActionMask | None) -> NativeAction:
         action = env.expert_action()
         return {"topology": torch.zeros_like(action["topology"]), "spawn": action["spawn"]}
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equipoise.envs.checked import CheckedEnv
+from equipoise.envs.dependent_masks import ActionMask
 from equipoise.envs.protocol import Act, BatchedEnv, DiagnosticEnv, NativeAction
 from equipoise.envs.references import References
 from equipoise.trainer.data import Actions
@@ -126,7 +127,7 @@ def _behaviour(policy: Policy, shares: Mapping[str, Tensor], generator: torch.Ge
     if not bool(sampled.any()):
         return lambda observation, mask: policy.to_native(policy.act(observation, mask))
 
-    def act(observation: Tensor, action_mask: Tensor | None) -> NativeAction:
+    def act(observation: Tensor, action_mask: ActionMask | None) -> NativeAction:
         distribution = policy.acting(policy.normalize(observation), action_mask)
         pairs = zip(distribution.draw(generator), distribution.mode(), strict=True)
         return policy.to_native(Actions(*(drawn.where(sampled, mode) for drawn, mode in pairs)))

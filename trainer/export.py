@@ -30,7 +30,8 @@ class ExportArguments(CheckpointArguments):
     torch: `torch.export.load("….pt2").module()(observation=…)`, with torch alone.
     onnx:  `onnxruntime.InferenceSession("….onnx").run(None, {"observation": …})`.
 
-    Policies with masks take `action_mask` too. The JSON says how an observation is laid out; the file
+    Policies with masks take `action_mask` too, and `action_mask_<head>` where what a head may choose depends
+    on others. The JSON says how an observation is laid out; the file
     examples/exported_policy.py reads it with NumPy alone.
     """
 
@@ -59,14 +60,14 @@ def _export(arguments: ExportArguments) -> None:
     # torch takes seconds to import: arguments first
     import torch
 
-    from equipoise.envs.checked import close
+    from equipoise.envs.checked import CheckedEnv, close
     from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
     from equipoise.trainer.policy.standalone import StandalonePolicy
     from equipoise.trainer.restore import restore
 
     restored = restore(arguments.checkpoint, "cpu", arguments.allow)
     env = restored.make_env(1)
-    policy = StandalonePolicy(restored.policy, masked=env.reset(0)[1] is not None).eval()
+    policy = StandalonePolicy(restored.policy, CheckedEnv(env).reset(0)[1]).eval()
     policy.requires_grad_(False)  # outputs convert to NumPy as they are
     layout = getattr(env, "observation_layout", None) or ObservationLayout(env.observation_space).describe()
     close(env)
@@ -94,6 +95,8 @@ def _write(policy: StandalonePolicy, output: Path) -> None:
     examples = policy.examples()
     batch = torch.export.Dim("batch")
     shapes: dict[str, Any] = {name: {0: batch} for name in examples}
+    if policy.tables:
+        shapes["tables"] = {name: {0: batch} for name in policy.tables}
     program = torch.export.export(policy, (), examples, dynamic_shapes=shapes)
     if output.suffix == ".pt2":
         torch.export.save(program, output)
@@ -102,7 +105,7 @@ def _write(policy: StandalonePolicy, output: Path) -> None:
     torch.onnx.export(
         program,
         f=output,
-        input_names=list(examples),
+        input_names=[name for name in examples if name != "tables"] + list(policy.tables),
         output_names=list(policy.names),
         external_data=False,
         dynamo=True,

@@ -11,6 +11,7 @@ import torch
 
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.checked import CheckedEnv
+from equipoise.envs.dependent_masks import DependentMask
 from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.random_numbers import StreamPerEnv
@@ -118,7 +119,8 @@ def look_at(
     rewards, valid, spent, began = [], [], 0.0, time.perf_counter()
     for _ in range(max_steps):
         if mask is not None:
-            valid.append(mask.flatten(1).sum(1))
+            own = mask.own if isinstance(mask, DependentMask) else mask
+            valid.append(own.flatten(1).sum(1))
         action, before = random_action(env, mask, stream), time.perf_counter()
         step = checked.step(action)
         spent += time.perf_counter() - before

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from equipoise.envs.checked import CheckedEnv, close
+from equipoise.envs.dependent_masks import ActionMask, DependentMask, from_plain, to_plain
 from equipoise.envs.gymnasium_adapter import GymnasiumEnv
 from equipoise.envs.protocol import BatchedEnv, IdlingEnv, RemarkingEnv
 from equipoise.envs.vectorised import VectorisedEnv
 from equipoise.trainer.compilation import Compiled, Setting
 from equipoise.trainer.data import Actions, Metric, Metrics, Rollout
 from equipoise.trainer.episodes import LENGTH, Unfinished, count_episodes, short_ones_only
+from equipoise.trainer.policy.head_after_head import check_order
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.spaces import HybridSpace
 
@@ -50,8 +52,8 @@ class Carry:
 
     observation: Tensor
     """`[N, O]`."""
-    action_mask: Tensor | None
-    """`[N, H, C]` or `[N, S]`."""
+    action_mask: ActionMask | None
+    """`[N, H, C]` or `[N, S]`, or one that depends on choices."""
     unfinished: Unfinished
     ended: Tensor
     """`[N]` int64: how many episodes have ended since all environments were reset."""
@@ -65,6 +67,8 @@ states."""
 class Step(NamedTuple):
     """What one step in all environments gives, `[N, ...]` each, or where it is written."""
 
+    action_mask: Tensor | None
+    """What the choices left valid, where the mask depends on them; else it is known beforehand."""
     discrete: Tensor
     continuous: Tensor
     logits: Tensor
@@ -103,11 +107,13 @@ class Collector:
         self.masked = mask is not None
         """Whether the environment gives action masks."""
         if mask is not None:
-            rollout.action_mask = mask.new_zeros(len(rollout.rewards), *mask.shape)
+            check_order(mask, policy)
+            own = mask.own if isinstance(mask, DependentMask) else mask
+            rollout.action_mask = own.new_zeros(len(rollout.rewards), *own.shape)
         zeros = torch.zeros(env.num_envs, device=env.device)
         self._now = Carry(observation, mask, Unfinished(zeros, zeros.clone()), zeros.to(torch.int64))
         self._heads = _allocate_heads(policy, *rollout.done.shape)
-        self._slots = _slots(rollout, self._heads)
+        self._slots = _slots(rollout, self._heads, isinstance(mask, DependentMask))
         in_python = isinstance(env, GymnasiumEnv | VectorisedEnv)
         self.act = Compiled(compiling, "acting", self._act, env.device)
         self.step = Compiled(
@@ -131,12 +137,13 @@ class Collector:
             gumbel, normal, rollout.observations, rollout.action_mask, self._slots, strict=True
         ):
             observation.copy_(now.observation)
-            if now.action_mask is not None:
+            if isinstance(now.action_mask, Tensor):
                 mask.copy_(now.action_mask)
             step, metrics = self.step.call(*noise, log_std)
             after_step()
             for place, value in zip(slot, step, strict=True):
-                place.copy_(value)
+                if place is not None and value is not None:
+                    place.copy_(value)
             # Copies: an environment may write over its own at the next step.
             found.append({f"episode/{name}": Metric(metric.clone()) for name, metric in metrics.items()})
         rollout.last_observation.copy_(now.observation)
@@ -151,31 +158,32 @@ class Collector:
 
     def _step(
         self,
-        act: Callable[..., tuple[ActorOutput, Actions]],
+        act: Callable[..., tuple[ActorOutput, Tensor | None, Actions]],
         gumbel: Tensor,
         normal: Tensor,
         log_std: Tensor | None,
     ) -> tuple[Step, Mapping[str, Tensor]]:
         """Act once; also gives the environment's own metrics."""
         now = self._now
-        heads, actions = act(now.observation, now.action_mask, gumbel, normal, log_std)
+        heads, mask, actions = act(now.observation, now.action_mask, gumbel, normal, log_std)
         timestep = self._checked.step(self.policy.to_native(actions))
         now.observation, now.action_mask = timestep.observation, timestep.action_mask
         outcome = timestep.rewards, timestep.terminated, timestep.truncated, timestep.final_observation
-        return Step(*actions, *heads, *outcome), timestep.metrics
+        return Step(mask, *actions, *heads, *outcome), timestep.metrics
 
     def _act(
         self,
         observation: Tensor,
-        action_mask: Tensor | None,
+        action_mask: ActionMask | None,
         gumbel: Tensor,
         normal: Tensor,
         log_std: Tensor | None,
-    ) -> tuple[ActorOutput, Actions]:
+    ) -> tuple[ActorOutput, Tensor | None, Actions]:
         acting = self.policy.acting(self.policy.normalize(observation), action_mask, log_std)
         actions = acting.sample(gumbel, normal)
         taken_from = acting.given(actions.discrete)
-        return (taken_from.logits, taken_from.mean, taken_from.log_std), actions
+        mask = taken_from.action_mask if isinstance(action_mask, DependentMask) else None
+        return (taken_from.logits, taken_from.mean, taken_from.log_std), mask, actions
 
     @property
     def short_episodes_only(self) -> Tensor:
@@ -187,7 +195,7 @@ class Collector:
         return {
             "env": self.env.state_dict(),
             "observation": self._now.observation.clone(),
-            "action_mask": None if self._now.action_mask is None else self._now.action_mask.clone(),
+            "action_mask": to_plain(self._now.action_mask),
             "episode_return": returns.clone(),
             "episode_length": lengths.clone(),
             "episodes_ended": self._now.ended.clone(),
@@ -225,8 +233,10 @@ class Collector:
             self._begin_anew()
             return
         now.observation = state["observation"].to(device)
-        mask = state["action_mask"]
-        now.action_mask = None if mask is None else self.policy.space.laid_out(mask.to(device))
+        mask = from_plain(state["action_mask"], device)
+        if isinstance(mask, Tensor):
+            mask = self.policy.space.laid_out(mask)
+        now.action_mask = self._checked.complete(mask)
         now.unfinished = Unfinished(state["episode_return"].to(device), state["episode_length"].to(device))
         now.ended = state["episodes_ended"].to(device)
 
@@ -243,10 +253,11 @@ def _allocate_heads(policy: Policy, steps: int, num_envs: int) -> ActorOutput:
     return logits, floats(num_envs, space.num_continuous), floats(*each, space.num_continuous)
 
 
-def _slots(rollout: Rollout, heads: ActorOutput) -> list[Step]:
+def _slots(rollout: Rollout, heads: ActorOutput, with_mask: bool) -> list[Step]:
     """Where each step is written: views of the buffers, made once."""
+    masks = rollout.action_mask if with_mask else [None] * len(rollout.rewards)
     outcome = rollout.rewards, rollout.terminated, rollout.truncated, rollout.final_observations
-    return [Step(*views) for views in zip(*rollout.actions, *heads, *outcome, strict=True)]
+    return [Step(*views) for views in zip(masks, *rollout.actions, *heads, *outcome, strict=True)]
 
 
 def _write_log_probs(rollout: Rollout, heads: ActorOutput, policy: Policy) -> None:

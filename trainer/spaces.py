@@ -160,10 +160,7 @@ class HybridSpace:
 
     def of_head(self, numbers: Tensor, head: int) -> Tensor:
         """A view `[B, choices]` of numbers of all choices, `[B, H, C]` or `[B, S]`."""
-        count = self.choice_counts[head]
-        if numbers.dim() == 3:
-            return numbers[:, head, :count]
-        return numbers.narrow(1, sum(self.choice_counts[:head]), count)
+        return self.table.of_head(numbers, head)
 
     def relevant(self, choices: Tensor) -> Tensor:
         """`[B, P]` bool: the parameters that matter under `choices` `[B, H]`."""

@@ -15,9 +15,11 @@ from torch import Tensor
 from equipoise.envs import process_wide
 from equipoise.envs.action_bounds import ActionBounds, bounded
 from equipoise.envs.action_table import ActionTable
+from equipoise.envs.dependent_masks import ActionMask
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
 from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
 from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs, take_numbers
+from equipoise.envs.gymnasium_adapter.given_masks import MaskError, TablesOfCopies, as_action_mask
 from equipoise.envs.gymnasium_adapter.group import Local, MakeOne, Notes
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError
 from equipoise.envs.gymnasium_adapter.making import Maker, closed_in_the_end, name_of
@@ -173,6 +175,7 @@ class GymnasiumEnv:
         self.observation_space = self._layout.box()
         self.render_mode = render_mode
         self._masked = False
+        self._tables = TablesOfCopies(self._table, num_envs)
         self.mask_in_observation = False
         """Whether the masks are part of the observations; known from the first `reset` on."""
         self.numbers_for_arrays = False
@@ -196,7 +199,7 @@ class GymnasiumEnv:
         """
         return list(sources(section))
 
-    def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def reset(self, seed: int | None = None) -> tuple[Tensor, ActionMask | None]:
         self._seed = self._seed if seed is None else seed
         seeds = [
             None if seed is None else seed_of(seed, self.first_env + index) for index in range(self.num_envs)
@@ -205,10 +208,11 @@ class GymnasiumEnv:
         self._masked = bool(self.envs.exchange.masked.any())
         rows = self._looked_at(self.envs.exchange.rows)
         self._tell(notes)
+        mask = self._action_mask(notes)
         if (coarse := self._bounds.coarse(rows)) and not self._coarse_told:
             self._coarse_told = True
             self._remarks.append(coarse)
-        return self._tensor(rows), self._action_mask()
+        return self._tensor(rows), mask
 
     def step(self, action: NativeAction) -> Timestep:
         self._steps += 1
@@ -225,7 +229,7 @@ class GymnasiumEnv:
             self._tensor(given.terminated.copy()),
             self._tensor(given.truncated.copy()),
             self._tensor(self._final_rows(ended)) if ended.any() else flat,
-            self._action_mask(),
+            self._action_mask(notes),
             self._metrics(),
         )
 
@@ -327,7 +331,7 @@ class GymnasiumEnv:
             )
         return values
 
-    def _action_mask(self) -> Tensor | None:
+    def _action_mask(self, notes: Notes) -> ActionMask | None:
         there = self.envs.exchange.masked
         if not self._masked and not there.any():
             return None
@@ -336,7 +340,11 @@ class GymnasiumEnv:
                 int(np.argmin(there)),
                 "info lacks 'action_mask', which must come with every observation or with none",
             )
-        return self._tensor(self.envs.exchange.mask.copy())
+        try:
+            tables = self._tables.join({i: said["mask_tables"] for i, said in notes if "mask_tables" in said})
+        except MaskError as error:
+            self._fail(0, f"the action mask {error}")
+        return as_action_mask(self._tensor(self.envs.exchange.mask.copy()), tables)
 
     def _metrics(self) -> dict[str, Tensor]:
         metrics = {}

@@ -16,8 +16,8 @@ import numpy as np
 
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter import own_spaces, snapshot
+from equipoise.envs.gymnasium_adapter.given_masks import MaskError
 from equipoise.envs.gymnasium_adapter.mask_sources import INFO, MaskSource
-from equipoise.envs.gymnasium_adapter.masks import MaskError
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout, as_array
 from equipoise.envs.gymnasium_adapter.plain_values import NotPlainError
 from equipoise.envs.gymnasium_adapter.rewards import ONE, Rewards
@@ -49,8 +49,8 @@ class Contract:
 
 class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Checks what one environment returns, makes a flat row `[O]` of its observation, and reduces `info` to
-    what the trainer reads: `components` `[K]`, `action_mask` `[H, C]`, `success`, `outside`, which says that
-    an integer of the observation was outside of its space, and what `MaskSource.decide` gives.
+    what the trainer reads: `components` `[K]`, `action_mask` `[H, C]`, `mask_tables`, `success`, `outside`
+    (an integer of the observation was outside of its space), and what `MaskSource.decide` gives.
 
     Args:
         streams: what the environment finds in the generators of the whole process. They stay in force: who
@@ -238,4 +238,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         except (Exception, SystemExit) as error:
             said = str(error) if isinstance(error, MaskError) else f"raised {type(error).__name__}: {error}"
             self._fail(f"{self._masks.source or INFO} {said}", error)
-        return {} if mask is None else {"action_mask": mask}
+        if mask is None:
+            return {}
+        tables = {"mask_tables": mask.tables} if mask.tables else {}
+        return {"action_mask": mask.own, **tables}

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter.declared import declares
-from equipoise.envs.gymnasium_adapter.masks import MaskError, read_mask
+from equipoise.envs.gymnasium_adapter.given_masks import MaskError
+from equipoise.envs.gymnasium_adapter.masks import Read, read_mask
 from equipoise.envs.gymnasium_adapter.own_spaces import layers
 
 KEY = "action_mask"
@@ -73,7 +72,7 @@ class MaskSource:
             told.append(READ_FROM_OBSERVATION)
         return told + [f"{name} is not used as a mask: {self.source} is there, too" for name in there[1:]]
 
-    def read(self, observation: Any, info: Mapping[str, Any]) -> NDArray[np.bool_] | None:
+    def read(self, observation: Any, info: Mapping[str, Any]) -> Read | None:
         """As `read_mask` gives it; None where there is none.
 
         Raises:

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.envs.action_parts import OneOf, Structure
 from equipoise.envs.action_table import ActionLeaf, ActionTable
+from equipoise.envs.gymnasium_adapter.given_masks import MaskError, Tables, depends, take_tables
 
-Rows = list[NDArray[np.bool_]]
-"""For each head, whether each of its choices is valid: `[choices]`."""
+Rows = list[Any]
+"""For each head, whether each of its choices is valid, bool `[choices]`; or a mapping that says how that
+depends on other heads, see `given_masks`."""
 
 FORMS = (
     "one 0/1 or bool array per head, all in a row, or what action_space.sample(mask=...) takes: "
-    "nested as the action space, with None where everything is valid"
+    "nested as the action space, with None where everything is valid, and {'given': decision, 'mask': table} "
+    "where that depends on another decision"
 )
 
 
-class MaskError(ValueError):
-    """A mask has no form that is understood, or leaves a head no choice."""
+class Read(NamedTuple):
+    """A mask of one environment."""
+
+    own: NDArray[np.bool_]
+    """`[H, C]` or `[S]`, see `ActionTable.padded`: which choices are valid, False where there is none."""
+    tables: Tables
+    """What depends on other heads, where anything does."""
 
 
-def read_mask(given: Any, table: ActionTable) -> NDArray[np.bool_]:
-    """`[H, C]` or `[S]`, see `ActionTable.padded`: which choices are valid, False where there is none.
+def read_mask(given: Any, table: ActionTable) -> Read:
+    """A mask in any form.
 
     Raises:
         MaskError: `given` has none of the forms that are understood, or leaves a head no choice.
@@ -35,12 +43,13 @@ def read_mask(given: Any, table: ActionTable) -> NDArray[np.bool_]:
         raise MaskError(
             f"must mask heads of {list(table.choices)} choices with {FORMS}; got {str(given)[:200]}"
         )
+    tables, rows = take_tables(rows, table)
     for head, row in enumerate(rows):
         if not row.any():
             raise MaskError(f"leaves head {head} no valid choice")
     mask = np.zeros_like(table.every_choice)
     mask[table.every_choice] = np.concatenate(rows)
-    return mask
+    return Read(mask, tables)
 
 
 def _split(given: Any, structure: Structure, leaves: Sequence[ActionLeaf]) -> Rows | None:
@@ -52,7 +61,7 @@ def _split(given: Any, structure: Structure, leaves: Sequence[ActionLeaf]) -> Ro
     parts = _pairs(given, structure)
     if parts is not None:
         split = [_split(mask, part, leaves) for mask, part in parts]
-        if None not in split:
+        if all(rows is not None for rows in split):
             return [row for rows in split for row in rows or ()]
     return _split_row(given, [n for leaf in _under(structure, leaves) for n in leaf.choices])
 
@@ -78,7 +87,7 @@ def _combined(options: NDArray[np.bool_], masks: Any, node: OneOf) -> Rows | Non
     if not isinstance(masks, tuple) or len(masks) != len(options):
         return None
     rows = [_split(mask, part.structure, part.leaves) for mask, part in zip(masks, node.parts, strict=True)]
-    if None in rows:
+    if None in rows or any(isinstance(row, Mapping) for part in rows for row in part or ()):
         return None
 
     def valid(option: int, chosen: tuple[int, ...]) -> bool:
@@ -122,6 +131,8 @@ def _split_leaf(given: Any, leaf: ActionLeaf) -> Rows | None:
         return [] if given is None or given is _MISSING else None
     if given is None:
         return [np.ones(n, np.bool_) for n in leaf.choices]
+    if leaf.count == 1 and depends(given):
+        return [given]
     if leaf.binary and isinstance(given, np.ndarray) and given.shape == leaf.shape:
         # Gymnasium's own form for MultiBinary: 0 or 1 is the only valid value, 2 leaves both.
         entries = given.reshape(-1)
@@ -138,8 +149,8 @@ def _split_row(given: Any, choices: list[int]) -> Rows | None:
     if given is _MISSING or isinstance(given, str | bytes | Mapping):
         return None
     try:
-        rows = [None if row is None else np.asarray(row) for row in given]
-        if rows and all(row is not None and row.shape == () for row in rows):
+        rows = [row if row is None or depends(row) else np.asarray(row) for row in given]
+        if rows and all(isinstance(row, np.ndarray) and row.shape == () for row in rows):
             if len(rows) != sum(choices):
                 return None
             rows = list(np.split(np.asarray(given), np.cumsum(choices)[:-1]))
@@ -151,12 +162,14 @@ def _split_row(given: Any, choices: list[int]) -> Rows | None:
     return None if any(row is None for row in read) else [row for row in read if row is not None]
 
 
-def _row(row: NDArray[Any] | None, choices: int, widest: int) -> NDArray[np.bool_] | None:
+def _row(row: Any, choices: int, widest: int) -> Any:
     """Of one head, which may be padded with zeros to the widest one; None where it is no mask."""
     if row is None:
         return np.ones(choices, np.bool_)
+    if depends(row):
+        return row
     if row.dtype.kind not in "iubf" or row.shape not in ((choices,), (widest,)):
         return None
     if ((row != 0) & (row != 1)).any() or row[choices:].any():
         return None
-    return row[:choices].astype(np.bool_)
+    return np.asarray(row[:choices].astype(np.bool_))

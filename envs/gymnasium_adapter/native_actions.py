@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equipoise.envs.action_table import ActionLeaf, ActionTable
+from equipoise.envs.gymnasium_adapter.given_masks import Joined
 from equipoise.envs.protocol import NativeAction
 
 
@@ -30,12 +31,22 @@ def _leaf_to_numpy(part: Any, leaf: ActionLeaf) -> NDArray[Any]:
     return array
 
 
-def some_arrays(table: ActionTable, mask: NDArray[np.bool_]) -> list[NDArray[Any]]:
-    """A valid action, `[N, *shape]` for each leaf: the first choice that `mask` `[N, H, C]` or `[N, S]`
-    allows, or the first of all, and the middle of every box."""
-    first = np.zeros((len(mask), table.num_heads), np.int64)
-    for head, valid in enumerate(table.by_head(mask)):
+def some_arrays(
+    table: ActionTable, mask: NDArray[np.bool_], tables: Joined | None = None
+) -> list[NDArray[Any]]:
+    """A valid action, `[N, *shape]` for each leaf: the first choice that `mask` `[N, H, C]` or `[N, S]` and
+    the `tables` allow, or the first of all, and the middle of every box."""
+    first, by_head = np.zeros((len(mask), table.num_heads), np.int64), table.by_head(mask)
+    given = {head: (others, valid) for head, others, valid in tables or ()}
+    rows, left = np.arange(len(mask)), list(range(table.num_heads))
+    while left:
+        head = next(h for h in left if not set(given[h][0] if h in given else ()) & set(left))
+        valid = by_head[head]
+        if head in given:
+            others, allowed = given[head]
+            valid = valid & allowed[(rows, *(first[:, other] for other in others))]
         first[:, head] = valid.argmax(1)
+        left.remove(head)
     arrays = []
     for leaf in table.leaves:
         if leaf.outcomes:

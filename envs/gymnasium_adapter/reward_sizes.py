@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.envs.gymnasium_adapter.given_masks import TablesOfCopies
 from equipoise.envs.gymnasium_adapter.group import Local
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError
 from equipoise.envs.gymnasium_adapter.native_actions import some_arrays
@@ -46,9 +47,10 @@ def measured(
     try:
         envs = start(replace(contract, rewards=sizes, check_bounds="off"))
         try:
-            envs.reset([0])
-            given = envs.exchange
-            for place, array in zip(given.actions, some_arrays(contract.actions, given.mask), strict=True):
+            said = {index: note["mask_tables"] for index, note in envs.reset([0]) if "mask_tables" in note}
+            given, tables = envs.exchange, TablesOfCopies(contract.actions, 1).join(said)
+            arrays = some_arrays(contract.actions, given.mask, tables)
+            for place, array in zip(given.actions, arrays, strict=True):
                 place[...] = array
             envs.step()
         finally:

@@ -16,11 +16,12 @@ from torch import Tensor
 from equipoise.envs import process_wide
 from equipoise.envs.action_bounds import ActionBounds, bounded
 from equipoise.envs.action_table import ActionTable
+from equipoise.envs.dependent_masks import ActionMask
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
+from equipoise.envs.gymnasium_adapter.given_masks import MaskError, as_action_mask
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.gymnasium_adapter.making import name_of
 from equipoise.envs.gymnasium_adapter.mask_sources import METHOD, OBSERVATION
-from equipoise.envs.gymnasium_adapter.masks import MaskError
 from equipoise.envs.gymnasium_adapter.native_actions import native_arrays, some_arrays
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout
 from equipoise.envs.gymnasium_adapter.rewards import vector_remark
@@ -112,7 +113,7 @@ class VectorisedEnv(Restarting):
     def observation_layout(self) -> list[dict[str, Any]]:
         return self._layout.describe()
 
-    def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def reset(self, seed: int | None = None) -> tuple[Tensor, ActionMask | None]:
         self._seed = self._seed if seed is None else seed
         self._ended = np.zeros(self.num_envs, np.bool_)
         self._idle.clear()
@@ -228,14 +229,15 @@ class VectorisedEnv(Restarting):
             self._fail(int(index), "its reward is not finite")
         return values
 
-    def _mask(self, masks: Any, unused: Any = None) -> Tensor | None:
+    def _mask(self, masks: Any, unused: Any = None) -> ActionMask | None:
         """Args: see `Masks.read`; `masks`: None where there are none."""
         if self._masks.source is None:
             return None
         if masks is None:
             self._fail(0, "infos lack 'action_mask', which must come with every observation or with none")
         try:
-            return self._tensor(self._masks.read(masks, unused))
+            own, tables = self._masks.read(masks, unused)
+            return as_action_mask(self._tensor(own), tables)
         except MaskError as error:
             self._fail(0, f"{self._masks.source}: {error}")
 
@@ -254,8 +256,8 @@ class VectorisedEnv(Restarting):
                 observation, infos = self._env.reset(seed=None if self._of_envpool() else 0)
                 self._tell(self._masks.find(self._env, observation, infos))
                 given = self._masks.given(observation, infos) if self._masks.source else None
-                mask = self._masks.of_all_choices() if given is None else self._masks.read(given)
-                rewards = self._env.step(self._table.actions_of(some_arrays(self._table, mask)))[1]
+                mask = (self._masks.of_all_choices(), []) if given is None else self._masks.read(given)
+                rewards = self._env.step(self._table.actions_of(some_arrays(self._table, *mask)))[1]
             return int(np.asarray(rewards, np.float64).reshape(self.num_envs, -1).shape[1])
         except (Exception, SystemExit):  # user code: may raise anything, and is told when it does so again
             self._refuse_vectors()

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter.declared import declares
+from equipoise.envs.gymnasium_adapter.given_masks import Joined, MaskError, TablesOfCopies
 from equipoise.envs.gymnasium_adapter.mask_sources import KEY, METHOD, OBSERVATION, READ_FROM_OBSERVATION
-from equipoise.envs.gymnasium_adapter.masks import MaskError, read_mask
+from equipoise.envs.gymnasium_adapter.masks import read_mask
 from equipoise.envs.gymnasium_adapter.own_spaces import layers
 
 INFOS = f"infos[{KEY!r}]"
@@ -31,6 +32,7 @@ class Masks:
 
     def __init__(self, table: ActionTable, space: gymnasium.Space[Any], num_envs: int) -> None:
         self._table, self._num_envs = table, num_envs
+        self._tables = TablesOfCopies(table, num_envs)
         self._observed = isinstance(space, spaces.Dict) and KEY in space.spaces
         self._method: Callable[[], Any] | None = None
         self._asked: Any = None  # which environment has been asked for it
@@ -65,8 +67,8 @@ class Masks:
             return self._method()
         return observation[KEY] if self.source == OBSERVATION else infos.get(KEY)
 
-    def read(self, given: Any, unused: Any = None) -> NDArray[np.bool_]:
-        """`[N, H, C]` or `[N, S]`, see `ActionTable.padded`.
+    def read(self, given: Any, unused: Any = None) -> tuple[NDArray[np.bool_], Joined]:
+        """`[N, H, C]` or `[N, S]`, see `ActionTable.padded`, and tables, see `TablesOfCopies.join`.
 
         Args:
             given: one for each copy.
@@ -76,11 +78,9 @@ class Masks:
             MaskError: see `read_mask`.
         """
         unused = np.zeros(self._num_envs, np.bool_) if unused is None else unused
-        rows = [
-            self._table.every_choice if unused[i] else read_mask(mask, self._table)
-            for i, mask in enumerate(given)
-        ]
-        return np.stack(rows)
+        read = {i: read_mask(mask, self._table) for i, mask in enumerate(given) if not unused[i]}
+        own = [read[i].own if i in read else self._table.every_choice for i in range(self._num_envs)]
+        return np.stack(own), self._tables.join({i: mask.tables for i, mask in read.items()})
 
     def of_all_choices(self) -> NDArray[np.bool_]:
         """Of the same shape, which forbid nothing."""

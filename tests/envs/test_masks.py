@@ -23,7 +23,7 @@ PAIR = spaces.Tuple((spaces.Discrete(3), spaces.Discrete(2)))
 def rows(given: Any, space: Space[Any]) -> list[list[int]]:
     """Without the padding."""
     table = ActionTable(space)
-    mask = read_mask(given, table).astype(int)
+    mask = read_mask(given, table).own.astype(int)
     assert not mask[~table.every_choice].any()
     return [row[0].tolist() for row in table.by_head(mask[None])]
 

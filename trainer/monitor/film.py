@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from equipoise.envs.checked import CheckedEnv
 from equipoise.envs.protocol import BatchedEnv, IllustratedEnv, Timestep
 from equipoise.envs.references import References
 from equipoise.trainer.data import Actions
@@ -52,7 +53,8 @@ def film_episode(
     weights = torch.tensor(env.reward_weights, device=env.device)
     names = Names(env.choice_names, env.parameter_names) if isinstance(env, IllustratedEnv) else Names()
     noise = torch.Generator(env.device).manual_seed(seed)
-    observation, action_mask = env.reset(seed)
+    checked = CheckedEnv(env)
+    observation, action_mask = checked.reset(seed)
     task_return, steps, frames = 0.0, 0, []
     while True:
         acting = policy.acting(policy.normalize(observation), action_mask)
@@ -61,7 +63,7 @@ def film_episode(
         picture = env.render_action(native) if isinstance(env, IllustratedEnv) else env.render()
         scene = _Scene(title, picture, policy, names, acting.given(actions.discrete), actions)
         frames.append(scene.frame(f"step {steps}", f"return {task_return:.1f}"))
-        step = env.step(native)
+        step = checked.step(native)
         observation, action_mask = step.observation, step.action_mask
         task_return += float(step.rewards[0] @ weights)
         steps += 1

@@ -1,14 +1,17 @@
-"""Acting where heads decide one after the other, as later ones depend on what earlier ones have chosen."""
+"""Acting where heads decide one after the other, as later ones, or their masks, depend on what was chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from equipoise.envs.dependent_masks import ActionMask, DependentMask, in_order
+from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.trainer.data import Actions
+from equipoise.trainer.policy.choosing import in_turn
 from equipoise.trainer.policy.distributions import HybridDistribution
 
 if TYPE_CHECKING:
@@ -19,19 +22,20 @@ Pick = Callable[[int, Tensor], Tensor]
 
 
 class HeadAfterHead:
-    """Draws actions as `HybridDistribution` does, for a policy whose outputs depend on the choices.
+    """Draws actions as `HybridDistribution` does, where the outputs or the masks depend on the choices.
 
     Args:
         inputs: normalised observations `[B, O]`.
-        action_mask: bool, as `HybridSpace.valid_choices` for each of them; None: all choices are valid.
+        action_mask: as `HybridSpace.valid_choices` for each of them, or dependent; None: all are valid.
         log_std: see `Policy.actor`.
     """
 
     def __init__(
-        self, policy: Policy, inputs: Tensor, action_mask: Tensor | None, log_std: Tensor | None = None
+        self, policy: Policy, inputs: Tensor, action_mask: ActionMask | None, log_std: Tensor | None = None
     ) -> None:
         self._policy, self._inputs, self._log_std = policy, inputs, log_std
         self._mask, self._space = action_mask, policy.space
+        check_order(action_mask, policy)
         self._latest: tuple[Tensor, HybridDistribution] | None = None
 
     def sample(self, gumbel: Tensor, normal: Tensor) -> Actions:
@@ -62,19 +66,65 @@ class HeadAfterHead:
         """The distribution that `choices` `[B, H]` were taken from."""
         if self._latest is not None and self._latest[0] is choices:
             return self._latest[1]
-        return self._policy.distribution(self._inputs, self._mask, choices)
+        return self._take(lambda head, logits: choices[:, head])[1]
 
     def _take(self, pick: Pick) -> tuple[Tensor, HybridDistribution]:
-        space, taken = self._space, dict[int, Tensor]()
-        everything = space.valid_choices.expand(len(self._inputs), *space.valid_choices.shape)
-        mask = everything if self._mask is None else self._mask
+        space, policy, mask = self._space, self._policy, self._mask
+        taken: dict[int, Tensor] = {}
+        valid: dict[int, Tensor] = {}
 
         def choose(head: int, logits: Tensor) -> Tensor:
+            valid[head] = self._valid(head, taken)
             lowest = 1e-8 * torch.finfo(logits.dtype).min
-            taken[head] = pick(head, logits.masked_fill(~space.of_head(mask, head), lowest))
+            taken[head] = pick(head, logits.masked_fill(~valid[head], lowest))
             return taken[head]
 
-        outputs = self._policy.outputs(self._inputs, choose, self._log_std)
-        choices = torch.stack([taken[head] for head in range(space.num_heads)], 1)
-        self._latest = choices, self._policy.as_distribution(*outputs, action_mask=mask)
+        if policy.conditional:
+            logits, mean, log_std = policy.outputs(self._inputs, choose, self._log_std)
+        else:  # only the masks depend on choices
+            logits, mean, log_std = policy.outputs(self._inputs, None, self._log_std)
+            in_turn(space, policy.order, space.laid_out(logits), choose)
+        heads = range(space.num_heads)
+        choices = torch.stack([taken[head] for head in heads], 1)
+        if isinstance(mask, DependentMask):
+            mask = space.laid_out(torch.cat([valid[head] for head in heads], 1))
+        self._latest = choices, policy.as_distribution(logits, mean, log_std, mask)
         return self._latest
+
+    def _valid(self, head: int, taken: Mapping[int, Tensor]) -> Tensor:
+        """`[B, choices]`: what the mask allows a head, given the choices before it."""
+        space, mask = self._space, self._mask
+        if not isinstance(mask, DependentMask):
+            every = space.valid_choices.expand(len(self._inputs), *space.valid_choices.shape)
+            return space.of_head(every if mask is None else mask, head)
+        valid = space.of_head(mask.own, head)
+        if (table := mask.table_of(head)) is None:
+            return valid
+        valid = valid & table.row(taken, space.num_heads)
+        # Elsewhere the device would be waited for.
+        looking = valid.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looking and not bool(valid.any(-1).all()):
+            row = int(valid.any(-1).to(torch.int8).argmin())
+            called = space.table.head_path
+            chosen = ", ".join(f"{called(of)} = {int(taken[of][row])}" for of in table.given)
+            left = f"leaves {called(head)} no valid choice once {chosen}"
+            raise EnvError(f"environment {row}: the action mask {left}")
+        return valid
+
+
+def check_order(mask: ActionMask | None, policy: Policy) -> None:
+    """Raises ValueError where a head's mask depends on one that decides after it."""
+    if not isinstance(mask, DependentMask):
+        return
+    place = {head: place for place, head in enumerate(policy.order)}
+    name = policy.space.table.head_name
+    for table in mask.tables:
+        for of in table.given:
+            if place[of] >= place[table.head]:
+                heads = in_order(mask.tables, policy.space.num_heads)
+                wanted = ",".join(str(name(head)) for head in heads)
+                raise ValueError(
+                    f"policy.order = [{','.join(str(name(head)) for head in policy.order)}]: the mask of "
+                    f"{name(table.head)} depends on {name(of)}, which must come before it: "
+                    f"policy.order=[{wanted}]"
+                )

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from equipoise.envs.dependent_masks import ActionMask, DependentMask
 from equipoise.envs.protocol import NativeAction
 from equipoise.trainer.data import Actions
 from equipoise.trainer.policy.choosing import Choose
@@ -145,7 +146,7 @@ class Policy(nn.Module, ABC):
 
     @property
     def order(self) -> Sequence[int]:
-        """The heads in the order in which they decide."""
+        """The heads in the order in which they decide, where that matters."""
         return range(self.space.num_heads)
 
     @abstractmethod
@@ -200,13 +201,13 @@ class Policy(nn.Module, ABC):
         return self.as_distribution(*self.outputs(inputs, choices), action_mask=action_mask)
 
     def acting(
-        self, inputs: Tensor, action_mask: Tensor | None, log_std: Tensor | None = None
+        self, inputs: Tensor, action_mask: ActionMask | None, log_std: Tensor | None = None
     ) -> HybridDistribution | HeadAfterHead:
         """What actions for normalised observations `[B, O]` are drawn from: `mode`, `draw`, `sample`.
 
         `given` of the choices drawn is the distribution that they came from. `log_std`: see `actor`.
         """
-        if self.conditional:
+        if self.conditional or isinstance(action_mask, DependentMask):
             return HeadAfterHead(self, inputs, action_mask, log_std)
         return self.as_distribution(*self.actor(inputs, log_std), action_mask=action_mask)
 
@@ -223,7 +224,7 @@ class Policy(nn.Module, ABC):
         return self.space.to_native(Actions(actions.discrete, self.family.in_range(actions.continuous)))
 
     @torch.inference_mode()
-    def act(self, observation: Tensor, action_mask: Tensor | None) -> Actions:
+    def act(self, observation: Tensor, action_mask: ActionMask | None) -> Actions:
         """The deterministic action for raw observations `[B, O]`."""
         return self.acting(self.normalize(observation), action_mask).mode()
 

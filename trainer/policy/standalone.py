@@ -11,35 +11,60 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.envs.action_table import ActionLeaf
+from equipoise.envs.dependent_masks import ActionMask, DependentMask, MaskTable
 from equipoise.trainer.policy.protocol import Policy
 
 
 class StandalonePolicy(nn.Module):
     """Normalisation, network, likeliest choices and parameters, scaling and clamping to native units."""
 
-    def __init__(self, policy: Policy, masked: bool) -> None:
+    def __init__(self, policy: Policy, mask: ActionMask | None) -> None:
+        """`mask`: any one of the environment."""
         super().__init__()
         self.policy = policy
-        self.masked = masked
+        self.masked = mask is not None
         """Whether a second input, the action mask, is needed."""
+        tables = mask.tables if isinstance(mask, DependentMask) else ()
+        self.tables = {f"action_mask_{table.head}": (table.head, table.given) for table in tables}
+        """Inputs beside that: masks of a head for each choice of others."""
         self.names = tuple(_name(leaf) for leaf in policy.space.table.leaves)
 
-    def forward(self, observation: Tensor, action_mask: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self,
+        observation: Tensor,
+        action_mask: Tensor | None = None,
+        tables: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Observations `[B, O]` float32 and masks as `HybridSpace.valid_choices` -> the leaves of the action
-        space by name, each `[B, ...]`."""
+        space by name, each `[B, ...]`. `tables`: see `MaskTable`, by the names of `tables`."""
         policy = self.policy
-        actions = policy.acting(policy.normalize(observation), action_mask).mode()
+        mask: ActionMask | None = action_mask
+        if self.tables:
+            assert action_mask is not None
+            assert tables is not None
+            each = (MaskTable(*self.tables[name], valid) for name, valid in tables.items())
+            mask = DependentMask(action_mask, tuple(each))
+        actions = policy.acting(policy.normalize(observation), mask).mode()
         table = policy.space.table
         parts = table.take_apart(policy.to_native(actions))
         outputs = [_in_bounds(part, leaf) for part, leaf in zip(parts, table.leaves, strict=True)]
         return dict(zip(self.names, outputs, strict=True))
 
-    def examples(self) -> dict[str, Tensor]:
+    def examples(self) -> dict[str, Any]:
         """Inputs of the right shape; the batch is 2, as tracing takes 1 for a constant."""
+        inputs: dict[str, Any] = self._flat_examples()
+        if self.tables:  # as one argument: torch.export does not find its way through `**tables`
+            inputs["tables"] = {name: inputs.pop(name) for name in self.tables}
+        return inputs
+
+    def _flat_examples(self) -> dict[str, Tensor]:
         space = self.policy.space
         inputs = {"observation": torch.zeros(2, self.policy.observation_width)}
         if self.masked:
             inputs["action_mask"] = torch.stack([space.valid_choices] * 2)
+        for name, (head, given) in self.tables.items():
+            counts = [space.choice_counts[n] for n in (*given, head)]
+            inputs[name] = torch.ones(2, *counts, dtype=torch.bool)
         return inputs
 
     def describe(self, observation: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -63,6 +88,13 @@ class StandalonePolicy(nn.Module):
                 )
             },
         }
+        for name, (head, given) in self.tables.items():
+            about[name] = {
+                "meaning": f"true for a valid choice of {table.head_path(head)}, one at least for each "
+                f"choice of {' and '.join(map(table.head_path, given))}; in a .pt2 a part of `tables`",
+                "head": head,
+                "given": list(given),
+            }
         inputs = [
             {
                 "name": name,
@@ -70,7 +102,7 @@ class StandalonePolicy(nn.Module):
                 "shape": ["batch", *example.shape[1:]],
                 **about[name],
             }
-            for name, example in self.examples().items()
+            for name, example in self._flat_examples().items()
         ]
         leaves = zip(self.names, table.leaves, strict=True)
         numbers = self.policy.family.deterministic
