@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
 from equipoise.commands import typed
+from equipoise.trainer.configuration.schema import env_label
+from equipoise.trainer.monitor.summary import read_config
 
 HOST = "127.0.0.1"  # never beyond this machine: TensorBoard asks nobody for a password
 PAGE = "#custom_scalars"  # the charts that answer questions; TensorBoard's own first page has none of them
@@ -40,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A plain `kill` ends TensorBoard too, by the same way out as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryFile("w+") as log:
-        return serve(options.runs, len(runs), port, log)
+        return serve(options.runs, runs, port, log)
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -57,15 +61,40 @@ def free_port(port: int) -> int:
         return number
 
 
-def serve(folder: Path, count: int, port: int, log: IO[str]) -> int:
+def pages(folder: Path, runs: Sequence[Path]) -> dict[str, str]:
+    """Environment -> the page of charts with its runs alone; none where there is only one environment.
+
+    Returns of unrelated environments squash each other on one axis.
+    """
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        env = env_label(read_config(run).get("env") or {})
+        names.setdefault(env, []).append(run.relative_to(folder).as_posix())
+    if len(names) < 2:
+        return {}
+    return {env: f"{PAGE}&regexInput={quote(_only(mine, names))}" for env, mine in sorted(names.items())}
+
+
+def _only(mine: Sequence[str], names: Mapping[str, Sequence[str]]) -> str:
+    """A regular expression of these runs' names: by the folders above them, if no other run is there."""
+    above = {name.rpartition("/")[0] for name in mine}
+    others = {name.rpartition("/")[0] for several in names.values() for name in several if name not in mine}
+    if above & others:
+        return f"^({'|'.join(map(re.escape, mine))})$"
+    return f"^({'|'.join(map(re.escape, sorted(above)))})/"
+
+
+def serve(folder: Path, runs: Sequence[Path], port: int, log: IO[str]) -> int:
     """Run TensorBoard until Ctrl-C. Its own output goes to `log`, which is shown if it fails."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)]
     command += ["--host", HOST, "--port", str(port)]
     process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         if wait_until_open(process, port):
-            runs = "1 run" if count == 1 else f"{count} runs"
-            print(f"TensorBoard over {runs}: http://{HOST}:{port}/{PAGE}  (Ctrl-C ends it)", flush=True)
+            count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+            print(f"TensorBoard over {count}: http://{HOST}:{port}/{PAGE}  (Ctrl-C ends it)", flush=True)
+            for env, page in pages(folder, runs).items():
+                print(f"  {env} alone: http://{HOST}:{port}/{page}", flush=True)
             process.wait()
     except KeyboardInterrupt:
         print("\nTensorBoard ended")

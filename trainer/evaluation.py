@@ -48,8 +48,12 @@ class Evaluation:
     def return_std(self) -> float:
         return float(np.std(self.returns))
 
+    def tagged(self) -> dict[str, float]:
+        """All that there is, by TensorBoard's tags."""
+        return {f"evaluation/{name}": value for name, value in self.named().items()}
+
     def named(self) -> dict[str, float]:
-        """All that there is, by the names of TensorBoard's tags `evaluation/…`."""
+        """All that there is, by name."""
         unfinished = float(self.unfinished) or None
         optional = {"score": self.score, "success": self.success_rate, "unfinished_episodes": unfinished}
         known = {name: value for name, value in optional.items() if value is not None}

@@ -85,6 +85,14 @@ class Evaluator:
                 self.random = look.random_return if known is None else RandomReturn(known.random, None)
             return look
 
+    def untrained(self, look: FirstLook | None) -> Evaluation | None:
+        """Of the policy before it has learned anything, by the process that measures. None where the first
+        look found episodes so long that waiting for their end would keep the training from its beginning."""
+        with distributed.failing_together():
+            if look is None or look.unfinished:
+                return None
+            return self.run(self._episodes, evaluation_seed(self._seed))
+
     def interim(self, metrics: dict[str, float]) -> bool:
         """Whether the policy is the best so far. What was measured is added to `metrics`, by tag."""
         best = False
@@ -93,7 +101,7 @@ class Evaluator:
             result = self.run(self._episodes, evaluation_seed(self._seed))
             best = self.is_best(result)
             self.best_return = max(self._judged(result), self.best_return)
-            metrics |= {f"evaluation/{name}": value for name, value in result.named().items()}
+            metrics |= result.tagged()
             metrics["time/evaluate"] = time.perf_counter() - started
         return bool(distributed.all_reduce_max(torch.tensor(int(best))))
 

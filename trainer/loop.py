@@ -69,7 +69,10 @@ class Trainer:
         self.interruption = Interruption(ECHO if distributed.world_size() > 1 else 0.0)
         with self.interruption, self.recorder.session(self):
             self.evaluator.prepare()
-            self.recorder.first_look(self, self.evaluator.look())
+            look = self.evaluator.look()
+            self.recorder.first_look(self, look)
+            if self.iteration == 0 and self.settings.eval_every:
+                self.recorder.evaluation(self, self.evaluator.untrained(look))
             self.callbacks.start(self)
             while self._goes_on():
                 metrics = self.iterate()
@@ -130,6 +133,8 @@ class Trainer:
                 self.interrupted_by = interrupted.signal
         if result is not None and (self.evaluator.is_best(result) or not self.recorder.has_best):
             self.recorder.save(state, best=True)
+        if not self._due(self.settings.eval_every):
+            self.recorder.evaluation(self, result)
         summary = self.recorder.finish(self, result)
         with suppress(Interrupted), self.interruption.at_once():
             self.recorder.film(self)

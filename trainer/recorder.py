@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from equipoise.commands import typed
 from equipoise.trainer.compilation import news
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.evaluation import Evaluation
@@ -22,7 +23,13 @@ from equipoise.trainer.settled import settled
 from equipoise.trainer.system import torch_switches
 from equipoise.trainer.system.checkpoint import CheckpointError, Checkpoints
 from equipoise.trainer.system.files import replace_file
-from equipoise.trainer.system.run_folder import CHECKPOINTS, CONFIG, FolderRemovedError, RunFolder
+from equipoise.trainer.system.run_folder import (
+    CHECKPOINTS,
+    COMMANDS,
+    CONFIG,
+    FolderRemovedError,
+    RunFolder,
+)
 
 if TYPE_CHECKING:
     from equipoise.trainer.loop import Trainer
@@ -55,6 +62,9 @@ class Recorder:
 
     def iteration(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Log the iteration just done, with what there is to say of it."""
+
+    def evaluation(self, trainer: Trainer, result: Evaluation | None) -> None:
+        """Log an evaluation that is in no iteration's metrics."""
 
     def save(self, state: Mapping[str, Any], last: bool = False, best: bool = False) -> None:
         """Write a trainer's `state` as `last.pt` or `best.pt` or both."""
@@ -92,8 +102,21 @@ class RunRecorder(Recorder):
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             replace_file(self.run_dir / CONFIG, settings.encode())
+            with (self.run_dir / COMMANDS).open("a", encoding="utf-8") as file:
+                file.write(f"{self._command()}\n")
         except OSError as error:
             raise OSError(f"cannot write to {self.run_dir}: {error.strerror or error}") from error
+
+    def _command(self) -> str:
+        """What this session was begun with."""
+        given = [argument for argument in self.config.typed if not argument.startswith("resume=")]
+        named = [
+            argument.partition("=")[0] for argument in given if "=" not in argument and argument[0] != "~"
+        ]
+        if self.config.resume is not None:
+            given.append(f"resume={self.config.resume}")
+        command = typed("train", *(argument for argument in given if argument not in named))
+        return f"{command}  # from Python, which has set {', '.join(named)} as well" if named else command
 
     @contextmanager
     def session(self, trainer: Trainer) -> Iterator[None]:
@@ -193,6 +216,11 @@ class RunRecorder(Recorder):
             self.message(message)
         with self._writing():
             self._log.record(trainer.iteration, trainer.env_steps, metrics)
+
+    def evaluation(self, trainer: Trainer, result: Evaluation | None) -> None:
+        if result is not None:
+            with self._writing():
+                self._log.evaluation(result.tagged(), trainer.env_steps)
 
     def save(self, state: Mapping[str, Any], last: bool = False, best: bool = False) -> None:
         # The log first: a checkpoint that is ahead of it would leave a gap in a resumed run.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -25,6 +26,25 @@ def test_runs_are_found_at_any_depth(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "env-debug" / "s1"), make_run(tmp_path / "sweep" / "env" / "s2")]
     (tmp_path / "empty").mkdir()
     assert dashboard.find_runs(tmp_path) == runs
+
+
+def test_runs_of_each_environment_have_a_page_of_their_own(tmp_path: Path) -> None:
+    """The pages choose runs by a regular expression, as TensorBoard's box for it does."""
+
+    def names(env: str, *places: str) -> list[str]:
+        for place in places:
+            make_run(tmp_path / place)
+            (tmp_path / place / "config.yaml").write_text(f"env: {{name: {env}}}")
+        return list(places)
+
+    goal = names("goal", "goal-balanced/s1", "goal.balanced/s+2", "mixed/goal")
+    cart = names("CartPole-v1", "goal_balanced/s1", "mixed/cart")
+    every = [run.relative_to(tmp_path).as_posix() for run in dashboard.find_runs(tmp_path)]
+    pages = dashboard.pages(tmp_path, dashboard.find_runs(tmp_path))
+    chosen = {env: unquote(page.partition("&regexInput=")[2]) for env, page in pages.items()}
+    for env, mine in {"goal": goal, "CartPole-v1": cart}.items():
+        assert {run for run in every if re.search(chosen[env], run)} == set(mine)
+    assert dashboard.pages(tmp_path, [tmp_path / run for run in goal]) == {}
 
 
 @pytest.mark.parametrize("name", [".", "missing"])

@@ -25,6 +25,9 @@ class TensorBoard(Logger):
         self._log.scalars(metrics, env_steps)
         self._log.flush_when_due()
 
+    def evaluation(self, metrics: Mapping[str, float], env_steps: int) -> None:
+        self._log.evaluation(metrics, env_steps)
+
     def film(self, tag: str, frames: Frames, fps: float, env_steps: int) -> None:
         self._log.gif(tag, frames, fps, env_steps)
 

@@ -1,7 +1,12 @@
-"""Layout of TensorBoard's Custom Scalars page: questions about a run, each with the charts that answer it."""
+"""Layout of TensorBoard's Custom Scalars page: questions about a run, each with the charts that answer it.
+
+TensorBoard gives a colour to a run, not to a tag. So no chart has more than two tags of a run.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 RANDOM_RETURN = "reference/random_return"
@@ -38,26 +43,44 @@ class Bands(NamedTuple):
     bands: tuple[Band, ...]
 
 
+class Each(NamedTuple):
+    """A chart for every name, or every two, that the `(.+)` of `pattern` finds in a run's tags."""
+
+    title: str
+    pattern: str
+    together: int = 2
+
+
 Chart = Lines | Bands
 
 LAYOUT: dict[str, tuple[Chart, ...]] = {
     "Is it learning?": (
-        Lines("Score (0 random, 1 expert)", ("^evaluation/(sampled_)?score$",)),
         Lines(
-            "Return: training, deterministic and sampled policy, random actions",
-            ("^(episode|evaluation)/(sampled_)?return$", f"^{RANDOM_RETURN}$"),
+            "Score (0 random, 1 expert): deterministic, sampled policy", ("^evaluation/(sampled_)?score$",)
         ),
-        Lines("Success rate", ("^(episode|evaluation)/(sampled_)?success$",)),
+        Lines(
+            "Return of the deterministic policy, and of random actions",
+            ("^evaluation/return$", f"^{RANDOM_RETURN}$"),
+        ),
+        Lines(
+            "Return of the training episodes, and of the sampled policy",
+            ("^episode/return$", "^evaluation/sampled_return$"),
+        ),
+        Lines("Success rate: deterministic and sampled policy", ("^evaluation/(sampled_)?success$",)),
+        Lines("Success rate of the training episodes", ("^episode/success$",)),
         Lines("Episode length", ("^episode/length$",)),
-        Lines("The environment's own metrics", ("^evaluation/(?!(sampled_)?(score|return|success)$)",)),
     ),
     "Are both sides balanced?": (
-        Lines("Push ratio discrete : continuous", ("^gradient_scaling/balance_ratio", f"^{BALANCED}$")),
-        Bands(
-            "Gradient norms: raw with their range, EMA",
-            tuple(Band(tag, f"{tag}_min", f"{tag}_max") for tag in _RAW_NORMS)
-            + tuple(Band(tag, tag, tag) for tag in _EMA_NORMS),
+        Lines("Push ratio discrete : continuous", ("^gradient_scaling/balance_ratio$", f"^{BALANCED}$")),
+        Lines(
+            "Push ratio before weighting, and by the averages that the weights are made of",
+            ("^gradient_scaling/balance_ratio_(before|ema)$",),
         ),
+        Bands(
+            "Gradient norms with their range in an iteration",
+            tuple(Band(tag, f"{tag}_min", f"{tag}_max") for tag in _RAW_NORMS),
+        ),
+        Lines("Gradient norms, running averages", tuple(f"^{tag}$" for tag in _EMA_NORMS)),
         Lines("Weights used", (r"^gradient_scaling/\w+_weight_used$",)),
         Lines("Scales", (r"^gradient_scaling/\w+_scale$",)),
         Lines("Fraction of updates at a bound", (r"^gradient_scaling/\w+_clamped$",)),
@@ -66,13 +89,7 @@ LAYOUT: dict[str, tuple[Chart, ...]] = {
         Lines("Share of each side's gradient that is signal", (r"^gradient_scaling/\w+_signal_share$",)),
         Lines("How far each side's policy moves (KL divergence)", ("^loss/kl_(discrete|continuous)$",)),
     ),
-    "Is the critic healthy?": (
-        Lines("Explained variance per component", ("^value/explained_variance",)),
-        Lines("Clipped fraction per component", ("^value/clipped_fraction",)),
-        Lines("Value loss", ("^loss/value$",)),
-        Lines("Mean value per component, in the critic's units", ("^value/mean/",)),
-        Lines("Mean value per component, in raw units", ("^value/raw_mean/",)),
-    ),
+    "Is the critic healthy?": (Lines("Value loss", ("^loss/value$",)),),
     "Is exploration collapsing?": (
         Lines(
             "Discrete entropy, threshold of its guard", ("^entropy/discrete$", f"^{MIN_DISCRETE_ENTROPY}$")
@@ -84,10 +101,6 @@ LAYOUT: dict[str, tuple[Chart, ...]] = {
         Lines("Collapse guards", (r"^entropy/\w+_guard_active$",)),
         Lines("Coefficient", ("^entropy/coefficient$",)),
     ),
-    "Which component drives?": (
-        Lines("Advantage weight per component", ("^advantage_weighting/weight/",)),
-        Lines("Reward factor per component", ("^reward_normalization/factor/",)),
-    ),
     "Are the updates sound?": (
         Lines("KL divergence", ("^loss/kl$",)),
         Lines("Clipped ratios", ("^loss/clip_fraction_",)),
@@ -97,10 +110,47 @@ LAYOUT: dict[str, tuple[Chart, ...]] = {
     ),
     "How fast?": (
         Lines("Environment steps per second", ("^time/steps_per_second$",)),
-        Lines("Seconds per iteration", ("^time/(?!steps_per_second$)",)),
+        Lines("Seconds per iteration: collecting and learning", ("^time/(collect|update)$",)),
+        Lines("Seconds of an evaluation", ("^time/evaluate$",)),
     ),
 }
+
+DETAILS = (
+    Each(
+        "Its own",
+        "^(?:episode|evaluation)/(?!(?:(?:sampled_)?(?:score|return|success)|length)$)(.+)$",
+        together=1,
+    ),
+    Each("Advantage weight", "^advantage_weighting/weight/(.+)$"),
+    Each("Reward factor", "^reward_normalization/factor/(.+)$"),
+    Each("Explained variance", "^value/explained_variance/(.+)$"),
+    Each("Clipped fraction", "^value/clipped_fraction/(.+)$"),
+    Each("Mean value in the critic's units", "^value/mean/(.+)$"),
+    Each("Mean value in raw units", "^value/raw_mean/(.+)$"),
+)
+"""What has names of the environment's: its own metrics, and what there is of each reward component."""
 
 BANDS = tuple(
     band for charts in LAYOUT.values() for chart in charts if isinstance(chart, Bands) for band in chart.bands
 )
+
+
+def layout_of(tags: Collection[str], env: str = "") -> dict[str, Sequence[Chart]]:
+    """The charts for a run of the environment `env` that has these tags.
+
+    TensorBoard merges the layouts of all runs. So what is one environment's alone has a heading of its own.
+    """
+    details = [chart for each in DETAILS for chart in _charts(each, tags)]
+    return {**LAYOUT, f"{env} in detail".strip(): details}
+
+
+def _charts(each: Each, tags: Collection[str]) -> list[Lines]:
+    found = sorted({match[1] for tag in tags if (match := re.match(each.pattern, tag))})
+    groups = (found[i : i + each.together] for i in range(0, len(found), each.together))
+    return [
+        Lines(
+            f"{each.title}: {', '.join(names)}",
+            tuple(each.pattern.replace("(.+)", re.escape(name)) for name in names),
+        )
+        for names in groups
+    ]

@@ -55,6 +55,10 @@ class Logger:
     def scalars(self, metrics: Mapping[str, float], iteration: int, env_steps: int) -> None:
         """The metrics of an iteration by tag, NaN and infinity among them. Waits for nothing."""
 
+    def evaluation(self, metrics: Mapping[str, float], env_steps: int) -> None:
+        """What an evaluation says by tag that is in no iteration's metrics: the one before the first
+        iteration, and the closing one where the last iteration had none."""
+
     def film(self, tag: str, frames: Frames, fps: float, env_steps: int) -> None:
         """Frames `[frames, height, width, 3]` of an episode."""
 

@@ -115,6 +115,10 @@ class RunLog:
         self._progress.update(iteration, env_steps, metrics)
         self._each("scalars", metrics, iteration, env_steps)
 
+    def evaluation(self, metrics: Mapping[str, float], env_steps: int) -> None:
+        """An evaluation, by tag, that is in no iteration's metrics."""
+        self._each("evaluation", metrics, env_steps)
+
     def film(self, frames: Sequence[np.ndarray[Any, np.dtype[np.uint8]]], env_steps: int) -> None:
         """Frames `[height, width, 3]` of an episode, as a GIF on disk and on the Images page."""
         stacked = shrink(np.stack(frames))

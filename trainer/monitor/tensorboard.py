@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,10 @@ from tensorboard.plugins.hparams.api_pb2 import (
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.plugins.text import metadata as text_plugin
 
+from equipoise.trainer.configuration.resuming import EXACT
 from equipoise.trainer.monitor.event_file import EventFile, cut_event_files
 from equipoise.trainer.monitor.gif import Frames, encode_gif
-from equipoise.trainer.monitor.layout import BANDS, LAYOUT, Chart, Lines
+from equipoise.trainer.monitor.layout import BANDS, Chart, Lines, layout_of
 from equipoise.trainer.monitor.summary import Summary as RunSummary
 
 Hyperparameter = bool | int | float | str | None
@@ -81,10 +82,8 @@ class TensorBoardLog:
         start = SessionLog(status=SessionLog.START)
         step = env_steps + 1 if env_steps else 0
         self._writer.add(Event(wall_time=time.time(), step=step, session_log=start))
-        layout = TensorProto(dtype="DT_STRING", string_val=[_layout().SerializeToString()])
-        self._write_tensor(
-            custom_scalar_plugin.CONFIG_SUMMARY_TAG, custom_scalar_plugin.create_summary_metadata(), layout, 0
-        )
+        self._has_layout, self._env = env_steps > 0, ""
+        self._evaluated: set[str] = set()
 
     def reference(self, tag: str, value: float) -> None:
         """Add a constant line."""
@@ -94,13 +93,21 @@ class TensorBoardLog:
         """Add points at `step`. TensorBoard has no place for NaN or infinity (`metrics.jsonl`: null).
 
         A chart with a margin needs the same steps in all of its three series, so one missing point leaves
-        out all three.
+        out all three. The first metrics of a run say which charts it has.
         """
+        if not self._has_layout:
+            self._has_layout = True
+            self._layout({*metrics, *self._evaluated})
         points = {tag: x for tag, x in {**metrics, **self._references}.items() if math.isfinite(x)}
         for band in BANDS:
             if not points.keys() >= set(band):
                 points = {tag: x for tag, x in points.items() if tag not in band}
         self._scalars(points, step)
+
+    def evaluation(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add points of an evaluation that no iteration has in its metrics."""
+        self._evaluated |= metrics.keys()
+        self._scalars({tag: x for tag, x in metrics.items() if math.isfinite(x)}, step)
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         tensor = TensorProto(
@@ -129,10 +136,13 @@ class TensorBoardLog:
         """Put this run on the HParams page, with the metrics of `RANKED_BY` as columns.
 
         TensorBoard takes the columns for all runs from one of them, whichever it reads first. So a run lists
-        all of its settings, of which preset, seed and those in `first` are shown without asking.
+        all of its settings. Shown without asking are those in `first`, what shapes the learning before all
+        else, and preset and seed.
         """
-        rest = ("env", "optimizer.learning_rate", "env.num_envs")
-        shown = list(dict.fromkeys(["preset", "seed", *first, *rest]))[:COLUMNS]
+        self._env = str(hyperparameters.get("env", ""))
+        telling = [key for key in first if key not in EXACT]
+        rest = ("preset", "seed", *first, "env", "optimizer.learning_rate", "env.num_envs")
+        shown = list(dict.fromkeys([*telling, *rest]))[:COLUMNS]
         session = SessionStartInfo(start_time_secs=time.time())
         for name, value in hyperparameters.items():
             match value:
@@ -178,6 +188,16 @@ class TensorBoardLog:
     def close(self) -> None:
         self._writer.close()
 
+    def _layout(self, tags: Collection[str]) -> None:
+        categories = [
+            Category(title=question, chart=[_chart(chart) for chart in charts])
+            for question, charts in layout_of(tags, self._env).items()
+        ]
+        content = Layout(category=categories).SerializeToString()
+        tensor = TensorProto(dtype="DT_STRING", string_val=[content])
+        metadata = custom_scalar_plugin.create_summary_metadata()
+        self._write_tensor(custom_scalar_plugin.CONFIG_SUMMARY_TAG, metadata, tensor, 0)
+
     def _scalars(self, points: Mapping[str, float], step: int) -> None:
         values = [Summary.Value(tag=tag, simple_value=x) for tag, x in points.items()]
         self._write(Summary(value=values), step)
@@ -200,14 +220,6 @@ def _hyperparameter_type(value: Hyperparameter) -> Any:
             return DataType.DATA_TYPE_FLOAT64
         case _:
             return DataType.DATA_TYPE_STRING
-
-
-def _layout() -> Layout:
-    categories = [
-        Category(title=question, chart=[_chart(chart) for chart in charts])
-        for question, charts in LAYOUT.items()
-    ]
-    return Layout(category=categories)
 
 
 def _chart(chart: Chart) -> ChartProto:

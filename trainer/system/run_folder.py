@@ -20,6 +20,7 @@ CHECKPOINTS = "checkpoints"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+COMMANDS = "command.txt"
 REPORT = "failure.txt"
 _EVENTS = "events.out.tfevents.*"
 
@@ -136,7 +137,7 @@ class RunFolder:
         draft = copy.with_name(f".{copy.name}.tmp")
         shutil.rmtree(draft, ignore_errors=True)
         (draft / CHECKPOINTS).mkdir(parents=True)
-        for pattern in (CONFIG, METRICS, "metrics.csv", SUMMARY, REPORT, _EVENTS):
+        for pattern in (CONFIG, METRICS, "metrics.csv", COMMANDS, SUMMARY, REPORT, _EVENTS):
             for path in self.path.glob(pattern):
                 shutil.copy2(path, draft)
         for path in (self.path / CHECKPOINTS).glob("*.pt"):
