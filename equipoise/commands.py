@@ -27,6 +27,7 @@ COMMANDS = {
     "export": Command("trainer.export", "write a policy that runs without this package"),
     "compare": Command("scripts.compare", "train variants over several seeds and report on them"),
     "tune": Command("scripts.tune", "search for good settings, with any number of workers"),
+    "report": Command("scripts.report", "one page of HTML that shows how runs went and compares them"),
     "dashboard": Command("scripts.dashboard", "open TensorBoard over the runs"),
 }
 

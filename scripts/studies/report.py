@@ -64,9 +64,12 @@ class Comparison(NamedTuple):
     def shows_a_difference(self) -> bool:
         return self.p < SIGNIFICANT
 
+    @property
+    def told_p(self) -> str:
+        return "p < 0.001" if self.p < 0.001 else f"p {self.p:.{3 if self.p < 0.1 else 2}f}"
+
     def __str__(self) -> str:
-        small = "p < 0.001" if self.p < 0.001 else f"p {self.p:.{3 if self.p < 0.1 else 2}f}"
-        text = f"{shown(self.probability, 2)}, {small}"
+        text = f"{shown(self.probability, 2)}, {self.told_p}"
         return f"**{text}**" if self.shows_a_difference else text
 
 

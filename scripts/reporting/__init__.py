@@ -1,0 +1,1 @@
+"""Parts of `report`: runs, groups of them, charts, and the page."""
