@@ -47,6 +47,7 @@ NAVIGATION = {
             "loggers",
             "tuning",
             "dashboard",
+            "report",
             "sweeps",
             "distributed",
             "troubleshooting",

@@ -7,7 +7,7 @@ import importlib
 import os
 import shlex
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from equipoise import __version__
 from equipoise.prerequisites import IN_CLONE, ROOT, require
@@ -55,7 +55,7 @@ def main() -> int:
         sys.path.append(os.getcwd())
     os.environ.setdefault(_STARTED_AS, "equipoise")
     sys.argv = [f"equipoise {name}", *arguments]
-    status: int = importlib.import_module(f"equipoise.{COMMANDS[name].module}").main()
+    status: int = loaded(name).main()
     return status
 
 
@@ -64,6 +64,11 @@ def typed(name: str, *arguments: str) -> str:
     prefix = _started_as()
     command = f"equipoise {name}" if prefix == "equipoise" else f"{prefix}{COMMANDS[name].module}"
     return " ".join([command, shlex.join(arguments)]).rstrip()
+
+
+def loaded(name: str) -> Any:
+    """The module of the command `name`: how one command ends with another."""
+    return importlib.import_module(f"equipoise.{COMMANDS[name].module}")
 
 
 def module(name: str) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from equipoise.commands import spelled, typed
+from equipoise.scripts.reporting.ending import PAGE, Job, conclude
 from equipoise.scripts.studies import plots
 from equipoise.scripts.studies.experiments import (
     Arm,
@@ -31,7 +32,6 @@ from equipoise.scripts.studies.experiments import (
 from equipoise.scripts.studies.parallel import trained
 from equipoise.scripts.studies.report import LEGEND, failed, markdown_tables, provenance, write_report
 from equipoise.scripts.studies.results import THRESHOLD, Result, load, write_csv
-from equipoise.trainer.monitor.ranking import Run, ranking
 
 PRESETS = (
     Arm("debug", ("preset=debug",), "fixed weights 0.7 / 0.3"),
@@ -69,8 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     to = options.report or out / "report"
     report(to, results, arms, failures, command, options.threshold)
-    ranking([Run(job.arm.name, job.name, job.folder) for job in ours])
     print(f"report: {to / 'report.md'}")
+    runs = [Job(job.arm.name, job.name, job.folder) for job in ours]
+    conclude(runs, to / PAGE, command, arms[0].name, title=" against ".join(arm.name for arm in arms))
     return 1 if failures else 0
 
 

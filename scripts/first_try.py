@@ -24,11 +24,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from equipoise.scripts.reporting.ending import PAGE, Job, conclude
 from equipoise.scripts.studies.experiments import add_arguments, chosen, file, folder, positive, study
 from equipoise.scripts.studies.report import cpu_model, spans, write_report
 from equipoise.scripts.suite import report
 from equipoise.scripts.suite.episodes import Found
+from equipoise.scripts.suite.report import OURS
 from equipoise.scripts.suite.tasks import TASKS, Task, learners_of
+from equipoise.trainer.system.run_folder import is_run
 
 QUICK = 0.1
 """Share of the steps in a quick look."""
@@ -80,6 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     report.write_rows(table, found, steps)
     print(f"report: {options.report}")
+    ours = [
+        Job(OURS, f"{run.task.name} s{run.seed}", run.folder / f"run-s{run.seed}")
+        for run in runs
+        if run.learner == OURS
+    ]
+    conclude([job for job in ours if is_run(job.folder)], options.out / PAGE, command)
     return 1 if failed else 0
 
 

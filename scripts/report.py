@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from equipoise.commands import spelled, typed
+from equipoise.scripts.reporting.ending import PAGE, Job, conclude, publish, ranking
 from equipoise.scripts.reporting.groups import environments
-from equipoise.scripts.reporting.page import page
 from equipoise.scripts.reporting.runs import find
 from equipoise.scripts.studies.experiments import file, study
 from equipoise.trainer.configuration.errors import ConfigError
-from equipoise.trainer.system.files import replace_file
 
-NAME = "report.html"
+__all__ = ["Job", "conclude", "main"]
 
 
 @study
@@ -32,46 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
     places: list[Path] = options.runs
-    to = options.to or (places[0] / NAME if len(places) == 1 and places[0].is_dir() else Path(NAME))
-    write(places, to, typed("report", *given), options.title, options.baseline)
-    return 0
-
-
-def write(
-    places: Sequence[Path],
-    to: Path,
-    command: str,
-    title: str | None = None,
-    baseline: str | None = None,
-    groups: Mapping[Path, str] | None = None,
-) -> None:
-    """Write the page of the runs in `places` to the file `to`, and say where it is.
-
-    Args:
-        command: what made the page, or the study that it ends.
-        baseline: the group that all others are compared with; None: the best.
-        groups: folder of a run -> the group that it belongs to, where the study has named it.
-
-    Raises:
-        ConfigError: there are no runs, or the page cannot be written.
-    """
     runs = find(places)
-    if groups is not None:
-        named = {folder.resolve(): name for folder, name in groups.items()}
-        runs = [replace(run, group=named.get(run.folder.resolve())) for run in runs]
-    found = environments(runs, baseline)
-    there = {group.name: None for environment in found for group in environment.groups}
-    if baseline is not None and baseline not in there:
-        raise ConfigError(f"--baseline {baseline}: there is no such group; there are {', '.join(there)}")
-    name = title or (
-        runs[0].name if len(runs) == 1 else " and ".join(place.resolve().name for place in places[:3])
-    )
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(to, page(name, found, command).encode())
-    except OSError as error:
-        raise ConfigError(f"{to}: cannot be written: {error.strerror or error}") from error
-    print(f"report: {to}", flush=True)
+    found = environments(runs, options.baseline)
+    groups = dict.fromkeys(group.name for environment in found for group in environment.groups)
+    if options.baseline not in (None, *groups):
+        raise ConfigError(f"--baseline {options.baseline}: no such group; there are {', '.join(groups)}")
+    ranking(found, Console())
+    names = [runs[0].name] if len(runs) == 1 else [place.resolve().name for place in places[:3]]
+    to = options.to or (places[0] / PAGE if len(places) == 1 else Path(PAGE))
+    publish(found, to, typed("report", *given), options.title or ", ".join(names))
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,9 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "runs", nargs="*", type=Path, default=[Path("runs")], help="run folders, or folders above them"
     )
-    parser.add_argument(
-        "--to", type=file, help=f"file to write (default: {NAME} in the folder, if it is one)"
-    )
+    parser.add_argument("--to", type=file, help=f"file to write (default: {PAGE} in the folder)")
     parser.add_argument("--title", help="of the page (default: the folder's name)")
     parser.add_argument("--baseline", help="group that the others are compared with (default: the best)")
     return parser

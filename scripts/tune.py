@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         options, overrides = TuneArguments.parse_with_overrides(given)
-        _tune(options, overrides)
+        _tune(options, overrides, given)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _tune(options: TuneArguments, overrides: tuple[str, ...]) -> None:
+def _tune(options: TuneArguments, overrides: tuple[str, ...], given: Sequence[str]) -> None:
     space = read(options.space)
     for refused in ("resume", "hydra.run.dir", "trainer.eval_every", "trainer.checkpoint_every"):
         if any(override.partition("=")[0] == refused for override in overrides):
@@ -77,6 +77,7 @@ def _tune(options: TuneArguments, overrides: tuple[str, ...]) -> None:
         raise ConfigError(f"tuning needs the package optuna, which comes with {extra('tune')}")
     import optuna
 
+    from equipoise.scripts.reporting.ending import publish_folder
     from equipoise.scripts.tuning import report, worker
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -91,6 +92,7 @@ def _tune(options: TuneArguments, overrides: tuple[str, ...]) -> None:
         print(f"trial {trial.number} {trial.state.name.lower()}{score}{why}", flush=True)
     for line in report.write(study, folder):
         print(line)
+    publish_folder(folder, typed("tune", *given), f"study {options.study}")
 
 
 if __name__ == "__main__":

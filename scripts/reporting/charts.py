@@ -19,9 +19,9 @@ STYLES = 8
 POINTS = 80
 """Most points of a curve: more cannot be told apart at this size."""
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 560, 300, 54, 12, 40
-_ROOM = 13
+_ROOM = 14
 """Between the baselines of two labels."""
-_LETTER = 6.6
+_LETTER = 7.3
 """Width of a letter, about."""
 _LONGEST = 20
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from equipoise.scripts.reporting.charts import STYLES
 from equipoise.scripts.reporting.runs import Run
 from equipoise.scripts.studies.intervals import Floats, Interval, iqm_interval
 from equipoise.scripts.studies.report import Comparison, compare
@@ -47,7 +48,9 @@ class Environment:
     """The field of summaries by which they are ranked."""
     compared: Mapping[str, Comparison]
     """Group -> that it is better than the reference; or, where the reference is the best, the other way."""
-    reference: str | None
+    reference: str
+    styles: Mapping[str, int]
+    """Group -> how it is drawn: alike in all environments, where there are few names in all."""
 
     @property
     def title(self) -> str:
@@ -80,7 +83,8 @@ def environments(runs: Sequence[Run], baseline: str | None = None) -> list[Envir
     """Groups by environment, compared with the group `baseline`, or else with the best one.
 
     The correction for many comparisons is over all of the report: against a baseline one for each other
-    group; against the best, which is known only afterwards, every pair of groups.
+    group; against the best, which is known only afterwards, every pair of groups. A single run says nothing
+    of chance, so groups of one are compared with none.
     """
     parts = {
         env: _groups([run for run in runs if run.env == env]) for env in sorted({run.env for run in runs})
@@ -88,13 +92,15 @@ def environments(runs: Sequence[Run], baseline: str | None = None) -> list[Envir
     scores = {env: _score(groups) for env, groups in parts.items()}
     pairs = {}
     for env, groups in parts.items():
-        measured = [group for group in groups if len(group.values(scores[env]))]
+        measured = [group for group in groups if len(group.values(scores[env])) > 1]
         for one in measured:
             for other in measured:
                 if one is not other and baseline in (None, other.name):
                     pairs[env, one.name, other.name] = [one.values(scores[env])], [other.values(scores[env])]
     compared = compare(_once(pairs))
-    return [_environment(env, groups, scores[env], baseline, compared) for env, groups in parts.items()]
+    found = [_environment(env, groups, scores[env], baseline, compared) for env, groups in parts.items()]
+    every = {name: i for i, name in enumerate(dict.fromkeys(name for e in found for name in e.styles))}
+    return [replace(e, styles=every) for e in found] if len(every) <= STYLES else found
 
 
 def _once(pairs: Mapping[tuple[str, str, str], Any]) -> dict[tuple[str, str, str], Any]:
@@ -127,7 +133,8 @@ def _environment(
     for (where, one, other), found in compared.items():
         if where == env and reference in (one, other):
             against[other if one == reference else one] = found
-    return Environment(env, ranked, score, against, reference)
+    styles = {group.name: min(i, STYLES) for i, group in enumerate(ranked)}
+    return Environment(env, ranked, score, against, reference, styles)
 
 
 def _groups(runs: Sequence[Run]) -> list[Group]:

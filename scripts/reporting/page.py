@@ -31,7 +31,7 @@ _SIDES = (
     (
         "loss/kl_discrete",
         "Moves of the discrete side",
-        "KL divergence of an iteration; near 0 nothing is learned.",
+        "KL divergence; near 0 it learns nothing.",
     ),
     ("loss/kl_continuous", "Moves of the continuous side", "The same of the other side."),
 )
@@ -142,7 +142,7 @@ def _balance(environment: Environment) -> list[str]:
         return drawn  # there is one side only
     for tag, title, note in _SIDES:
         log = tag in _LOGARITHMIC
-        levels = [Level("balanced", 1.0)] if tag.endswith("balance_ratio") else []
+        levels = [Level("equal", 1.0)] if tag.endswith("balance_ratio") else []
         if lines := _lines(environment, tag, log=log):
             drawn.append(chart(title, note, lines, levels, log))
     return drawn
@@ -151,8 +151,8 @@ def _balance(environment: Environment) -> list[str]:
 def _lines(environment: Environment, name: str, curve: str = "curve", log: bool = False) -> list[Line]:
     """A line for each group that has any values. `curve`: the method of a run that has them, by `name`."""
     bands = (
-        band(group.name, min(style, STYLES), [getattr(run, curve)(name) for run in group.runs], log)
-        for style, group in enumerate(environment.groups)
+        band(group.name, environment.styles[group.name], [getattr(r, curve)(name) for r in group.runs], log)
+        for group in environment.groups
     )
     return [line for line in bands if line is not None]
 

@@ -127,7 +127,11 @@ def find(places: Sequence[Path]) -> list[Run]:
             f"{named}: no runs in there: a run's folder has a config.yaml, as training leaves it"
         )
     names = _names(list(folders))
-    return [Run(folder, names[folder], read_config(folder)) for folder in folders]
+    return [read(folder, names[folder]) for folder in folders]
+
+
+def read(folder: Path, name: str) -> Run:
+    return Run(folder, name, read_config(folder))
 
 
 def _kept_aside(folder: Path, place: Path) -> bool:

@@ -37,17 +37,17 @@ def interval(found: Interval | None) -> str:
 def results(environment: Environment) -> str:
     """A row for each group, best first: its score with the interval, and what goes with it."""
     groups, score = environment.groups, environment.score
-    columns: dict[str, list[str]] = {"group": [], "runs": [], environment.title: [], "": []}
+    columns: dict[str, list[str]] = {"group": [], "runs": [], environment.title: [], "each run": []}
     low, high = _span(environment)
-    for style, group in enumerate(groups):
-        found = environment.interval(group)
+    for group in groups:
+        found, style = environment.interval(group), environment.styles[group.name]
         done = len(group.finished)
         counted = str(done) if done == len(group.runs) else f"{done} of {len(group.runs)}"
-        name = f"{sample(min(style, STYLES))}{escape(group.name)}"
+        name = f"{sample(style)}{escape(group.name)}"
         columns["group"].append(f'<th scope="row" class="wrap">{name}</th>')
         columns["runs"].append(_cell(counted, done))
         columns[environment.title].append(_cell(interval(found), found.value if found else None))
-        columns[""].append(f"<td>{_forest(group.values(score), found, low, high, style)}</td>")
+        columns["each run"].append(f"<td>{_forest(group.values(score), found, low, high, style)}</td>")
     if "normalized_score" in score:
         columns["return"] = _means(groups, score.replace("normalized_score", "return_mean"))
     columns["success"] = _means(groups, environment.success, percent=True)

@@ -31,16 +31,14 @@ def verdict(environment: Environment) -> str:
 
 def _differences(environment: Environment, best: Group, others: Sequence[Group]) -> str:
     """Whether the best group is better than those that it was compared with."""
-    if environment.reference == best.name:
-        found = {group.name: environment.compared[group.name] for group in others}
-    else:
-        assert environment.reference is not None
-        found = {environment.reference: environment.compared[best.name]}
-    shown = [name for name, comparison in found.items() if comparison.shows_a_difference]
-    if shown and len(shown) == len(found) > 1:
+    rivals = [g.name for g in others] if environment.reference == best.name else [environment.reference]
+    key = {name: name if environment.reference == best.name else best.name for name in rivals}
+    compared = {name: environment.compared.get(key[name]) for name in rivals}
+    shown = [name for name, found in compared.items() if found is not None and found.shows_a_difference]
+    if shown and len(shown) == len(rivals) > 1:
         return "That is more than chance against each of the others."
     if shown:
-        rest = len(found) - len(shown)
+        rest = len(rivals) - len(shown)
         text = f"That is more than chance against {', '.join(map(escape, shown))}"
         return f"{text}; against {many(rest, 'other')} it may be chance." if rest else f"{text}."
     few = min(len(group.finished) for group in (best, *others)) < FEWEST

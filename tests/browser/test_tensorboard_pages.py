@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,17 +22,6 @@ from tests.conftest import TINY_TOPOLOGY
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1400,1000",
-)
 # TensorBoard's pages are web components, whose insides are hidden from a plain querySelectorAll.
 DEEP = """
 const deep = (root, selector) => [
@@ -79,17 +67,8 @@ def address(run: tuple[Path, Summary]) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def ask(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+def ask(address: str, browser: Any) -> Callable[..., Any]:
     """`ask(page, script, ready)`: what a script finds on a page, as soon as `ready` says that it is all there."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs: pip install -e '.[browser]'")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no Chromium here: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 
     def ask(page: str, script: str, ready: Callable[[Any], object]) -> Any:
         browser.get("about:blank")  # from one # to another alone, nothing is loaded anew
@@ -101,8 +80,7 @@ def ask(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
                 return found
             time.sleep(0.25)
 
-    yield ask
-    browser.quit()
+    return ask
 
 
 def test_custom_scalars_draws_every_chart_of_the_layout(ask: Callable[..., Any]) -> None:

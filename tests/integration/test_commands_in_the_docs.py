@@ -41,6 +41,7 @@ SMALLER = (
     (r"episodes([= ])\d+", r"episodes\g<1>2"),
     (r"total_env_steps=[\d_]+", "total_env_steps=256"),
     (r"<run>", "example"),
+    (r"report runs/presets", "report runs/example"),
     (r"<name>", "topology_spawn"),
 )
 REDUCED = {

@@ -18,6 +18,7 @@ import yaml
 from rich.console import Console
 
 from equipoise.scripts import ablate, compare
+from equipoise.scripts.reporting.ending import Job, conclude
 from equipoise.scripts.studies.experiments import (
     Arm,
     environments,
@@ -29,7 +30,6 @@ from equipoise.scripts.studies.experiments import (
 from equipoise.scripts.studies.parallel import run
 from equipoise.scripts.studies.results import load
 from equipoise.trainer.configuration.errors import ConfigError
-from equipoise.trainer.monitor.ranking import Run, ranking
 
 SMALL = (
     "env.num_envs=8",
@@ -142,7 +142,8 @@ def test_ranking_puts_the_best_first_and_lists_what_failed(study: tuple[Path, li
         for arm in ("adaptive", "fixed")
     }
     console = Console(record=True, width=100, file=io.StringIO())
-    ranking([Run(arm, f"{arm} s1", folder) for arm, folder in folders.items()], console)
+    jobs = [Job(arm, f"{arm} s1", folder) for arm, folder in folders.items()]
+    conclude(jobs, study[0] / "ranked.html", "the study", console=console)
     text = console.export_text()
     order = sorted(scores, key=lambda arm: -scores[arm])
     rows = [line for line in text.splitlines() if line.startswith("│")]
@@ -158,17 +159,16 @@ def test_ranking_shows_names_as_they_were_typed_and_how_killed_runs_go_on(tmp_pa
     names = ("policy.hidden_sizes=[32,32]", "env.path=[/data]")
     for number, name in enumerate(("a b", "c")):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
-        (tmp_path / name / "config.yaml").write_text("env: {name: toy}")
+        config = "{seed: 1, env: {name: toy}, policy: {}, optimizer: {}, trainer: {}}"
+        (tmp_path / name / "config.yaml").write_text(config)
         if number == 0:
             (tmp_path / name / "checkpoints" / "last.pt").touch()
     console = Console(record=True, width=200, file=io.StringIO())
-    ranking(
-        [
-            Run(names[0], "#0", tmp_path / "a b", "stopped", [names[0]]),
-            Run(names[1], "#1", tmp_path / "c", "stopped", [names[1]]),
-        ],
-        console,
-    )
+    jobs = [
+        Job(names[0], "#0", tmp_path / "a b", "stopped", [names[0]]),
+        Job(names[1], "#1", tmp_path / "c", "stopped", [names[1]]),
+    ]
+    conclude(jobs, tmp_path / "report.html", "the study", console=console)
     text = console.export_text()
     assert all(f"│ {name}" in text for name in names)
     assert f"failed: #0\n  stopped\n  resume with: equipoise train 'resume={tmp_path}/a b'" in text

@@ -235,7 +235,7 @@ def test_wrong_places_get_one_message(tmp_path: Path, capsys: pytest.CaptureFixt
         ("nowhere",): "nowhere: there is no such folder",
         ("run/config.yaml",): "config.yaml: is no folder",
         ("empty",): "no runs in there",
-        ("run", "--baseline", "best"): "--baseline best: there is no such group; there are balanced",
+        ("run", "--baseline", "best"): "--baseline best: no such group; there are balanced",
     }.items():
         places = [str(tmp_path / a) if "/" in a or (tmp_path / a).exists() else a for a in arguments]
         assert report.main(places) == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from itertools import product
@@ -20,9 +21,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from equipoise.commands import typed
+from equipoise.commands import loaded, typed
 from equipoise.trainer.configuration.compose import as_typed
-from equipoise.trainer.monitor.ranking import Run, ranking
 from equipoise.trainer.system.files import replace_file
 from equipoise.trainer.system.run_folder import adopt, expect
 
@@ -102,14 +102,17 @@ class Sweep(Callback):
         begun = {path.stem for path in paths}
         waiting = {number: job for number, job in enumerate(self._planned) if str(number) not in begun}
         names = distinct([*(note["overrides"] for note in notes), *waiting.values()])
-        runs = []
+        report, jobs = loaded("report"), []
         for path, note, own in zip(paths, notes, names, strict=False):
             name = (
                 " ".join(override for override in own if not override.startswith("seed=")) or "(no overrides)"
             )
             title = f"#{path.stem} {' '.join(own)}"
-            runs.append(Run(name, title, Path(note["folder"]), note["error"], note["overrides"]))
-        ranking(runs)
+            jobs.append(report.Job(name, title, Path(note["folder"]), note["error"], note["overrides"]))
+        try:
+            report.conclude(jobs, self.folder / "report.html", typed("train", *sys.argv[1:]), title="sweep")
+        except Exception as error:  # whatever it is: the jobs are done, and their exit status counts
+            print(f"no report: {type(error).__name__}: {error}")
         for number, job in waiting.items():
             print(f"not begun: #{number}\n  {typed('train', *job)}")
         return int(any(note["error"] for note in notes))
