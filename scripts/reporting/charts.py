@@ -82,9 +82,7 @@ def chart(
     """A figure of HTML: the title, the curves, a label at the end of each, numbers for the tooltip."""
     own = [line for line in lines if line.style < STYLES]
     rest = [line for line in lines if line.style >= STYLES]
-    axes = _Axes(
-        lines, levels, log, _margin([*(line.name for line in own), *(level.name for level in levels)])
-    )
+    axes = _Axes(lines, levels, log, [line.name for line in own])
     drawn = [
         *axes.grid(),
         *(axes.level(level) for level in levels),
@@ -115,8 +113,13 @@ def sample(style: int) -> str:
 
 
 class _Axes:
-    def __init__(self, lines: Sequence[Line], levels: Sequence[Level], log: bool, margin: float) -> None:
-        self.log, self.right = log, _WIDTH - margin
+    def __init__(
+        self, lines: Sequence[Line], levels: Sequence[Level], log: bool, names: Sequence[str]
+    ) -> None:
+        self.common = _common(names)
+        labels = [*(name.removeprefix(self.common) for name in names), *(level.name for level in levels)]
+        longest = max((len(_shortened(label)) for label in labels), default=0)
+        self.log, self.right = log, _WIDTH - 24 - _LETTER * longest
         self.last = max((float(line.steps[-1]) for line in lines), default=1.0) or 1.0
         values = [x for line in lines for x in (line.low, line.high)] + [
             np.array([level.value]) for level in levels
@@ -178,10 +181,11 @@ class _Axes:
         wanted.sort()
         places = _apart([y for y, *_ in wanted], _TOP + 4.0, float(_HEIGHT - _BOTTOM))
         for place, (y, end, kind, name) in zip(places, wanted, strict=True):
+            label = _shortened(name.removeprefix(self.common))
             yield (
                 f'<path class="leader" d="M{end + 3:.1f} {y:.1f}L{self.right + 10} {place:.1f}"/>'
                 f'<text class="label {kind}" x="{self.right + 13}" y="{place + 4:.1f}">'
-                f"{escape(_shortened(name))}</text>"
+                f"{escape(label)}</text>"
             )
 
     def numbers(self, lines: Sequence[Line]) -> str:
@@ -217,9 +221,12 @@ def _mark(style: int, x: float, y: float) -> str:
     return f'<path class="mark s{style}{" hollow" if style >= len(shapes) else ""}" d="{shapes[style % 4]}"/>'
 
 
-def _margin(names: Sequence[str]) -> float:
-    longest = max((len(_shortened(name)) for name in names), default=0)
-    return 24 + _LETTER * longest
+def _common(names: Sequence[str]) -> str:
+    """What all of several names begin with, up to an equals sign: their labels need not repeat it."""
+    if len(names) < 2:
+        return ""
+    length = next((i for i, letters in enumerate(zip(*names, strict=False)) if len({*letters}) > 1), 0)
+    return names[0][: names[0].rfind("=", 0, length) + 1]
 
 
 def _shortened(name: str) -> str:

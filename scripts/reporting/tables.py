@@ -20,6 +20,8 @@ from equipoise.trainer.monitor.summary import read_config
 
 _SIDE_BY_SIDE = 6
 """Most groups that are columns in the table of settings."""
+_LONG = 40
+"""Letters of a name from which on it may be broken into lines."""
 _OPEN = 12
 """Most runs whose table is open from the beginning."""
 
@@ -44,7 +46,7 @@ def results(environment: Environment) -> str:
         done = len(group.finished)
         counted = str(done) if done == len(group.runs) else f"{done} of {len(group.runs)}"
         name = f"{sample(style)}{escape(group.name)}"
-        columns["group"].append(f'<th scope="row" class="wrap">{name}</th>')
+        columns["group"].append(f'<th scope="row"{" class=wrap" * (len(group.name) > _LONG)}>{name}</th>')
         columns["runs"].append(_cell(counted, done))
         columns[environment.title].append(_cell(interval(found), found.value if found else None))
         columns["each run"].append(f"<td>{_forest(group.values(score), found, low, high, style)}</td>")
@@ -54,7 +56,7 @@ def results(environment: Environment) -> str:
     if environment.compared:
         versus = f"P(better than {environment.reference})"
         if environment.reference == groups[0].name:
-            versus = f"P({groups[0].name} is better)"
+            versus = "P(best is better)"
         columns[versus] = [_comparison(environment.compared.get(group.name)) for group in groups]
     columns["push ratio"] = _ratios(groups)
     done_steps = [max(run.env_steps for run in group.runs) for group in groups]

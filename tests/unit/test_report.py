@@ -130,7 +130,7 @@ def test_the_table_has_what_one_works_out_by_hand(tmp_path: Path) -> None:
     assert page.column(0, "push ratio") == ["2.00", "2.00"]
     assert page.column(0, "time") == ["1:01", "1:01"]
     # 24 pairs, of which (0.5, 0.6) is lost and (0.6, 0.6) is even: 22.5 / 24.
-    (_, versus) = page.column(0, "P(balanced is better)")
+    (_, versus) = page.column(0, "P(best is better)")
     assert versus.startswith("0.94 [")
     # Of the 165 ways to choose three of the ranks, of which 4.5 is there twice, five are as far from their
     # mean of 18 as 1 + 2 + 4.5: three on that side (1 + 2 + 3, or either 4.5), two on the other (30 and 29).
@@ -225,6 +225,8 @@ def test_sixty_runs_in_twenty_groups_are_one_page(tmp_path: Path) -> None:
     assert len(page.column(0, "group")) == 20
     assert page.column(0, "group")[0] == "learning_rate=0.02"
     assert "Grey: the 12 other groups." in page.text
+    labels = re.findall(r'class="label s\d"[^>]*>([^<]*)<', page.source)
+    assert labels[:2] == ["0.02", "0.019"], "what all of their names begin with is left out"
     assert len(page.source) < 1_000_000
 
 
