@@ -13,6 +13,7 @@ import torch
 
 from equipoise.envs import process_wide
 from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.observation_parts import ObservationPart, parts_of
 from equipoise.envs.protocol import BatchedEnv, ScriptedEnv, SharedEnv
 from equipoise.envs.references import References, reference_returns
 from equipoise.envs.vectorised.parallel import TeamsError
@@ -112,7 +113,8 @@ def make_trainer(
         recorder.announce(remark)
     pipeline = make_pipeline(config.stages, env, settings.gamma)
     num_values = pipeline.num_values(len(env.reward_names))
-    policy = make_policy(config.policy, space_of(env), env.observation_space.shape, num_values)
+    shape, parts = env.observation_space.shape, parts_of(env)
+    policy = make_policy(config.policy, space_of(env), shape, num_values, parts)
     collector = make_collector(env, policy, settings, config.seed, process)
     return Trainer(
         config,
@@ -239,7 +241,11 @@ def space_of(env: BatchedEnv) -> HybridSpace:
 
 
 def make_policy(
-    section: ComponentConfig, space: HybridSpace, observation_shape: tuple[int, ...], num_values: int
+    section: ComponentConfig,
+    space: HybridSpace,
+    observation_shape: tuple[int, ...],
+    num_values: int,
+    observation_parts: tuple[ObservationPart, ...] = (),
 ) -> Policy:
     """An untrained policy, on the device of `space`, drawn from the CPU's default generator.
 
@@ -247,8 +253,11 @@ def make_policy(
         ValueError: for a policy or an encoder that does not fit the environment, or fails.
     """
     make = factory(section.plain())
+    supplied = SuppliedToPolicy(space, observation_shape, num_values, observation_parts)._asdict()
+    if not constructor_of(find_class(section.target)).takes("observation_parts"):
+        del supplied["observation_parts"]
     try:
-        policy = make(**SuppliedToPolicy(space, observation_shape, num_values)._asdict())
+        policy = make(**supplied)
     except ValueError:
         raise
     except Exception as error:  # user code: may raise anything
@@ -261,7 +270,8 @@ def make_collector(
 ) -> Collector:
     """Resets `env`, of which this process has its share."""
     env_seed = seed_of(env, seed, process)
-    rollout = allocate(env, policy.space, settings.batch.rollout_steps, policy.observation_width)
+    steps, width = settings.batch.rollout_steps, policy.observation_width
+    rollout = allocate(env, policy.space, steps, width, policy.storage)
     noise = noise_generator(env.device, seed, process)
     return Collector(env, policy, rollout, noise, env_seed, settings.compile)
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from equipoise.envs.observation_parts import ObservationPart
     from equipoise.trainer.spaces import HybridSpace
 
 HOOKS = ("rewards", "advantages", "losses", "gradients")
@@ -31,12 +32,16 @@ class SuppliedToPolicy(NamedTuple):
     observation_shape: tuple[int, ...]
     num_values: int
     """One for each reward component, and perhaps one more for the task."""
+    observation_parts: tuple[ObservationPart, ...] = ()
+    """Of the classes that take it."""
 
 
 class SuppliedToEncoder(NamedTuple):
     """Constructor arguments of an encoder that are no configuration keys of its section."""
 
     observation_shape: tuple[int, ...]
+    observation_parts: tuple[ObservationPart, ...] = ()
+    """Of the classes that take it."""
 
 
 class SuppliedToStage(NamedTuple):

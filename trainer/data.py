@@ -51,7 +51,7 @@ class Rollout:
     """What one iteration collects, allocated once and written in place."""
 
     observations: Tensor
-    """`[T, N, O]` as the environment gave them."""
+    """`[T, N, O]` as the environment gave them, or `[T, N, bytes]` uint8 where the policy packs pictures."""
     actions: Actions
     """`[T, N, H]` and `[T, N, P]`."""
     action_mask: Tensor
@@ -67,9 +67,9 @@ class Rollout:
     truncated: Tensor
     """`[T, N]` bool; `terminated` wins where both are set."""
     final_observations: Tensor
-    """`[T, N, O]`, valid where an episode ended."""
+    """Likewise, valid where an episode ended."""
     last_observation: Tensor
-    """`[N, O]` after the last step."""
+    """Likewise, `[N, …]` after the last step."""
     reward_weights: Tensor
     """`[K]`: the environment's, `task_reward = Σ weights · rewards`."""
     reward_names: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class Minibatch(NamedTuple):
     """Samples of a rollout, in random order."""
 
     inputs: Tensor
-    """`[B, O]` observations, normalised as the policy wants them."""
+    """`[B, O]` observations, normalised as the policy wants them; packed ones stay bytes."""
     actions: Actions
     action_mask: Tensor
     """`[B, H, C]` or `[B, S]` bool."""

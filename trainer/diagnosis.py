@@ -44,10 +44,11 @@ def check_finite(rollout: Rollout, env_steps: int) -> None:
     fields = {  # in the order in which they come about within a step
         "observation": rollout.observations,
         "reward": rollout.rewards,
-        "final observation": torch.where(ended, rollout.final_observations, 0.0),
+        "final observation": rollout.final_observations.masked_fill(~ended, 0),
         _AFTER: rollout.last_observation.unsqueeze(0),
     }
     # One number for the host while all is well: a sum is finite only if every entry is.
+    fields = {name: field for name, field in fields.items() if field.is_floating_point()}  # bytes always are
     if bool(torch.stack([field.sum() for field in fields.values()]).isfinite().all()):
         return
     found = []

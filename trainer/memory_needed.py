@@ -7,7 +7,7 @@ which could have gone on: samples, and the first layers of multilayer perceptron
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +15,12 @@ from gymnasium import spaces
 
 from equipoise.envs.gymnasium_adapter import GymnasiumEnv
 from equipoise.envs.gymnasium_adapter.wrapping import OWN
+from equipoise.envs.observation_parts import ObservationPart, parts_of
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.trainer.configuration.constructors import TARGET, find_class
 from equipoise.trainer.configuration.schema import ComponentConfig, Config
-from equipoise.trainer.policy.encoders import MLP
+from equipoise.trainer.policy.encoders import MLP, Automatic
+from equipoise.trainer.policy.storage import Storage
 from equipoise.trainer.system.host_memory import available_memory
 
 WIDE = 4_096
@@ -28,6 +30,8 @@ SIDE = 64
 _FLOAT = 4
 _COPIES_OF_SAMPLES = 4
 """Observations, final observations, the normalised ones and these shuffled for minibatches."""
+_COPIES_OF_BYTES = 3
+"""The same of pictures, which are not normalised."""
 _COPIES_OF_LAYERS = 4
 """Parameters, their gradient and Adam's two moments."""
 
@@ -39,14 +43,15 @@ class Needed(NamedTuple):
     layers: int
 
 
-def needed(config: Config, width: int, num_envs: int) -> Needed:
-    """Of a process that has `num_envs` environments with observations of `width` numbers."""
-    samples = config.trainer.batch.rollout_steps * num_envs * width
-    units = sum(_first_layers(config.policy))
-    return Needed(
-        _FLOAT * _COPIES_OF_SAMPLES * samples,
-        _FLOAT * _COPIES_OF_LAYERS * units * width,
-    )
+def needed(config: Config, width: int, num_envs: int, parts: Sequence[ObservationPart] = ()) -> Needed:
+    """Of a process that has `num_envs` environments with observations of `width` numbers in `parts`."""
+    samples = config.trainer.batch.rollout_steps * num_envs
+    each = _FLOAT * _COPIES_OF_SAMPLES * width
+    classes = list(_classes(config.policy, parts))
+    if classes and all(getattr(encoder, "packed", False) for encoder, _ in classes):
+        each = _COPIES_OF_BYTES * Storage(parts).width
+    units = sum(_first_layers(config.policy, parts))
+    return Needed(each * samples, _FLOAT * _COPIES_OF_LAYERS * units * width)
 
 
 def check_memory(config: Config, env: BatchedEnv) -> str | None:
@@ -55,40 +60,51 @@ def check_memory(config: Config, env: BatchedEnv) -> str | None:
     Raises:
         ValueError: the run needs more memory than there is.
     """
-    width = math.prod(env.observation_space.shape)
-    need, there = needed(config, width, env.num_envs), _available(env.device)
+    width, parts = math.prod(env.observation_space.shape), parts_of(env)
+    need, there = needed(config, width, env.num_envs, parts), _available(env.device)
     steps = config.trainer.batch.rollout_steps
     if there is not None and sum(need) > there:
-        parts = f"{_size(need.samples)} for rollouts of {steps} steps in {env.num_envs} environments"
+        each = f"{_size(need.samples)} for rollouts of {steps} steps in {env.num_envs} environments"
         if need.layers:
-            parts += f" and {_size(need.layers)} for the first layers"
+            each += f" and {_size(need.layers)} for the first layers"
         smaller = f"{_smaller(env)}; " if width > WIDE else ""
         raise ValueError(
             f"{config.env.label}: observations of {width:,} numbers need {_size(sum(need))} of memory, "
-            f"{parts}, and {_size(there)} are available; {smaller}lower env.num_envs or "
+            f"{each}, and {_size(there)} are available; {smaller}lower env.num_envs or "
             "trainer.batch.rollout_steps"
         )
     if width <= WIDE or not need.layers:
         return None
-    units = max(_first_layers(config.policy))
+    units = max(_first_layers(config.policy, parts))
+    pictures = any(part.picture for part in parts)
+    better = "policy=auto has convolutions for pictures" if pictures else _smaller(env)
     return (
         f"observations of {width:,} numbers are wide for a multilayer perceptron: its first layer has "
-        f"{units * width:,} weights; {_smaller(env)}, or policy.encoder._target_=module.Class with "
-        "convolutions of your own"
+        f"{units * width:,} weights; {better}, or policy.encoder._target_=module.Class names a network of "
+        "your own"
     )
 
 
-def _first_layers(policy: ComponentConfig) -> list[int]:
+def _first_layers(policy: ComponentConfig, parts: Sequence[ObservationPart]) -> list[int]:
     """Units of the first layer of each network that the section `policy` surely has."""
+    return [
+        int(section["hidden_sizes"][0])
+        for encoder, section in _classes(policy, parts)
+        if issubclass(encoder, MLP) and "hidden_sizes" in section
+    ]
+
+
+def _classes(
+    policy: ComponentConfig, parts: Sequence[ObservationPart]
+) -> Iterator[tuple[type[Any], Mapping[str, Any]]]:
+    """The encoders that the section `policy` surely has, as classes, and their sections."""
     shared = policy.keywords.get("shared_critic", True)  # who has no such key may have no such network
     actor = policy.keywords.get("encoder")
     sections = [actor] if shared else [actor, policy.keywords.get("critic_encoder") or actor]
-    return [int(section["hidden_sizes"][0]) for section in sections if section and _is_mlp(section)]
-
-
-def _is_mlp(section: Mapping[str, Any]) -> bool:
-    found = find_class(section[TARGET])
-    return isinstance(found, type) and issubclass(found, MLP) and "hidden_sizes" in section
+    for section in sections:
+        if section:
+            found = find_class(section[TARGET])
+            yield found.chosen(parts) if issubclass(found, Automatic) else found, section
 
 
 def _smaller(env: BatchedEnv) -> str:

@@ -115,11 +115,12 @@ def _visible(restored: Restored) -> BatchedEnv:
 def _untrained(arguments: PlayArguments, restored: Restored, env: BatchedEnv) -> Policy:
     import torch
 
+    from equipoise.envs.observation_parts import parts_of
     from equipoise.trainer.build import make_policy
 
     torch.manual_seed(arguments.seed)
-    num_values = restored.policy.value_head.out_features
-    return make_policy(restored.config.policy, restored.policy.space, env.observation_space.shape, num_values)
+    num_values, shape = restored.policy.value_head.out_features, env.observation_space.shape
+    return make_policy(restored.config.policy, restored.policy.space, shape, num_values, parts_of(env))
 
 
 def _film(

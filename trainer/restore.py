@@ -14,6 +14,8 @@ import torch
 
 from equipoise.envs.checked import close
 from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
+from equipoise.envs.observation_parts import ObservationPart, parts_of, read_parts
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.references import References
 from equipoise.envs.space_data import from_data
@@ -95,7 +97,7 @@ def restore(
         make_env = in_whole_teams(environment_maker(config.env, where, environment))
         env = make_env(1)
         shape = env.observation_space.shape
-        policy = _trained(config.policy, space_of(env), shape, found.state.get("policy"))
+        policy = _trained(config.policy, space_of(env), shape, parts_of(env), found.state.get("policy"))
         references = find_references(env, make_env)
         close(env)
     return Restored(config, policy, make_env, references, found.path)
@@ -114,12 +116,13 @@ def load_policy(location: Path, device: str = "auto", allow: Collection[str] = (
         where = torch.device(find_device(device))
         space = HybridSpace(from_data(interface["action_space"]), interface["relevance"], where)
         shape = tuple(interface["observation_shape"])
-        network = _trained(section, space, shape, found.state.get("policy")).eval()
-        observation_space = from_data(interface["observation_space"])
+        observation_space, ignored = from_data(interface["observation_space"]), interface.get("ignored", ())
+        parts = read_parts(ObservationLayout(observation_space, ignored).describe())
+        network = _trained(section, space, shape, parts, found.state.get("policy")).eval()
     return Loaded(
         network,
         observation_space,
-        tuple(interface.get("ignored", ())),
+        tuple(ignored),
         interface["masked"],
         interface.get("mask_in_observation", False),
         interface.get("numbers_for_arrays", False),
@@ -142,11 +145,16 @@ def _readable(location: Path) -> Iterator[Found]:
 
 
 def _trained(
-    section: ComponentConfig, space: HybridSpace, observation_shape: tuple[int, ...], weights: Any
+    section: ComponentConfig,
+    space: HybridSpace,
+    observation_shape: tuple[int, ...],
+    observation_parts: tuple[ObservationPart, ...],
+    weights: Any,
 ) -> Policy:
     """The policy with the weights of a checkpoint. Raises ValueError where they are no weights of it."""
     try:
-        policy = make_policy(section, space, observation_shape, len(weights["value_head.bias"]))
+        num_values = len(weights["value_head.bias"])
+        policy = make_policy(section, space, observation_shape, num_values, observation_parts)
         policy.load_state_dict(weights)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).replace("\n\t", " ") if isinstance(error, RuntimeError) else "no policy is in it"

@@ -20,18 +20,24 @@ from equipoise.trainer.data import Actions, Metric, Metrics, Rollout
 from equipoise.trainer.episodes import LENGTH, Unfinished, count_episodes, short_ones_only
 from equipoise.trainer.policy.head_after_head import check_order
 from equipoise.trainer.policy.protocol import Policy
+from equipoise.trainer.policy.storage import Storage
 from equipoise.trainer.spaces import HybridSpace
 
 
-def allocate(env: BatchedEnv, space: HybridSpace, steps: int, width: int) -> Rollout:
+def allocate(
+    env: BatchedEnv, space: HybridSpace, steps: int, width: int, storage: Storage | None = None
+) -> Rollout:
     """A rollout of `steps` × `env.num_envs`, whose buffers every iteration writes anew."""
     size, device = (steps, env.num_envs), env.device
 
     def floats(*shape: int) -> Tensor:
         return torch.zeros(*size, *shape, device=device)
 
+    def rows() -> Tensor:
+        return floats(width) if storage is None else floats(storage.width).to(torch.uint8)
+
     return Rollout(
-        observations=floats(width),
+        observations=rows(),
         actions=Actions(floats(space.num_heads).to(torch.int64), floats(space.num_continuous)),
         action_mask=space.valid_choices.expand(*size, *space.valid_choices.shape),
         discrete_log_prob=floats(space.num_heads),
@@ -39,8 +45,8 @@ def allocate(env: BatchedEnv, space: HybridSpace, steps: int, width: int) -> Rol
         rewards=floats(len(env.reward_names)),
         terminated=floats().to(torch.bool),
         truncated=floats().to(torch.bool),
-        final_observations=floats(width),
-        last_observation=floats(width)[0],
+        final_observations=rows(),
+        last_observation=rows()[0],
         reward_weights=torch.tensor(env.reward_weights, dtype=torch.float32, device=device),
         reward_names=tuple(env.reward_names),
     )
@@ -136,7 +142,7 @@ class Collector:
         for *noise, observation, mask, slot in zip(
             gumbel, normal, rollout.observations, rollout.action_mask, self._slots, strict=True
         ):
-            observation.copy_(now.observation)
+            observation.copy_(self.policy.pack(now.observation))
             if isinstance(now.action_mask, Tensor):
                 mask.copy_(now.action_mask)
             step, metrics = self.step.call(*noise, log_std)
@@ -146,7 +152,7 @@ class Collector:
                     place.copy_(value)
             # Copies: an environment may write over its own at the next step.
             found.append({f"episode/{name}": Metric(metric.clone()) for name, metric in metrics.items()})
-        rollout.last_observation.copy_(now.observation)
+        rollout.last_observation.copy_(self.policy.pack(now.observation))
         _write_log_probs(rollout, self._heads, self.policy)
         ended, now.unfinished = count_episodes(rollout.task_reward, rollout.done, now.unfinished)
         now.ended = now.ended + rollout.done.sum(0)
@@ -168,7 +174,8 @@ class Collector:
         heads, mask, actions = act(now.observation, now.action_mask, gumbel, normal, log_std)
         timestep = self._checked.step(self.policy.to_native(actions))
         now.observation, now.action_mask = timestep.observation, timestep.action_mask
-        outcome = timestep.rewards, timestep.terminated, timestep.truncated, timestep.final_observation
+        final = self.policy.pack(timestep.final_observation)
+        outcome = timestep.rewards, timestep.terminated, timestep.truncated, final
         return Step(mask, *actions, *heads, *outcome), timestep.metrics
 
     def _act(

@@ -44,11 +44,13 @@ class _Leaf:
     """One-hot leaves: the column of the smallest value of each entry. None: copied as it is."""
     single: tuple[int, int] | None = None
     """`first` and `count` of a `Discrete`."""
+    bytes: bool = False
+    """Whether it is a Box of whole numbers that a byte holds: a rollout may keep no more than that."""
 
     def put(self, row: Floats, value: Any) -> str | None:
         """Fill the columns of `row` `[O]`, as `read` and `write` do; quick where all is as it should be."""
         if isinstance(value, np.ndarray) and value.shape == self.shape:
-            if self.first is None and value.dtype.kind in "fiub":
+            if self.first is None and value.dtype.kind in "fiub" and not self.bytes:
                 row[self.columns] = value.reshape(-1)
                 return None
             if self.first is not None and self.count is not None and value.dtype.kind in "iub":
@@ -81,6 +83,17 @@ class _Leaf:
             raise ValueError(f"{self.path} is {value}, expected integers of {self.space}")
         return entries
 
+    def _refuse_others(self, entries: Array) -> None:
+        """Raise ValueError for numbers that no byte holds, where the space says that they are bytes."""
+        if entries.dtype.itemsize == 1 and entries.dtype.kind in "ub":
+            return
+        wrong = ~((entries >= 0) & (entries <= 255) & (entries == np.floor(entries)))
+        if wrong.any():
+            raise ValueError(
+                f"{self.path} holds {entries[wrong].flat[0]} and has dtype {entries.dtype}; its space says "
+                f"{self.space.dtype}: correct the space, or the numbers"
+            )
+
     def write(self, flat: Floats, entries: Array) -> tuple[int, str] | None:
         """Fill the columns of `flat` `[rows, O]` from `[rows, entries]`. Integers beyond the range of their
         space count as its nearest: gives the row of the first such and what is wrong with it."""
@@ -92,6 +105,8 @@ class _Leaf:
                 place = f"{self.path}[{entry}]" if self.shape else self.path
                 outside = row, f"{place} is {entries[row, entry]}, outside its space {self.space}"
             entries = kept - self.first
+        if self.bytes:
+            self._refuse_others(entries)
         if self.column is None:
             flat[:, self.columns] = entries
         else:
@@ -317,7 +332,8 @@ def _make_leaf(path: str, keys: tuple[Any, ...], space: gymnasium.Space[Any], st
     if isinstance(space, spaces.Box):
         low = space.low.astype(np.float32).reshape(-1)
         high = space.high.astype(np.float32).reshape(-1)
-        return _Leaf(path, keys, space, shape, slice(start, start + low.size), low, high)
+        columns, whole = slice(start, start + low.size), space.dtype in (np.uint8, np.bool_)
+        return _Leaf(path, keys, space, shape, columns, low, high, bytes=whole)
     first, count = _choices(space)
     one_hot = not isinstance(space, spaces.MultiBinary)
     width = int(count.sum()) if one_hot else len(count)

@@ -17,8 +17,8 @@ from equipoise.scripts.speed.floor import Layer, recorded
 from equipoise.scripts.speed.memory import addresses
 from equipoise.scripts.speed.profiling import profile
 from equipoise.scripts.speed.timing import Loop, Phases, interleave, ratios, spread
-from equipoise.trainer.policy import encoders
 from equipoise.trainer.policy.encoders import MLP
+from equipoise.trainer.policy.encoders import mlp as encoders
 
 SMALL = (*flat(8, 8), "policy.hidden_sizes=[8,8]", "device=cpu")
 

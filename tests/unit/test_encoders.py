@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from equipoise.trainer.gradients import FlatParameters
-from equipoise.trainer.policy import encoders
 from equipoise.trainer.policy.encoders import MLP
+from equipoise.trainer.policy.encoders import mlp as encoders
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 

@@ -17,7 +17,8 @@ def hints_of(cls: type[Any]) -> dict[str, Any]:
     """The annotations of a constructor's parameters, as far as they can be resolved."""
     # Follow decorators to the function whose module the names of the annotations are found in.
     try:
-        return typing.get_type_hints(inspect.unwrap(cls.__init__), include_extras=True)
+        made_by: Any = vars(cls).get("__new__", cls.__init__)
+        return typing.get_type_hints(inspect.unwrap(made_by), include_extras=True)
     except NameError:  # names imported for the type checker only: keys can be checked, values can not
         return {}
 

@@ -27,6 +27,9 @@ class Constructor(NamedTuple):
     takes_any: bool
     """Any other keyword, too."""
 
+    def takes(self, name: str) -> bool:
+        return self.takes_any or name in self.parameters
+
 
 def find_class(target: str) -> type[Any]:
     """The class `package.module.Name`. Raises `ImportError` with a readable text."""

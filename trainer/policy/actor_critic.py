@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from equipoise.envs.observation_parts import ObservationPart
 from equipoise.trainer.policy.choosing import Choose, in_turn, order_of, told
 from equipoise.trainer.policy.conditioning import (
     Conditioning,
@@ -30,6 +32,7 @@ class ActorCritic(Policy):
         space: of the actions.
         observation_shape: of one observation.
         num_values: `V`.
+        observation_parts: what lies in which columns of an observation.
         encoder: the network from observations to features.
         critic_encoder: the critic's own; null: another one like `encoder`
         shared_trunk: both action types read the same features; else each has an encoder of its own
@@ -53,6 +56,7 @@ class ActorCritic(Policy):
         space: HybridSpace,
         observation_shape: Sequence[int],
         num_values: int,
+        observation_parts: Sequence[ObservationPart] = (),
         *,
         encoder: MakeEncoder = MLP,
         critic_encoder: MakeEncoder | None = None,
@@ -70,10 +74,11 @@ class ActorCritic(Policy):
         spread = log_std_init, log_std_min, log_std_max
         for name, value, wanted in self.contradictions(critic_encoder, shared_critic, *spread):
             raise ValueError(f"policy.{name} = {value}: must be {wanted}")
-        trunk = make_encoder(encoder, observation_shape, "policy.encoder")
+        shaped = partial(make_encoder, observation_shape=observation_shape, parts=observation_parts)
+        trunk = shaped(encoder, key="policy.encoder")
         raw = getattr(trunk, "raw_observations", False)
         normalize = normalize_observations and not raw
-        super().__init__(space, observation_shape, num_values, normalize, distribution)
+        super().__init__(space, observation_shape, num_values, normalize, distribution, observation_parts)
         self.log_std_range = LogStdRange(log_std_min, log_std_max)
         nodes = nodes_of(trunk, space)
         self._order, self.conditional = order_of(order, space), conditioning != "none"
@@ -84,7 +89,7 @@ class ActorCritic(Policy):
         self.discrete_trunk = trunk if discrete else None
         self.continuous_trunk = None if discrete else trunk
         if discrete and continuous and not shared_trunk:
-            self.continuous_trunk = make_encoder(encoder, observation_shape, "policy.encoder")
+            self.continuous_trunk = shaped(encoder, key="policy.encoder")
         width = trunk.width
         choices = sum(space.choice_counts) if nodes == 1 else space.max_choices
         parameters = space.num_continuous // nodes
@@ -99,7 +104,7 @@ class ActorCritic(Policy):
         self.value_trunk: Encoder | None = None
         if not shared_critic:
             key = "policy.critic_encoder" if critic_encoder is not None else "policy.encoder"
-            self.value_trunk = make_encoder(critic_encoder or encoder, observation_shape, key)
+            self.value_trunk = shaped(critic_encoder or encoder, key=key)
         critic = self.value_trunk if self.value_trunk is not None else trunk
         if getattr(critic, "nodes", None) is not None:
             name = type(critic).__name__
@@ -108,6 +113,8 @@ class ActorCritic(Policy):
                 "each node (NodeSetSummary suits NodeSet)"
             )
         self.value_head = linear(critic.width, num_values, gain=1.0)
+        if getattr(trunk, "packed", False) and getattr(critic, "packed", False):
+            self.take_packed()
 
         self.heads_in_turn: HeadsInTurn | None = None
         if conditioning == "autoregressive":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.trainer.data import Metric, Metrics, critic_heads
+from equipoise.trainer.policy.storage import Storage
 from equipoise.trainer.running_moments import RunningMoments
 from equipoise.trainer.system import distributed
 
@@ -49,6 +50,28 @@ class ObservationNormalizer(nn.Module):
         self.moments.update(observations)
         self.mean.copy_(self.moments.mean)
         self.std.copy_(_safe_std(self.moments.mean, self.moments.var))
+
+
+class NumbersNormalizer(ObservationNormalizer):
+    """The same for the parts of an observation that are no bytes; the others stay as they are."""
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(storage.count)
+        self.storage = storage
+        self.register_buffer("columns", torch.tensor(storage.columns), persistent=False)
+        self.columns: Tensor
+
+    def forward(self, observations: Tensor) -> Tensor:
+        if observations.dtype == torch.uint8:
+            return self.storage.with_numbers(
+                observations, super().forward(self.storage.numbers(observations))
+            )
+        numbers = super().forward(observations.index_select(-1, self.columns))
+        return observations.index_copy(-1, self.columns, numbers)
+
+    def update(self, observations: Tensor) -> None:
+        """Take in packed observations of every process."""
+        super().update(self.storage.numbers(observations))
 
 
 class ValueNormalizer(nn.Module):

@@ -7,22 +7,25 @@ annotations. Neither knows anything of configuration, stages or the update.
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.envs.dependent_masks import ActionMask, DependentMask
+from equipoise.envs.observation_parts import ObservationPart
 from equipoise.envs.protocol import NativeAction
 from equipoise.trainer.data import Actions
 from equipoise.trainer.policy.choosing import Choose
 from equipoise.trainer.policy.continuous import FAMILIES, FamilyName
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.head_after_head import HeadAfterHead
-from equipoise.trainer.policy.normalization import ObservationNormalizer, ValueNormalizer
+from equipoise.trainer.policy.normalization import NumbersNormalizer, ObservationNormalizer, ValueNormalizer
+from equipoise.trainer.policy.storage import Storage
 from equipoise.trainer.spaces import HybridSpace
 
 
@@ -30,9 +33,10 @@ class Encoder(nn.Module):
     """A network from observations to features: `[B, O]` -> `[B, W]`.
 
     Any `torch.nn.Module` with these attributes is one; this class need not be its base. Its constructor takes
-    `observation_shape`, the shape of one observation, and any keywords, which are keys of the configuration.
-    Its input are observations flattened to `O` numbers. A keyword that is a section with a `_target_` arrives
-    as a `MakeEncoder`: so an encoder is made of others, one for each part of an observation, say.
+    `observation_shape`, the shape of one observation, perhaps `observation_parts`, what lies in which of its
+    columns, and any keywords, which are keys of the configuration. Its input are observations flattened to
+    `O` numbers. A keyword that is a section with a `_target_` arrives as a `MakeEncoder`: so an encoder is
+    made of others, one for each part of an observation, say.
     """
 
     width: int
@@ -43,13 +47,19 @@ class Encoder(nn.Module):
     raw_observations: bool = False
     """Whether observations must come as they are, whatever `policy.normalize_observations` says. May be
     missing."""
+    packed: bool = False
+    """Whether observations may come as `Storage` packs them, too: the bytes that a rollout of pictures keeps.
+    May be missing."""
 
 
 MakeEncoder = Callable[..., nn.Module]
-"""An encoder's class with its keywords bound; to be called with `observation_shape=`."""
+"""An encoder's class with its keywords bound; to be called with `observation_shape=` and, if it takes that,
+`observation_parts=`."""
 
 
-def make_encoder(make: MakeEncoder, observation_shape: Sequence[int], key: str) -> Encoder:
+def make_encoder(
+    make: MakeEncoder, observation_shape: Sequence[int], key: str, parts: Sequence[ObservationPart] = ()
+) -> Encoder:
     """An encoder, tried on two observations of zeros.
 
     Raises:
@@ -58,7 +68,8 @@ def make_encoder(make: MakeEncoder, observation_shape: Sequence[int], key: str) 
     size = math.prod(observation_shape)
     name = getattr(getattr(make, "func", make), "__name__", str(make))
     try:
-        encoder = make(observation_shape=tuple(observation_shape))
+        supplied: dict[str, Any] = {"observation_shape": tuple(observation_shape)}
+        encoder = make(**taken(make, {**supplied, "observation_parts": tuple(parts)}))
     except Exception as error:  # user code: may raise anything
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{key} = {name}: {reason}") from error
@@ -81,6 +92,12 @@ def make_encoder(make: MakeEncoder, observation_shape: Sequence[int], key: str) 
             f"{'[batch, width]' if nodes is None else '[batch, nodes, width]'}"
         )
     return cast(Encoder, encoder)
+
+
+def taken(make: Callable[..., Any], supplied: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `supplied` a constructor takes by name."""
+    parameters = inspect.signature(make).parameters
+    return {name: value for name, value in supplied.items() if name in parameters}
 
 
 class Heads(NamedTuple):
@@ -109,6 +126,7 @@ class Policy(nn.Module, ABC):
         num_values: `V`, one for each reward component, and perhaps one more for the task.
         normalize_observations: to mean 0 and standard deviation 1, by running statistics.
         distribution: of the continuous parameters.
+        observation_parts: what lies in which columns of an observation.
 
     Raises:
         ValueError: for a distribution of parameters where there are none.
@@ -126,6 +144,7 @@ class Policy(nn.Module, ABC):
         num_values: int,
         normalize_observations: bool = True,
         distribution: FamilyName = "gaussian",
+        observation_parts: Sequence[ObservationPart] = (),
     ) -> None:
         super().__init__()
         if distribution not in FAMILIES:
@@ -140,6 +159,9 @@ class Policy(nn.Module, ABC):
         """Of the continuous parameters."""
         self.space = space
         self.observation_width = math.prod(observation_shape)
+        self.observation_parts = tuple(observation_parts)
+        self.storage: Storage | None = None
+        """How a rollout keeps observations; None: as they are."""
         self.normalizer = ObservationNormalizer(self.observation_width) if normalize_observations else None
         self.value_normalizer = ValueNormalizer(num_values)
         self._reached: dict[str, list[str]] = {}
@@ -184,12 +206,27 @@ class Policy(nn.Module, ABC):
             return self.actor(inputs, log_std, choices)
         return self.actor(inputs, log_std)
 
+    def take_packed(self) -> None:
+        """Let rollouts keep observations packed, where that saves anything: all networks must take them so.
+
+        What is kept as bytes is not normalised.
+        """
+        if not any(part.whole for part in self.observation_parts):
+            return
+        self.storage = Storage(self.observation_parts)
+        if self.normalizer is not None:
+            self.normalizer = NumbersNormalizer(self.storage) if self.storage.count else None
+
+    def pack(self, observations: Tensor) -> Tensor:
+        """Observations `[..., O]` as a rollout keeps them."""
+        return observations if self.storage is None else self.storage.pack(observations)
+
     def normalize(self, observations: Tensor) -> Tensor:
-        """Observations as the network wants them, same shape."""
+        """Observations, packed or not, as the network wants them, same shape."""
         return observations if self.normalizer is None else self.normalizer(observations)
 
     def update_normalizer(self, observations: Tensor) -> None:
-        """Take the observations `[..., O]` of a rollout into the statistics of `normalize`."""
+        """Take the observations of a rollout into the statistics of `normalize`."""
         if self.normalizer is not None:
             self.normalizer.update(observations)
 
