@@ -104,7 +104,7 @@ def _classes(
     for section in sections:
         if section:
             found = find_class(section[TARGET])
-            yield found.chosen(parts) if issubclass(found, Automatic) else found, section
+            yield found.chosen(parts, **section) if issubclass(found, Automatic) else found, section
 
 
 def _smaller(env: BatchedEnv) -> str:

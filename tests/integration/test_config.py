@@ -113,7 +113,7 @@ def test_gymnasium_arguments_need_no_plus() -> None:
     assert config.env.keywords["kwargs"] == {"gravity": 2, "deep": {"er": [1]}}
     assert config.env.label == "ns-My-Env-v0"  # names a folder
     assert compose(["env=gymnasium", "env.make=rockets:Falcon"]).env.label == "rockets-Falcon"
-    assert encoder(config) == "MLP"
+    assert encoder(config) == "Automatic"
 
 
 # --- what wins over what -----------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_a_group_on_the_command_line_beats_the_choice_of_the_environment() -> No
 
 def test_the_experiment_beats_preset_and_groups(experiment: list[str]) -> None:
     config = compose([*experiment, "batch=high_quality"])
-    assert (config.experiment, config.env.label, encoder(config)) == ("mine", "CartPole-v1", "MLP")
+    assert (config.experiment, config.env.label, encoder(config)) == ("mine", "CartPole-v1", "Automatic")
     assert config.trainer.batch.update_epochs == 7
     assert config.preset == "aggressive"
     keywords = config.stages["gradient_scaling"].keywords

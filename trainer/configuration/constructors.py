@@ -158,12 +158,27 @@ def _check_encoders(
             theirs = set()
         handed = {name: value for name, value in extra.items() if name in theirs}
         sections[part], problems = check_section(f"{key}.{part}", {**handed, **section}, ENCODER)
+        problems += _check_named(f"{key}.{part}", sections[part])
         found.parameters.update(theirs)
         found.shared.update(handed)
         # Told of the key that was written.
         written = {f"{key}.{part}.{name}": f"{key}.{name}" for name in handed if name not in section}
         found.problems.extend(Problem(written.get(p.key, p.key), p.complaint) for p in problems)
     return found
+
+
+def _check_named(key: str, section: dict[str, Any]) -> list[Problem]:
+    """Checks sections inside a mapping, an encoder for each of its names, in place; gives what is wrong."""
+    problems = []
+    for name, value in section.items():
+        if isinstance(value, Mapping) and not is_section(value):
+            checked = dict(value)
+            for entry, part in value.items():
+                if is_section(part):
+                    checked[entry], wrong = check_section(f"{key}.{name}.{entry}", part, ENCODER)
+                    problems += wrong
+            section[name] = checked
+    return problems
 
 
 def _unknown(key: str, name: str, value: Any, role: Role, known: Collection[str]) -> Problem:

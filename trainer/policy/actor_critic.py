@@ -20,7 +20,7 @@ from equipoise.trainer.policy.conditioning import (
 from equipoise.trainer.policy.continuous import FamilyName
 from equipoise.trainer.policy.encoders import MLP, linear
 from equipoise.trainer.policy.log_std import LogStd, LogStdRange
-from equipoise.trainer.policy.nodes import nodes_of
+from equipoise.trainer.policy.nodes import NodeLayout
 from equipoise.trainer.policy.protocol import Encoder, MakeEncoder, Policy, make_encoder
 from equipoise.trainer.spaces import HybridSpace
 
@@ -80,7 +80,8 @@ class ActorCritic(Policy):
         normalize = normalize_observations and not raw
         super().__init__(space, observation_shape, num_values, normalize, distribution, observation_parts)
         self.log_std_range = LogStdRange(log_std_min, log_std_max)
-        nodes = nodes_of(trunk, space)
+        self.owned = owned = NodeLayout(trunk, space)
+        nodes = owned.nodes
         self._order, self.conditional = order_of(order, space), conditioning != "none"
         if self.conditional:
             check_conditioning(conditioning, space, nodes)
@@ -91,8 +92,8 @@ class ActorCritic(Policy):
         if discrete and continuous and not shared_trunk:
             self.continuous_trunk = shaped(encoder, key="policy.encoder")
         width = trunk.width
-        choices = sum(space.choice_counts) if nodes == 1 else space.max_choices
-        parameters = space.num_continuous // nodes
+        choices = sum(space.choice_counts) if nodes == 1 else owned.heads_each * space.max_choices
+        parameters = owned.parameters_each
         self.discrete_head = linear(width, choices, gain=0.01) if discrete else None
         self.continuous_head = linear(width, parameters, gain=0.01) if continuous else None
         start = self.log_std_range.unbounded(log_std_init)
@@ -110,11 +111,11 @@ class ActorCritic(Policy):
             name = type(critic).__name__
             raise ValueError(
                 f"policy.critic_encoder: must give features of the whole observation; {name} gives those of "
-                "each node (NodeSetSummary suits NodeSet)"
+                "each node (NodeSetSummary suits NodeSet, EntitiesSummary suits Entities)"
             )
         self.value_head = linear(critic.width, num_values, gain=1.0)
         if getattr(trunk, "packed", False) and getattr(critic, "packed", False):
-            self.take_packed()
+            self.take_packed([name for one in (trunk, critic) for name in getattr(one, "raw_parts", ())])
 
         self.heads_in_turn: HeadsInTurn | None = None
         if conditioning == "autoregressive":
@@ -149,7 +150,8 @@ class ActorCritic(Policy):
         """`[P]`; None where it depends on the state, or there are no parameters."""
         if self.log_std is None or self.continuous_head is None:
             return None
-        return self.log_std_range.bounded(self.log_std).repeat(self.space.num_continuous // len(self.log_std))
+        of_nodes = self.log_std_range.bounded(self.log_std).repeat(1, self.owned.nodes)
+        return self.owned.of_parameters(of_nodes).squeeze(0)
 
     def actor(
         self, inputs: Tensor, log_std: Tensor | None = None, choices: Tensor | Choose | None = None
@@ -161,7 +163,7 @@ class ActorCritic(Policy):
         if self.discrete_head is None:
             logits = inputs.new_zeros(size, *space.valid_choices.shape)
         else:
-            logits = space.laid_out(self.discrete_head(features))
+            logits = space.laid_out(self.owned.of_heads(self.discrete_head(features)))
         if self.heads_in_turn is not None:
             choose = told(choices) if isinstance(choices, Tensor) else choices
             assert features is not None
@@ -178,11 +180,11 @@ class ActorCritic(Policy):
             mean = mean + added[..., : mean.shape[-1]]
             spread = None if spread is None else spread + added[..., mean.shape[-1] :]
         if spread is not None:
-            log_std = self.log_std_range.bounded(spread).view(size, space.num_continuous)
+            log_std = self.owned.of_parameters(self.log_std_range.bounded(spread))
         elif log_std is None:
             log_std = self.global_log_std()
         assert log_std is not None
-        return logits, mean.view(size, space.num_continuous), log_std
+        return logits, self.owned.of_parameters(mean), log_std
 
     def critic(self, inputs: Tensor) -> Tensor:
         """See `Policy.critic`."""

@@ -31,6 +31,11 @@ def check_conditioning(conditioning: Conditioning, space: HybridSpace, nodes: in
         fault = "the action space has nothing that could depend on a choice"
     if fault is not None:
         raise ValueError(f"policy.conditioning = {conditioning}: {fault}; leave it out")
+    if nodes > 1 and space.num_heads != nodes:
+        raise ValueError(
+            f"policy.conditioning = {conditioning}: needs one head for each of {nodes} nodes; there are "
+            f"{space.num_heads}"
+        )
     if conditioning == "autoregressive" and nodes > 1:
         raise ValueError(
             "policy.conditioning = autoregressive: nodes of a set have no order in which they could decide; "

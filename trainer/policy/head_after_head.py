@@ -95,7 +95,7 @@ class HeadAfterHead:
         """`[B, choices]`: what the mask allows a head, given the choices before it."""
         space, mask = self._space, self._mask
         if not isinstance(mask, DependentMask):
-            every = space.valid_choices.expand(len(self._inputs), *space.valid_choices.shape)
+            every = space.valid_choices.expand(self._inputs.shape[0], *space.valid_choices.shape)
             return space.of_head(every if mask is None else mask, head)
         valid = space.of_head(mask.own, head)
         if (table := mask.table_of(head)) is None:

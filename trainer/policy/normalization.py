@@ -6,7 +6,7 @@ that acted: ratio 1, and v = v_old.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,26 +52,52 @@ class ObservationNormalizer(nn.Module):
         self.std.copy_(_safe_std(self.moments.mean, self.moments.var))
 
 
-class NumbersNormalizer(ObservationNormalizer):
-    """The same for the parts of an observation that are no bytes; the others stay as they are."""
+class PartsNormalizer(ObservationNormalizer):
+    """The same for the numbers of an observation that are no bytes, by part; all others stay as they are.
 
-    def __init__(self, storage: Storage) -> None:
+    Where a part has several axes, all places along the first one, which are things of a set or frames of a
+    stack, share their statistics: what stands where must not matter.
+
+    Args:
+        storage: packed observations are those of it.
+        raw: parts that must stay as they are, by name.
+    """
+
+    def __init__(self, storage: Storage, raw: Collection[str] = ()) -> None:
         super().__init__(storage.count)
         self.storage = storage
-        self.register_buffer("columns", torch.tensor(storage.columns), persistent=False)
         self.columns: Tensor
+        self.register_buffer("columns", torch.tensor(storage.columns, dtype=torch.int64), persistent=False)
+        self._parts = [(part, part.name in raw) for part in storage.parts if not part.whole]
 
     def forward(self, observations: Tensor) -> Tensor:
+        """Observations, packed or not."""
         if observations.dtype == torch.uint8:
-            return self.storage.with_numbers(
-                observations, super().forward(self.storage.numbers(observations))
-            )
+            numbers = super().forward(self.storage.numbers(observations))
+            return self.storage.with_numbers(observations, numbers)
         numbers = super().forward(observations.index_select(-1, self.columns))
         return observations.index_copy(-1, self.columns, numbers)
 
+    @torch.no_grad()
     def update(self, observations: Tensor) -> None:
-        """Take in packed observations of every process."""
-        super().update(self.storage.numbers(observations))
+        """Take in observations, packed or not, of every process."""
+        packed = observations.dtype == torch.uint8
+        numbers = observations.index_select(-1, self.columns) if not packed else None
+        super().update(self.storage.numbers(observations) if numbers is None else numbers)
+        first = 0
+        for part, raw in self._parts:
+            columns = slice(first, first := first + part.stop - part.first)
+            mean, std = self.mean[columns], self.std[columns]
+            if raw:
+                mean.zero_()
+                std.fill_(1.0)
+            elif len(part.shape) > 1:
+                means = self.moments.mean[columns].view(part.shape[0], -1)
+                squares = self.moments.var[columns].view(part.shape[0], -1) + means.square()
+                middle = means.mean(0)
+                variance = (squares.mean(0) - middle.square()).clamp(min=0.0)
+                mean.copy_(middle.repeat(part.shape[0]))
+                std.copy_(_safe_std(middle, variance).repeat(part.shape[0]))
 
 
 class ValueNormalizer(nn.Module):

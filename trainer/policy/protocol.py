@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -24,7 +24,7 @@ from equipoise.trainer.policy.choosing import Choose
 from equipoise.trainer.policy.continuous import FAMILIES, FamilyName
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.head_after_head import HeadAfterHead
-from equipoise.trainer.policy.normalization import NumbersNormalizer, ObservationNormalizer, ValueNormalizer
+from equipoise.trainer.policy.normalization import ObservationNormalizer, PartsNormalizer, ValueNormalizer
 from equipoise.trainer.policy.storage import Storage
 from equipoise.trainer.spaces import HybridSpace
 
@@ -48,8 +48,10 @@ class Encoder(nn.Module):
     """Whether observations must come as they are, whatever `policy.normalize_observations` says. May be
     missing."""
     packed: bool = False
-    """Whether observations may come as `Storage` packs them, too: the bytes that a rollout of pictures keeps.
-    May be missing."""
+    """Whether it knows the parts of an observation, and takes them as `Storage` packs them, too: the bytes
+    that a rollout of pictures keeps. May be missing."""
+    raw_parts: Sequence[str] = ()
+    """Of one that knows the parts: those that must come as they are, by name. May be missing."""
 
 
 MakeEncoder = Callable[..., nn.Module]
@@ -206,16 +208,16 @@ class Policy(nn.Module, ABC):
             return self.actor(inputs, log_std, choices)
         return self.actor(inputs, log_std)
 
-    def take_packed(self) -> None:
+    def take_packed(self, raw_parts: Collection[str] = ()) -> None:
         """Let rollouts keep observations packed, where that saves anything: all networks must take them so.
 
-        What is kept as bytes is not normalised.
+        What is kept as bytes is not normalised, and neither are `raw_parts`.
         """
-        if not any(part.whole for part in self.observation_parts):
-            return
-        self.storage = Storage(self.observation_parts)
+        storage = Storage(self.observation_parts)
+        if any(part.whole for part in self.observation_parts):
+            self.storage = storage
         if self.normalizer is not None:
-            self.normalizer = NumbersNormalizer(self.storage) if self.storage.count else None
+            self.normalizer = PartsNormalizer(storage, raw_parts) if storage.count else None
 
     def pack(self, observations: Tensor) -> Tensor:
         """Observations `[..., O]` as a rollout keeps them."""
