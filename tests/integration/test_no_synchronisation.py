@@ -25,6 +25,7 @@ ON_THE_CPU_ALONE = {
     ("targets.py", "_final_values"),  # which steps truncated an episode
     ("diagnosis.py", "check_targets"),  # elsewhere the loop asks, after the update
     ("diagnosis.py", "record"),
+    ("head_after_head.py", "_valid"),  # whether choices leave any to others
     ("advantage_weighting.py", "_learn"),  # the step count of torch's Adam, which stays on the host
 }
 """Reads that the code makes where looking is free, or of numbers that never leave the host."""
@@ -90,6 +91,25 @@ def test_nor_for_other_distributions_and_a_rate_that_follows_the_kl(
 ) -> None:
     chosen = (f"policy.distribution={distribution}", "optimizer=adam_kl")
     trainer = build(compose(["env=moving", "env.num_envs=16", *chosen, "device=cpu", "threads=1"]), tmp_path)
+    with Reads() as reads:
+        learn(trainer)
+    assert reads.found <= ON_THE_CPU_ALONE
+
+
+@pytest.mark.parametrize("env", ["moving", "BatchedPairs", "FunctionPairs"])
+@pytest.mark.parametrize("conditioning", ["choices", "autoregressive"])
+def test_nor_where_choices_are_seen_or_masks_depend_on_them(
+    env: str, conditioning: str, tmp_path: Path
+) -> None:
+    named = f"env._target_=tests.envs.pairs.{env}" if env[0].isupper() else f"env={env}"
+    settings = (
+        "policy=mlp",
+        "env.num_envs=16",
+        f"policy.conditioning={conditioning}",
+        "device=cpu",
+        "threads=1",
+    )
+    trainer = build(compose([named, *settings]), tmp_path)
     with Reads() as reads:
         learn(trainer)
     assert reads.found <= ON_THE_CPU_ALONE
