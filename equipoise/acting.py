@@ -42,16 +42,16 @@ def load(
     >>> observation, info = env.reset()
     >>> env.step(policy.act(observation))
 
-    It acts without its environment. To be evaluated it needs one, and the checkpoint names the one that
-    `equipoise.train` was given. Where that was a function or a class that has no name in a module (a lambda,
-    a class in a notebook), give it again as `env`.
+    It acts without an environment. To be evaluated it needs one; the checkpoint names the one that
+    `equipoise.train` was given. If that was a function or class that cannot be imported by name (a lambda, a
+    class in a notebook), pass it again as `env`.
 
     Args:
         location: a run folder, whose newest checkpoint is taken, or a checkpoint.
-        env: what makes the environment, as for `train`.
+        env: makes the environment, as for `train`.
         device: where the network computes: `auto`, `cpu` or `cuda`.
-        allow: modules of yours that the checkpoint may name, `["my_package"]`. It is data otherwise: no code
-            is imported that is neither this package's nor Gymnasium's.
+        allow: your modules that the checkpoint may name, such as `["my_package"]`. Otherwise it is treated as
+            data: only code of this package and of Gymnasium is imported.
 
     Raises:
         equipoise.ConfigError: there is no checkpoint that this version of the package can read, or it names
@@ -202,20 +202,21 @@ def evaluate(
     device: str = "auto",
     allow: Collection[str] = (),
 ) -> dict[str, float | None]:
-    """Measure a trained policy on fresh episodes, so many for each way to act.
+    """Evaluate a trained policy on fresh episodes.
 
     >>> equipoise.evaluate(run, episodes=20)["return_mean"]
 
     Args:
         policy: a policy, a run, a run folder or a checkpoint.
-        seed: of the episodes; training never uses them.
-        deterministic: True: the likeliest choices and means alone; False: samples alone; None: both.
+        episodes: how many, for each way to act.
+        seed: of the episodes, which training never uses.
+        deterministic: True: only the likeliest choices and the means; False: only samples; None: both.
         env, device, allow: see `load`; a policy and a run know theirs.
 
     Returns:
-        `return_mean`, `return_std`, `normalized_score`, `success_rate` (None where the environment has no
-        such number), `episode_length`, and the environment's own metrics; where both were measured, the same
-        of the sampled policy as `sampled_return_mean` and so on.
+        `return_mean`, `return_std`, `normalized_score` and `success_rate` (None where the environment has no
+        such number), `episode_length` in steps, and the environment's own metrics. If both were measured, the
+        same for the sampled policy as `sampled_return_mean` and so on.
 
     Raises:
         equipoise.ConfigError: the checkpoint or its environment cannot be used.
@@ -232,14 +233,14 @@ def evaluate(
 
 
 def _mask_in(observation: Any) -> Any:
-    """The masks that come as a part of one observation, of a batch, or of a list of them."""
+    """The masks that are part of one observation, of a batch, or of a list of observations."""
     if isinstance(observation, list):
         return [_mask_in(one) for one in observation]
     return observation.get("action_mask") if isinstance(observation, Mapping) else None
 
 
 def _element(value: Any, index: int) -> Any:
-    """One of a batch."""
+    """Entry `index` of a batch."""
     if isinstance(value, Mapping):
         # Vector environments put beside the entries of an `info` who of them has one.
         told = [key for key in value if not (str(key).startswith("_") and str(key)[1:] in value)]
@@ -259,7 +260,7 @@ def _arrays(value: Any) -> Any:
 
 
 def _as_array(part: Tensor, leaf: ActionLeaf) -> Array:
-    """With the dtype that the environment expects, and within its bounds."""
+    """As an array of the dtype that the environment expects, within its bounds."""
     array: Array = part.numpy(force=True).astype(leaf.dtype)
     if leaf.low and leaf.dtype != np.float32:
         # No silent clamp but rounding: float32, in which the network computes, does not have every constant.

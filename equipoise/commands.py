@@ -32,7 +32,7 @@ COMMANDS = {
 }
 
 _STARTED_AS = "EQUIPOISE_STARTED_AS"
-"""Environment variable that tells the processes which a command starts how the user started that one."""
+"""Environment variable through which a command's child processes learn how the user started it."""
 
 
 def main() -> int:
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def typed(name: str, *arguments: str) -> str:
-    """The command `name`, spelled as the user started this program, ready to be pasted into a shell."""
+    """The command `name`, spelled the way the user started this program, ready to paste into a shell."""
     prefix = _started_as()
     command = f"equipoise {name}" if prefix == "equipoise" else f"{prefix}{COMMANDS[name].module}"
     return " ".join([command, shlex.join(arguments)]).rstrip()
@@ -72,20 +72,20 @@ def loaded(name: str) -> Any:
 
 
 def module(name: str) -> str:
-    """The module of the command `name`, as the user started this program: for `torchrun -m`."""
+    """The module of the command `name`, spelled the way the user started this program: for `torchrun -m`."""
     package = "" if _started_as() == "python -m " else "equipoise."
     return f"{package}{COMMANDS[name].module}"
 
 
 def spelled(text: str) -> str:
-    """`text` with each `python -m trainer.…` in it spelled as the user started this program."""
+    """`text` with each `python -m trainer.…` in it spelled the way the user started this program."""
     for name, command in COMMANDS.items():
         text = text.replace(f"python -m {command.module}", typed(name))
     return text
 
 
 def child(name: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
-    """Arguments and environment of a process that runs the command `name` in the current folder."""
+    """Arguments and environment of a process that is to run the command `name` in the current folder."""
     environment = {**os.environ, _STARTED_AS: _started_as()}
     if IN_CLONE:  # a clone need not be installed
         path = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))

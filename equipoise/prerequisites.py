@@ -1,7 +1,7 @@
-"""Checks what has to be installed, with the standard library alone and in the syntax of an old Python.
+"""Checks that everything needed is installed, with the standard library alone, in the syntax of old Pythons.
 
-A command asks before it imports anything else, so that a bare interpreter ends in one sentence instead of a
-traceback.
+A command calls this before it imports anything else, so that a bare interpreter ends in one sentence instead
+of a traceback.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ PACKAGES = {
     "PIL": "pillow",
     "matplotlib": "matplotlib",
 }
-"""Module that is imported -> package that brings it, as in `pyproject.toml`."""
+"""Module to import -> package that provides it, as in `pyproject.toml`."""
 
 ROOT = Path(__file__).absolute().parents[1]
 IN_CLONE = (ROOT / "pyproject.toml").exists()
-"""Whether this is the project's clone, or else an installed wheel."""
+"""Whether this is a clone of the project, not an installed wheel."""
 
 
 def complaint() -> str | None:
@@ -73,7 +73,7 @@ def _dotted(numbers: tuple[int, ...]) -> str:
 
 
 def _version(package: str) -> tuple[int, ...]:
-    """Major and minor version of an installed package; empty where its metadata does not tell."""
+    """Major and minor version of an installed package; empty if its metadata does not say."""
     try:
         return tuple(int(part) for part in version(package).split(".")[:2] if part.isdigit())
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""`check_env`: a test of one's own environment, to be put into a file of tests."""
+"""`check_env`: a check of your own environment, for your own tests."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ _FIELDS = ("observation", "rewards", "terminated", "truncated", "final_observati
 def check_env(
     env: str | Callable[..., Any] | gymnasium.Env[Any, Any], steps: int = 100, seed: int = 0, **settings: Any
 ) -> list[str]:
-    """Play random valid actions in a Gymnasium environment and hold it against what training relies on.
+    """Play random valid actions in a Gymnasium environment and check everything that training relies on.
 
     >>> def test_my_environment():
     ...     equipoise.testing.check_env("CartPole-v1")
 
-    Checked are: spaces, relevance and masks; that every observation lies in its space, and that rewards are
-    finite; that a seed repeats an episode, in the same environment and in a new one; that a resumed run goes
-    on exactly, where the environment's state can be saved.
+    That is: spaces, relevance and masks; that every observation lies in its space and rewards are finite;
+    that a seed repeats an episode, in the same environment and in a new one; and that a resumed run continues
+    exactly, if the environment's state can be saved.
 
     Args:
         env: an id, a class, or a function that makes one environment. Or an environment itself, which is left
             open: as it cannot be copied, less can be checked, and a note says what.
-        steps: in each of two copies; enough for a few episodes.
+        steps: how many in each of two copies; enough for a few episodes.
         seed: of the episodes and of the actions.
-        settings: of the section `env`: `kwargs`, `reward_components`, `relevance`, `ignore` and so on.
+        settings: keys of the section `env`: `kwargs`, `reward_components`, `relevance`, `ignore` and so on.
 
     Returns:
-        What is no fault, but worth knowing: that no episode ended, that resume will not be exact, that there
-        was only one environment to be checked.
+        Notes on what is worth knowing but no fault: that no episode ended, that resuming will not be exact,
+        that there was only one environment to check.
 
     Raises:
-        AssertionError: says what is wrong, where, and what would be right.
+        AssertionError: says what is wrong, where, and how to mend it.
     """
     alone = isinstance(env, gymnasium.Env)
     if not (alone or isinstance(env, str) or callable(env)):
@@ -73,7 +73,7 @@ def check_env(
 
 
 class _LeftOpen(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment of somebody else's, who closes it."""
+    """The caller's environment, which the caller closes."""
 
     @classmethod
     def giving(cls, env: Any) -> Callable[[], Any]:

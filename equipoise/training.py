@@ -49,23 +49,23 @@ def train(
 
     Args:
         environment: an id that Gymnasium knows (`"module:Name-v0"` imports `module` first), the name of one
-            of this package's own (`"topology_spawn"`) or of your `conf/env/*.yaml`, a class, or anything else
-            that makes a Gymnasium environment when it is called (with `kwargs=` as keywords).
-        folder: where the run is written; it must be empty, or not there yet. None: a new one below `runs/`.
+            of this package's environments (`"topology_spawn"`) or of your `conf/env/*.yaml`, a class, or
+            anything else that makes a Gymnasium environment when called (with `kwargs=` as keywords).
+        folder: where the run is written; it must be empty or not exist yet. None: a new one below `runs/`.
         overrides: more settings, as a dictionary with dotted names or as text, `["trainer.gamma=0.9"]`.
-        progress: whether to print how far the training is and, at its end, a table.
-        callbacks: what watches the run, or ends it early: objects of `equipoise.Callback`, or sections with a
-            `_target_` as the configuration has them. Objects are no part of the configuration: give them
-            again when the run is resumed.
-        settings: `preset=`, `seed=`, `device=`, and any other. A section can be a dictionary:
+        progress: whether to show progress and, at the end, a table.
+        callbacks: watch the run or end it early: objects of `equipoise.Callback`, or sections with a
+            `_target_` as in the configuration. Objects are not saved with the configuration: pass them again
+            when you resume the run.
+        settings: `preset=`, `seed=`, `device=`, and any other setting. A section can be a dictionary:
             `policy={"hidden_sizes": [128, 128]}`. `resume="auto"` continues what is in `folder`;
             `init_from=other.folder` starts from the weights of another run, as far as they fit.
 
     Raises:
         equipoise.ConfigError: a setting, the environment's spaces or the folder cannot be used; the message
             names it and what is allowed.
-        KeyboardInterrupt: Ctrl-C, after the iteration at hand; what was learned is in the folder.
-        Exception: whatever else ended the training, such as an environment that fails.
+        KeyboardInterrupt: Ctrl-C, once the current iteration is done; what was learned is in the folder.
+        Exception: whatever else ended training, such as an environment that fails.
     """
     sections, objects = _sorted(callbacks)
     if sections:
@@ -121,14 +121,14 @@ class Run:
     def metrics(self) -> Mapping[str, NDArray[np.float64]]:
         """The metrics as columns: `metrics["episode/return"]` has a number for each iteration.
 
-        `iteration` and `env_steps` count them; NaN stands where an iteration has no such number.
+        `iteration` and `env_steps` number them; a metric that an iteration lacks is NaN.
         """
         rows = [json.loads(line) for line in (self.folder / METRICS).read_text().splitlines()]
         names = dict.fromkeys(name for row in rows for name in row)
         return _Columns({name: np.array([row.get(name) for row in rows], np.float64) for name in names})
 
     def load(self, checkpoint: Literal["last", "best"] = "last", device: str = "auto") -> Policy:
-        """The trained policy: of the end, whose return the summary states, or of the best evaluation."""
+        """The trained policy: the last one, whose return the summary states, or the best one evaluated."""
         from equipoise.acting import load
 
         return load(self.folder / CHECKPOINTS / f"{checkpoint}.pt", self.env, device, self.allow)
@@ -141,9 +141,9 @@ class Run:
         callbacks: Sequence[Any] | None = None,
         **settings: Any,
     ) -> Run:
-        """Continue the run in its folder, and return it anew.
+        """Continue the run in its folder, and return it.
 
-        `callbacks` as in `train`; None: those of its configuration.
+        `callbacks` are as in `train`; None: those of the run's configuration.
 
         >>> run = run.resume(total_env_steps=100_000)
 
@@ -161,7 +161,7 @@ class Run:
 
 
 def _sorted(callbacks: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Sections of a configuration, and objects."""
+    """The callbacks that are sections of a configuration, and those that are objects."""
     if isinstance(callbacks, str | Mapping) or not isinstance(callbacks, Sequence):
         raise ConfigError(f"callbacks = {shown(callbacks)}: must be a list of callbacks")
     objects = [callback for callback in callbacks if not isinstance(callback, Mapping)]
@@ -174,7 +174,7 @@ def _sorted(callbacks: Sequence[Any]) -> tuple[list[Any], list[Any]]:
 
 @contextmanager
 def _as_from_python(progress: bool) -> Iterator[None]:
-    """Around a run, which sets PyTorch's threads and all seeds: they become again what they were.
+    """A context for a run that restores PyTorch's threads and all random states afterwards.
 
     Messages that name the command line's key for the folder name the argument instead.
     """

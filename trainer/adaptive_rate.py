@@ -16,13 +16,12 @@ class AdaptiveRate:
     """Lower the rate where the policy has moved more than twice as far as wanted, raise it below half that.
 
     As rsl_rl's `schedule="adaptive"` (Rudin et al., "Learning to walk in minutes using massively parallel
-    deep reinforcement learning", 2022; the factors are those of its `ppo.py`), but by the estimate of the
-    divergence that is at hand, of choices and parameters together.
+    deep reinforcement learning", 2022; the factors are those of its `ppo.py`), but by the
+    joint KL divergence of choices and parameters, which each update estimates anyway.
 
     Args:
-        desired: the KL divergence, from the policy that acted, that an update should find.
-        lowest: bound of the rate.
-        highest: bound of the rate.
+        desired: KL divergence from the policy that acted, in nats, around which the rate is kept.
+        lowest, highest: bounds of the rate.
     """
 
     desired: float

@@ -56,19 +56,22 @@ def build(
     environment: Callable[..., Any] | None = None,
     callbacks: Sequence[Any] = (),
 ) -> Trainer:
-    """Everything that `config` names, ready to train in `run_dir`; from `state`, a checkpoint's, if given.
+    """Build the trainer that `config` describes, ready to train in `run_dir`.
 
-    `run_dir`: made if it is not there; None: `runs/<env>-<preset>/<date_time>-s<seed>`, as the command does,
-    and a folder that no other run has. Without `state` it must not hold a run. `environment`: what makes a
-    single Gymnasium environment, in the place of what `config` names. `callbacks`: beside those that `config`
-    names. Of several processes
-    (`trainer.system.distributed.processes`) each calls it and gets its part of the environments; the files
-    are the first one's.
+    With several processes (`trainer.system.distributed.processes`), each calls this and gets its share of the
+    environments; only the first one writes files.
+
+    Args:
+        run_dir: created if missing; it must not hold a run, unless `state` is given. None: a new folder
+            `runs/<env>-<preset>/<date_time>-s<seed>`, as the command makes it.
+        state: of a checkpoint to continue from.
+        environment: makes a single Gymnasium environment, in place of the one that `config` names.
+        callbacks: in addition to those that `config` names.
 
     Raises:
-        ValueError: for what only the environment, or the number of processes, can tell is wrong: an action
-            space that is not supported, a policy that does not fit it, a norm over parameters that are not
-            there, environments that cannot be shared out. And for a folder that holds something else.
+        ValueError: what only the environment or the number of processes can reveal: an unsupported action
+            space, a policy that does not fit it, a norm over parameters that do not exist, environments that
+            cannot be divided evenly. Also a folder that holds something else.
         ConfigError: `init_from` names no policy, or one of which nothing fits.
     """
     source = None
@@ -95,7 +98,7 @@ def make_trainer(
     environment: Callable[..., Any] | None = None,
     callbacks: Sequence[Any] = (),
 ) -> Trainer:
-    """A trainer that has learned nothing; writes no file."""
+    """An untrained trainer; writes no file."""
     settings, batch, process = config.trainer, config.trainer.batch, distributed.rank()
     check_order({name: find_class(stage.target) for name, stage in config.stages.items()}, settings.stages)
     section = config.optimizer
@@ -138,7 +141,7 @@ def make_callbacks(
     process: int,
     more: Sequence[Any] = (),
 ) -> Callbacks:
-    """Those that `config` names, and `more`. Raises ValueError where one cannot be made."""
+    """The callbacks that `config` names, and `more`. Raises ValueError if one cannot be made."""
 
     def other(kwargs: Mapping[str, Any], num_envs: int | None) -> BatchedEnv:
         make = environment_maker(with_arguments(config.env, kwargs), device, environment)
@@ -159,7 +162,7 @@ def make_callbacks(
 
 
 def with_arguments(section: schema.EnvConfig, kwargs: Mapping[str, Any]) -> schema.EnvConfig:
-    """The section `env` with other arguments of the environment; those of Gymnasium's are in `env.kwargs`."""
+    """The section `env` with other constructor arguments, which for Gymnasium are in `env.kwargs`."""
     keywords = dict(section.keywords)
     if "kwargs" in constructor_of(find_class(section.target)).parameters:
         keywords["kwargs"] = {**(keywords.get("kwargs") or {}), **kwargs}
@@ -173,7 +176,7 @@ def environment_maker(
 ) -> MakeEnv:
     """`make(num_envs)` for the environment of the section `env`.
 
-    `environment`: what makes a single Gymnasium environment, in the place of what the section names.
+    `environment`: makes a single Gymnasium environment, in place of the one that the section names.
     """
     target, keywords = find_class(section.target), section.keywords
     if environment is not None:
@@ -194,7 +197,7 @@ def environment_maker(
 
 
 def in_whole_teams(make: MakeEnv) -> MakeEnv:
-    """`make` for episodes alone: where agents come in teams, as many whole ones as are wanted or more."""
+    """`make` for evaluations, rounded up to whole teams where agents come in teams."""
 
     def make_enough(num_envs: int) -> BatchedEnv:
         try:
@@ -206,7 +209,7 @@ def in_whole_teams(make: MakeEnv) -> MakeEnv:
 
 
 class _Named:
-    """A callable by the name that the configuration has for it, which messages and states give it."""
+    """A callable under the name that the configuration gives it, for messages and saved states."""
 
     def __init__(self, call: Callable[..., Any], name: str) -> None:
         update_wrapper(self, call, updated=())
@@ -220,7 +223,7 @@ class _Named:
 
 
 def make_pipeline(sections: Mapping[str, ComponentConfig], env: BatchedEnv, gamma: float) -> Pipeline:
-    """The stages of `sections`, in an order that has been checked."""
+    """The stages of `sections`, whose order has been checked."""
     weights = torch.tensor(env.reward_weights, dtype=torch.float32, device=env.device)
     names = tuple(env.reward_names)
     supplied = SuppliedToStage(env.num_envs, len(names), env.device, names, weights, gamma)
@@ -247,7 +250,7 @@ def make_policy(
     num_values: int,
     observation_parts: tuple[ObservationPart, ...] = (),
 ) -> Policy:
-    """An untrained policy, on the device of `space`, drawn from the CPU's default generator.
+    """An untrained policy on the device of `space`, initialised with the CPU's default generator.
 
     Raises:
         ValueError: for a policy or an encoder that does not fit the environment, or fails.
@@ -268,7 +271,7 @@ def make_policy(
 def make_collector(
     env: BatchedEnv, policy: Policy, settings: schema.TrainerConfig, seed: int, process: int
 ) -> Collector:
-    """Resets `env`, of which this process has its share."""
+    """A collector for this process's environments, which it resets."""
     env_seed = seed_of(env, seed, process)
     steps, width = settings.batch.rollout_steps, policy.observation_width
     rollout = allocate(env, policy.space, steps, width, policy.storage)
@@ -277,7 +280,7 @@ def make_collector(
 
 
 def seed_of(env: BatchedEnv, seed: int, process: int) -> int:
-    """Of the environments of a process, which are told their numbers where those of all are counted."""
+    """Seed of a process's environments, which learn their first number if they are numbered across all."""
     if isinstance(env, SharedEnv):
         env.first_env = process * env.num_envs
         return seed
@@ -293,7 +296,7 @@ def make_learner(
     seed: int,
     process: int,
 ) -> Learner:
-    """Moves the policy's parameters into one flat buffer."""
+    """A learner for `policy`, whose parameters move into one flat buffer."""
     flat = FlatParameters(policy)
     weights = settings.policy_loss_weights
     total = weights.discrete_weight + weights.continuous_weight
@@ -311,11 +314,12 @@ def make_learner(
 
 
 def make_optimizer(section: schema.OptimizerConfig, flat: FlatParameters) -> PolicyOptimizer:
-    """Of the class that `section` names, with its learning rate on the parameters' device."""
+    """The optimizer that `section` names, with its learning rate on the parameters' device."""
     return PolicyOptimizer(find_class(section.target), flat, section.learning_rate, section.keywords)
 
 
 def make_adaptive_rate(section: schema.OptimizerConfig) -> AdaptiveRate | None:
+    """How the learning rate follows `optimizer.desired_kl`; None if that is not set."""
     if section.desired_kl is None:
         return None
     return AdaptiveRate(section.desired_kl, section.learning_rate_min, section.learning_rate_max)
@@ -324,7 +328,7 @@ def make_adaptive_rate(section: schema.OptimizerConfig) -> AdaptiveRate | None:
 def make_schedule(
     optimizer: schema.OptimizerConfig, settings: schema.TrainerConfig, num_envs: int
 ) -> Schedule:
-    """`num_envs`: of all processes."""
+    """The length of the run and its learning rate; `num_envs` counts the environments of all processes."""
     samples, total = settings.batch.rollout_steps * num_envs, settings.total_env_steps
     return Schedule(total, samples, optimizer.learning_rate, optimizer.anneal, settings.schedule_steps)
 
@@ -338,7 +342,7 @@ def make_evaluator(
     seed: int,
     process: int,
 ) -> Evaluator:
-    """Of several processes the first one evaluates: it alone measures references where none are stated."""
+    """The run's evaluator. Only the first process evaluates, so it alone measures missing references."""
     references = find_references(env, make_env) if process == 0 else None
     return Evaluator(
         policy,
@@ -354,9 +358,9 @@ def make_evaluator(
 
 
 def find_references(env: BatchedEnv, make_env: MakeEnv) -> References | None:
-    """The 0 and the 1 of the normalised score: what the environment states, or else measured now.
+    """What scores 0 and 1: as the environment states it, else measured now; None without an expert.
 
-    Raises `EnvError` where the environment fails meanwhile.
+    Raises `EnvError` if the environment fails.
     """
     stated = getattr(env, "reference_returns", None)
     if stated is not None:
@@ -380,7 +384,7 @@ def find_device(device: str) -> str:
 
 
 def _share(num_envs: int, batch: schema.BatchConfig) -> int:
-    """How many of the environments are this process's. Raises ValueError where they cannot be shared out."""
+    """This process's number of environments. Raises ValueError if they cannot be divided evenly."""
     size = distributed.world_size()
     share, rest = divmod(num_envs, size)
     if rest:
@@ -398,7 +402,7 @@ def _share(num_envs: int, batch: schema.BatchConfig) -> int:
 
 
 def default_run_dir(config: Config) -> Path:
-    """`runs/<env>-<preset>/<date_time>-s<seed>`; two runs of the same second get the same."""
+    """`runs/<env>-<preset>/<date_time>-s<seed>`; two runs started in the same second get the same."""
     now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     return Path("runs", f"{config.env.label}-{config.preset}", f"{now}-s{config.seed}")
 

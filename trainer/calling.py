@@ -1,4 +1,4 @@
-"""Calls the callbacks of a run, agrees with other processes on a stop, and words what fails."""
+"""Calls a run's callbacks, agrees with the other processes on stopping, and reports what fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Callbacks:
         """Which callback ended the run, and why."""
 
     def start(self, run: Trainer) -> None:
-        """Before the first iteration of a session. Raises `CallbackError`."""
+        """Called before the first iteration of a session. Raises `CallbackError`."""
         for notice in self._notices:
             run.recorder.message(f"resume: {notice}")
         with distributed.failing_together():
@@ -47,7 +47,7 @@ class Callbacks:
             plain(self.state_dict(), "state")  # hours later there would be no checkpoint
 
     def after(self, run: Trainer, metrics: Mapping[str, float]) -> None:
-        """After an iteration, with what the log has read of it. Raises `CallbackError`."""
+        """Called after an iteration, with its metrics. Raises `CallbackError`."""
         if not self._named:
             return
         # The first process alone evaluates, and each has its own clock; they must decide alike.
@@ -66,7 +66,7 @@ class Callbacks:
             run.recorder.message(f"stopping early: {self.stopped}")
 
     def end(self, run: Trainer, summary: Summary) -> None:
-        """When all is saved: what fails now is only told."""
+        """Called once everything is saved: what fails now is reported and not raised."""
         for name in self._named:
             try:
                 self._call(name, "on_end", summary)
@@ -100,9 +100,10 @@ class Callbacks:
         }
 
     def load_state_dict(self, state: Mapping[str, Any] | None, unchanged: bool = True) -> None:
-        """Go on from `state`; None: of a run that had no callbacks.
+        """Restore `state`; None: the run had no callbacks.
 
-        `unchanged`: the configuration still names the same callbacks, so that a run that was stopped is over.
+        `unchanged`: the configuration still names the same callbacks, so a run that one of them stopped stays
+        stopped.
         """
         if state is None:
             return
@@ -128,7 +129,7 @@ def _worded(name: str, hook: str) -> Iterator[None]:
 
 @contextmanager
 def _saved(run: Trainer) -> Iterator[None]:
-    """Save what is trained where a callback, here or in another process, ends the run with an error."""
+    """Save the state of training if a callback fails, in this process or another."""
     try:
         yield
     except (CallbackError, distributed.ElsewhereError):

@@ -1,7 +1,7 @@
 """`trainer.compile`: whole updates and steps of the rollout, as PyTorch's compiler makes them.
 
-What is compiled need not know. The compiler watches what Python keeps (attributes, numbers) and compiles anew
-where it has changed; what it cannot see through it refuses, and that part goes on as it was.
+Code need not know that it is compiled. PyTorch guards on Python's state (attributes, numbers) and compiles
+again when it has changed; what it cannot trace it refuses, and that part runs uncompiled.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ EAGER_CALLS = 2
 
 
 class Compiled(Generic[Result]):
-    """A function as PyTorch's compiler makes it; as it is, where that cannot be done.
+    """A function compiled by PyTorch, or called as it is where that is not possible.
 
     Args:
         setting: of `trainer.compile`; `none`: every call is an ordinary one.
-        what: is compiled, for messages.
-        function: of tensors and numbers. It may keep state in the attributes of objects. An argument named
-            `update` may be another number in each call.
-        device: that everything lies on.
-        otherwise: is called where `function` cannot be compiled; None: `function` itself.
-        obstacle: why it cannot be compiled, where that is known beforehand.
+        what: name of what is compiled, for messages.
+        function: takes tensors and numbers, and may keep state in the attributes of objects. An argument
+            named `update` may be a different number in each call.
+        device: where all tensors live.
+        otherwise: called instead if `function` cannot be compiled; None: `function` itself.
+        obstacle: why it cannot be compiled, if that is known in advance.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Compiled(Generic[Result]):
     ) -> None:
         self.setting, self.what = setting, what
         self.notice: str | None = None
-        """Why it is not compiled, or no more; None: nothing is wrong."""
+        """Why it is not, or is no longer, compiled; None: nothing is wrong."""
         self.seconds = 0.0
-        """What compiling has taken so far."""
+        """Time spent compiling so far."""
         self._function = self._compiled = function
         self._otherwise = otherwise or function
         self.call = function if setting == "none" else self._call
@@ -94,7 +94,7 @@ class Compiled(Generic[Result]):
         return result
 
     def _compile(self, module: GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-        """What PyTorch has traced, as machine code."""
+        """Compile what PyTorch has traced to machine code."""
         from torch._inductor import compile as inductor  # takes seconds to import
 
         self._is_new, cudagraphs = True, self.setting == "cudagraphs"
@@ -122,7 +122,7 @@ class Compiled(Generic[Result]):
 
 
 def news(parts: Sequence[Compiled[Any]]) -> list[str]:
-    """A line for the terminal for what has changed since the last call; one for all parts with one reason."""
+    """Lines for the terminal on what has changed since the last call, one for all parts with one reason."""
     lines: dict[str, list[str]] = {}
     for part in parts:
         told, part.told = part.told, (part.seconds, part.notice)
@@ -149,14 +149,14 @@ _SETTLED = re.compile(r"G\['(__import_)?(torch|equipoise)(_dot_\w+)?'\]")
 
 
 def _worth_asking(guards: Sequence[Any]) -> list[bool]:
-    """Which of what the compiler relies on it is to look at before each call: all but functions, classes and
-    constants that never change. Looking at those, too, takes a tenth of a small update."""
+    """Which guards to check before each call: all but those on functions, classes and constants that never
+    change, which would take a tenth of a small update."""
     return [not _SETTLED.search(guard.name) for guard in guards]
 
 
 @contextmanager
 def _permissions() -> Iterator[None]:
-    """To trace gradients, and to treat an argument `update` as a number that differs from call to call."""
+    """Let `autograd.grad` be traced, and take an argument `update` as a number that differs between calls."""
     import torch._dynamo.config as dynamo  # takes seconds, which most runs need not wait for
     import torch.compiler.config as compiler
 

@@ -1,4 +1,4 @@
-"""What a command is to do in a run folder: begin a run, go on with one, or say that it is finished."""
+"""Decides what a command does in a run folder: begin a run, continue one, or report that it is finished."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from equipoise.trainer.system.checkpoint import Found
 
 AUTO = "auto"
-"""`resume=auto`: go on with the run in the folder, or begin one there."""
+"""`resume=auto`: continue the run in the folder, or begin one there."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Plan:
     config: Config
     folder: RunFolder
     state: Mapping[str, Any] | None = None
-    """Of the checkpoint to go on from."""
+    """State of the checkpoint to continue from."""
     notices: list[str] = field(default_factory=list)
     """What to tell the user first."""
     finished: bool = False
@@ -51,7 +51,7 @@ class Plan:
 def begun(config: Config, folder: RunFolder, numbered: bool = False) -> Iterator[Plan]:
     """A new run in `folder`, or with `resume: auto` whatever that folder needs.
 
-    `numbered`: where the folder is taken, another one of its name and a number will do.
+    `numbered`: if the folder is taken, append a number to its name.
 
     Raises:
         ConfigError: the folder holds something else, or somebody else writes into it.
@@ -78,11 +78,11 @@ def gone_on(
     """The run of a checkpoint, with some settings changed. Raises as `begun` does.
 
     Args:
-        location: a run folder, whose newest checkpoint is taken, or a checkpoint. One that lies in no run
-            folder, a copy, goes on in a run folder of its own.
+        location: a run folder, whose newest checkpoint is taken, or a checkpoint. A copy outside of
+            any run folder continues in a run folder of its own.
         overrides: `key -> value`.
         elsewhere: another folder for the run.
-        allow: modules of the user's that the checkpoint may name.
+        allow: the user's modules that the checkpoint may name.
     """
     own = _run_folder(location)
     with _sole_writer(own) if own is not None and elsewhere is None else nullcontext():
@@ -162,14 +162,14 @@ def _newest(location: Path) -> Found:
 
 
 def _notices(found: Found, config: Config) -> list[str]:
-    """What a run that goes on should be told of."""
+    """What the user should know about a run that continues."""
     before, after = found.config, config.plain()
     lines = [found.notice, what_changes(before, after), _stretched(before, config, found.state)]
     return [f"resume: {line}" for line in lines if line is not None]
 
 
 def _stretched(before: Mapping[str, Any], config: Config, state: Mapping[str, Any]) -> str | None:
-    """What becomes of the schedules where a run gets another length."""
+    """How a new length of the run changes its schedules."""
     old, new = before["trainer"]["total_env_steps"], config.trainer.total_env_steps
     if old == new or config.trainer.schedule_steps is not None:
         return None
@@ -185,7 +185,7 @@ def _stretched(before: Mapping[str, Any], config: Config, state: Mapping[str, An
 
 
 def _edited(folder: RunFolder, checkpoint: Mapping[str, Any]) -> list[str]:
-    """A line where `config.yaml` is not what the checkpoint says: that file is about to be written anew."""
+    """A line if `config.yaml` differs from the checkpoint: that file is about to be rewritten."""
     path = folder.path / CONFIG
     found = changes(checkpoint, yaml.safe_load(path.read_text(encoding="utf-8")))
     if not found or not _is_first():
@@ -207,7 +207,7 @@ def _status(folder: RunFolder) -> str | None:
 
 @contextmanager
 def _sole_writer(folder: RunFolder, numbered: bool = False) -> Iterator[RunFolder]:
-    """The folder, locked; of several processes the first one writes, and it alone holds the lock."""
+    """The folder, locked. Only the first process writes, so it alone holds the lock."""
     if not _is_first():
         yield folder
         return

@@ -57,9 +57,9 @@ class Rollout:
     action_mask: Tensor
     """`[T, N, H, C]` or `[T, N, S]` bool, see `HybridSpace.valid_choices`: valid choices."""
     discrete_log_prob: Tensor
-    """`[T, N, H]` of the choices taken, 0 where a head had no decision to make."""
+    """`[T, N, H]`: log-probability of each choice taken, 0 where a head had no decision to make."""
     continuous_log_prob: Tensor
-    """`[T, N, D]` of the relevant parameters of each decision together, 0 where none was relevant."""
+    """`[T, N, D]`: joint log-probability of the relevant parameters of each decision, 0 where none was."""
     rewards: Tensor
     """`[T, N, K]` raw, in the environment's units; never changed by a stage."""
     terminated: Tensor
@@ -85,7 +85,7 @@ class Rollout:
 
     @property
     def task_reward(self) -> Tensor:
-        """`[T, N]`: the sum that is never normalised; scores and `best.pt` go by it."""
+        """`[T, N]`: the weighted sum, never normalised, on which scores and `best.pt` are based."""
         return self.rewards @ self.reward_weights
 
 

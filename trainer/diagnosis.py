@@ -28,14 +28,14 @@ class NonFiniteError(ValueError):
 
 
 class NoGradientError(RuntimeError):
-    """A loss that no parameter of the policy has an influence on."""
+    """A loss that does not depend on any parameter of the policy."""
 
 
 def check_finite(rollout: Rollout, env_steps: int) -> None:
     """Refuse a rollout with NaN or infinite rewards or observations before anything learns from it.
 
     Args:
-        env_steps: that had been taken when the rollout began, for the message.
+        env_steps: taken before the rollout began, for the message.
 
     Raises:
         NonFiniteError: names the earliest: the field, the component, the environment and the step.
@@ -93,7 +93,7 @@ def check_targets(targets: Targets) -> None:
 
 
 class DivergenceError(RuntimeError):
-    """Updates were not finite, too many in a row. `details`: what was not, and where."""
+    """Too many updates in a row were not finite. `details`: what was not, and where."""
 
     def __init__(self, message: str, details: list[str]) -> None:
         super().__init__(message)
@@ -101,11 +101,11 @@ class DivergenceError(RuntimeError):
 
 
 def check_updates(metrics: Mapping[str, float], bad: BadUpdates, limit: int, iteration: int) -> list[str]:
-    """What was not finite in the skipped updates of an iteration, whose `metrics` are given.
+    """What was not finite in the skipped updates of the iteration that gave `metrics`.
 
     Raises:
         DivergenceError: `limit` updates or more in a row were skipped: the run would go on for ever and
-            learn nothing. Or the parameters have overflown.
+            learn nothing. Or the parameters have overflowed.
     """
     skipped = metrics["optimizer/skipped_in_a_row"]
     # A NaN is no metric and leaves none behind.
@@ -129,7 +129,7 @@ def check_updates(metrics: Mapping[str, float], bad: BadUpdates, limit: int, ite
 
 @contextmanager
 def collecting(collector: Collector, env_steps: int) -> Iterator[None]:
-    """Around the next rollout, after `env_steps` environment steps; refuses one that is not finite.
+    """For collecting a rollout within, after `env_steps` environment steps; refuses one that is not finite.
 
     Raises:
         NonFiniteError: names the earliest observation or reward that is not.
@@ -152,7 +152,7 @@ def collecting(collector: Collector, env_steps: int) -> Iterator[None]:
 
 
 class BadUpdates:
-    """Keeps what the latest skipped update was computed from, to say afterwards where it went wrong.
+    """Keeps the inputs of the latest skipped update, to say afterwards where it went wrong.
 
     On the CPU, where looking is free, that is every skipped update. Elsewhere only the last update of an
     iteration is at hand; when a run ends because all are skipped, that one was too.
@@ -169,8 +169,8 @@ class BadUpdates:
 
         Args:
             update: its number.
-            recompute: gives what its losses were computed from; called before the next update begins, or for
-                the last update of an iteration only.
+            recompute: returns what its losses were computed from; called before the next update begins, or
+                only for the last update of an iteration.
             gradient: `[n]`, before clipping.
             skipped: device scalar, 0 for no.
         """
@@ -181,8 +181,8 @@ class BadUpdates:
             self._latest = update, lambda: state, gradient
 
     def pop(self) -> list[str]:
-        """A line for all that was not finite in the latest skipped update, causes before consequences; then
-        forget it. Empty: all was finite. Of several processes all must ask, and all get the same."""
+        """A line for everything that was not finite in the latest skipped update, causes before
+        consequences; then forget it. Empty: all was finite. Collective: all processes get the same."""
         causes: list[str] = []
         consequences: list[str] = []
         if self._latest is not None:
@@ -229,7 +229,7 @@ def _component(column: int, reward_names: Sequence[str]) -> str:
 
 
 def _fields(state: LossState) -> Iterator[_Field]:
-    """What a loss is made of, detached: the graph must not outlive its update."""
+    """The parts of a loss, detached: the graph must not outlive its update."""
     distribution = state.distribution
     for name in _INPUTS:
         yield f"minibatch {name}", getattr(state.batch, name), None

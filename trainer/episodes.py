@@ -16,7 +16,7 @@ ENOUGH = 10
 
 
 class Unfinished(NamedTuple):
-    """What the episodes that go on have gathered so far, `[N]` each."""
+    """Return and length so far of the episodes that continue, `[N]` each."""
 
     returns: Tensor
     """float32."""
@@ -25,7 +25,7 @@ class Unfinished(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """Of the episodes that ended in a rollout, `[T, N]` each, at their last step; NaN elsewhere."""
+    """Return and length of episodes that ended in a rollout, `[T, N]`, at their last step; NaN elsewhere."""
 
     returns: Tensor
     lengths: Tensor
@@ -34,17 +34,16 @@ class Episodes(NamedTuple):
 def count_episodes(rewards: Tensor, done: Tensor, before: Unfinished) -> tuple[Episodes, Unfinished]:
     """Returns and lengths of episodes, without a loop over the steps.
 
-    The return of an episode is what its environment has been paid up to its last step, less what it had
-    been paid when the episode before it ended. The first episode of a rollout has no other before it, but
-    has `before` to its account.
+    The return of an episode is the running sum of its environment's rewards at its last step, minus that
+    sum at the end of the episode before. The first episode of a rollout starts from `before` instead.
 
     Args:
         rewards: `[T, N]` task rewards.
         done: `[T, N]` bool: an episode ended in this step.
-        before: of the episodes that went on when the rollout began.
+        before: of the episodes that were under way when the rollout began.
 
     Returns:
-        The episodes that ended, and those that go on after the last step.
+        The episodes that ended, and those that continue after the last step.
     """
     step = torch.arange(len(done), device=done.device).unsqueeze(-1)
     # [T, N]: the last step before this one in which an episode ended; -1: none has in this rollout.
@@ -61,7 +60,7 @@ def count_episodes(rewards: Tensor, done: Tensor, before: Unfinished) -> tuple[E
 
 
 def short_ones_only(ended: Tensor) -> Tensor:
-    """Whether the episodes so far are those that end early (bool scalar), so that their mean says little.
+    """Whether the episodes so far are mainly those that end early (bool scalar), so that their mean misleads.
 
     Environments that are reset together first finish their short episodes: those that fail soon, or succeed
     soon. A mean of them moves as the long ones come in, whatever the policy learns. So this is true until
@@ -75,9 +74,9 @@ def short_ones_only(ended: Tensor) -> Tensor:
 
 
 def episode_means(steps: list[Metrics], hold_back: Tensor | None = None) -> Metrics:
-    """The mean over all steps and processes of what is not NaN; a step need not have every metric.
+    """Mean of each metric over all steps and processes, NaNs left out; a step need not have every metric.
 
-    Where `hold_back` (bool scalar) is true, this process has none of them but the length.
+    Where `hold_back` (bool scalar) is true, this process contributes nothing but the length.
     """
     sums = {}
     for tag in dict.fromkeys(tag for step in steps for tag in step):

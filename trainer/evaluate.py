@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 class EvaluateArguments(CheckpointArguments):
-    """Run the policy of a checkpoint, which needs nothing beside it, on fresh episodes, deterministic and
-    sampled.
+    """Run the policy of a checkpoint on fresh episodes, deterministic and sampled. The checkpoint is all it
+    needs.
 
     python -m trainer.evaluate checkpoint=runs/<run>/checkpoints/best.pt episodes=100 render=gif
     """
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def print_table(arguments: EvaluateArguments, metrics: Mapping[str, float | str | None]) -> None:
-    """What was measured; where both policies were, beside each other."""
+    """The results as lines; deterministic and sampled side by side if both were measured."""
     both = arguments.deterministic is None
     how = "episodes of each policy" if both else f"{acting_of(arguments.deterministic)} episodes"
     table = Table(title=f"{arguments.checkpoint}: {arguments.episodes} {how}")
@@ -77,7 +77,7 @@ def print_table(arguments: EvaluateArguments, metrics: Mapping[str, float | str 
 
 
 def acting_of(deterministic: bool | None) -> Acting:
-    """Of the setting `deterministic`."""
+    """How to act under the setting `deterministic`."""
     return "both" if deterministic is None else "deterministic" if deterministic else "sampled"
 
 
@@ -113,7 +113,7 @@ def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
 def measure(
     restored: Restored, episodes: int, seed: int, render: bool = False, acting: Acting = "both"
 ) -> Evaluation:
-    """So many episodes of each policy, on seeds that training never uses, from `seed` on.
+    """Run `episodes` episodes of each policy, on seeds from `seed` on that training never uses.
 
     Raises:
         EnvError: the environment misbehaves.
@@ -134,7 +134,7 @@ def measure(
 
 
 def numbers(result: Evaluation) -> dict[str, float | None]:
-    """All that an evaluation has measured, by name; None where the environment has no such number."""
+    """Everything that an evaluation measured, by name; None where the environment has no such number."""
     sampled = {} if result.sampled is None else numbers(result.sampled)
     return {
         "return_mean": result.return_mean,

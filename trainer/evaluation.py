@@ -1,4 +1,4 @@
-"""Episodes of a policy, deterministic or sampled, and what they say of it."""
+"""Runs episodes of a policy, deterministic or sampled, and sums up how well it did."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Evaluation:
     returns: list[float]
     lengths: list[float]
     score: float | None
-    """Of the mean return: 0 = random policy, 1 = scripted expert."""
+    """Mean return on a scale where 0 = random policy, 1 = scripted expert."""
     success_rate: float | None
     metrics: dict[str, float]
     """Means of the environment's own metrics, and of its diagnosis."""
     frames: list[Frame]
     unfinished: int = 0
-    """Episodes that had not ended after the most steps allowed, and count as they were."""
+    """Episodes cut off at the largest number of steps; they count as they stood."""
     sampled: Evaluation | None = None
-    """Of the sampled policy, where this is of the deterministic one and both were measured."""
+    """The sampled policy's result, where this is the deterministic one's and both were measured."""
 
     @property
     def return_mean(self) -> float:
@@ -81,11 +81,11 @@ def evaluate(
 ) -> Evaluation:
     """Run the policy until every environment has finished its share of `episodes`.
 
-    The shares are fixed beforehand, from each environment's first episode on: taking whichever end first
-    would favour short ones. An episode that has not ended after `max_steps` counts as it is then, and is its
-    environment's last one. With `render`, pictures of the first episode of environment 0 are kept, if there
-    can be any. `acting` = both: so many episodes each, side by side in two halves of the environments; the
-    result is the deterministic policy's, with the other one in `sampled`.
+    The shares are fixed in advance, from each environment's first episode on: counting whichever episodes end
+    first would favour short ones. An episode that has not ended after `max_steps` counts as it stands, and is
+    its environment's last one. With `render`, pictures of the first episode of environment 0 are kept, if it
+    can be rendered. `acting` = both: `episodes` of each policy, side by side in two halves of the
+    environments; the result is the deterministic policy's, with the other one in `sampled`.
 
     Raises:
         EnvError: the environment misbehaved.
@@ -140,20 +140,20 @@ def _behaviour(policy: Policy, shares: Mapping[str, Tensor], generator: torch.Ge
 
 
 class _Record(NamedTuple):
-    """T steps of N environments, `[N, T]` each."""
+    """T steps of N environments, `[N, T]` each unless stated."""
 
     returns: Tensor
     lengths: Tensor
     ended: Tensor
     """Whether an episode that counts ended in the step."""
     overdue: Tensor
-    """Whether it was made to."""
+    """Whether it was cut off there."""
     metrics: dict[str, Tensor]
     """`[N, T, ...]`, NaN where they do not count."""
     frames: list[Frame]
 
     def evaluation(self, share: Tensor, references: References | None) -> Evaluation:
-        """Of the environments that have a `share`."""
+        """Sum up the environments that have a `share`."""
         rows = share > 0
         valid = self.ended & rows[:, None]
         returns = self.returns[valid].tolist()

@@ -1,4 +1,4 @@
-"""Measures the policy of a run while it learns and at its end, and knows which was the best so far."""
+"""Evaluates the policy during a run and at its end, and remembers the best so far."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from equipoise.trainer.seeding import evaluation_seed, final_evaluation_seed
 from equipoise.trainer.system import distributed, torch_switches
 
 FILM_STEPS = 2_000
-"""Steps that the film of a run's end shows at most."""
+"""Most steps that the film at the end of a run shows."""
 
 
 class Evaluator:
-    """Measures the policy of a run, in environments of its own, and knows the best return so far.
+    """Evaluates the policy in environments of its own, and remembers the best return so far.
 
-    Of several processes the first one measures; `interim` and `prepare` are for all of them to call.
+    Only the first of several processes measures, but all of them call `interim` and `prepare`.
 
     Args:
         make_env: number of environments -> environment.
-        num_envs: at most so many step together.
+        num_envs: most environments to step together.
         seed: of the run.
-        episodes, final_episodes: of each policy in an evaluation in between, and in the one at the end.
+        episodes, final_episodes: of each policy, in an evaluation during the run and in the one at its end.
         max_steps: see `evaluate`.
-        best_by: which of the two policies says what is the best so far.
+        best_by: which of the two policies decides what is the best so far.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Evaluator:
         self._asked_for = 0
         self.best_by, self.best_return = best_by, -math.inf
         self.random: RandomReturn | None = None
-        """What random actions achieve, once `look` has been called."""
+        """What random actions achieve; known once `look` has been called."""
 
     def _judged(self, result: Evaluation) -> float:
-        """The return by which policies are compared."""
+        """The mean return by which policies are compared."""
         return (result.sampled if self.best_by == "sampled" and result.sampled else result).return_mean
 
     def is_best(self, result: Evaluation) -> bool:
@@ -69,7 +69,7 @@ class Evaluator:
         return self._judged(result) > self.best_return
 
     def look(self) -> FirstLook | None:
-        """A first look at the environment for evaluations, with random actions, by the process that measures.
+        """A first look at the environment for evaluations, with random actions, in the process that measures.
 
         Draws nothing from the generators of the process. Raises `EnvError`.
         """
@@ -94,7 +94,7 @@ class Evaluator:
             return self.run(self._episodes, evaluation_seed(self._seed))
 
     def interim(self, metrics: dict[str, float]) -> bool:
-        """Whether the policy is the best so far. What was measured is added to `metrics`, by tag."""
+        """Evaluate and say whether the policy is the best so far. Adds the results to `metrics`, by tag."""
         best = False
         if distributed.rank() == 0:
             started = time.perf_counter()
@@ -106,13 +106,13 @@ class Evaluator:
         return bool(distributed.all_reduce_max(torch.tensor(int(best))))
 
     def final(self) -> Evaluation | None:
-        """Of the policy at the end, on episodes by which none was chosen."""
+        """Evaluate the final policy, on episodes that were not used to choose the best."""
         if distributed.rank() > 0:
             return None
         return self.run(self._final_episodes, final_evaluation_seed(self._seed))
 
     def prepare(self) -> None:
-        """Make the environment and take one step: if that fails, it should not be after the training.
+        """Make the environment and take one step, so that failures show before training and not after it.
 
         Draws nothing from the generators of the process. Raises `EnvError`.
         """
@@ -128,7 +128,7 @@ class Evaluator:
                 ) from error
 
     def film(self) -> list[Frame]:
-        """Pictures of the first closing episode, by an environment of its own; none if they cannot be had.
+        """Pictures of the first final episode, from an environment of its own; none if it cannot be rendered.
 
         Rendering errors propagate.
         """
@@ -148,7 +148,7 @@ class Evaluator:
         render: bool = False,
         acting: Acting = "both",
     ) -> Evaluation:
-        """Episodes of the policy as it is, so many for each way to act."""
+        """Evaluate the policy as it is now, on `episodes` episodes for each way to act."""
         env = self._environment(min(episodes * (2 if acting == "both" else 1), self._num_envs))
         most = max_steps or self._max_steps
         with torch_switches.kept(type(env).__name__), process_wide.preserved(seed):
@@ -162,7 +162,7 @@ class Evaluator:
         return self._env
 
     def close(self) -> None:
-        """Let go of the environments and their processes."""
+        """Close the environments and end their processes."""
         if self._env is not None:
             close(self._env)
             self._env = None

@@ -13,10 +13,10 @@ from equipoise.trainer.seeding import changed_seed
 
 
 class ChangingEnvironment:
-    """Replaces the environments that a collector steps.
+    """Exchanges the environments that a collector steps.
 
     Args:
-        make: arguments and number of environments -> environment; None: this process's share.
+        make: (arguments, number of environments) -> environment; a number of None is this process's share.
         seed: of the first environments.
     """
 
@@ -36,9 +36,9 @@ class ChangingEnvironment:
             close(env)
 
     def change(self, kwargs: Mapping[str, Any]) -> bool:
-        """Go on in environments with these arguments, unless they have them already; says which it was.
+        """Continue in environments with these arguments; returns False if they have them already.
 
-        All episodes begin anew. Raises as `try_out`.
+        All episodes start over. Raises as `try_out`.
         """
         if dict(kwargs) == self.kwargs:
             return False

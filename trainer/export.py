@@ -89,7 +89,7 @@ def _export(arguments: ExportArguments) -> None:
 
 
 def _write(policy: StandalonePolicy, output: Path) -> None:
-    """As an exported program, not as TorchScript: torch's documentation calls that one deprecated."""
+    """Write an exported program, not TorchScript, which torch's documentation calls deprecated."""
     import torch
 
     examples = policy.examples()

@@ -1,4 +1,4 @@
-"""A first look at an environment: what random actions get out of it, its episodes, its rewards, its speed."""
+"""A first look at an environment: what random actions achieve, its episodes, rewards and speed."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ MOST_SECONDS = 5.0
 
 
 class RandomReturn(NamedTuple):
-    """What doing anything at all achieves: the task return of episodes of random actions."""
+    """The baseline: the task return of episodes with random actions."""
 
     mean: float
     std: float | None
     """None where it is stated, not measured."""
     unfinished: bool = False
-    """Whether episodes were longer than the look, and count as they were then."""
+    """Whether episodes were longer than the look; those count as they stood."""
 
 
 class Sizes(NamedTuple):
-    """Of a reward component in a step."""
+    """The sizes of a reward component in single steps."""
 
     mean_size: float
     """Mean of the absolute value."""
@@ -49,7 +49,7 @@ class FirstLook:
     returns: list[float]
     lengths: list[float]
     unfinished: int
-    """Episodes that had not ended when the look did."""
+    """Episodes that were still running when the look ended."""
     rewards: dict[str, Sizes]
     """By component, in the environment's own units."""
     valid: float | None
@@ -65,7 +65,7 @@ class FirstLook:
         return RandomReturn(float(np.mean(self.returns)), float(np.std(self.returns)), self.unfinished > 0)
 
     def lines(self) -> list[str]:
-        """For people, a line for each thing."""
+        """The findings for people, one a line."""
         count, mean, std = len(self.returns), *self.random_return[:2]
         shortest, longest = min(self.lengths), max(self.lengths)
         steps = f"{shortest:,.0f}" if shortest == longest else f"{shortest:,.0f} to {longest:,.0f}"
@@ -106,7 +106,7 @@ def understood(env: BatchedEnv, space: HybridSpace) -> str:
 def look_at(
     env: BatchedEnv, seed: int, max_steps: int = MOST_STEPS, max_seconds: float = MOST_SECONDS
 ) -> FirstLook:
-    """Take random actions until the first episode of every environment has ended, or the time is up.
+    """Take random actions until the first episode of every environment has ended, or time is up.
 
     Raises:
         EnvError: the environment misbehaved.

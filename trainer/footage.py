@@ -1,4 +1,4 @@
-"""Pictures of an episode as it goes on, in bounded memory and time."""
+"""Takes pictures of an episode as it unfolds, in bounded memory and time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Frame = np.ndarray[Any, np.dtype[np.uint8]]
 """`[height, width, 3]`."""
 
 MOST = 300
-"""Pictures of one episode. A longer one is shown in larger steps."""
+"""Most pictures of one episode; longer episodes are shown in larger steps."""
 SECONDS = 60.0
-"""That rendering may take in all; the rest of the episode is not shown."""
+"""Most time that rendering may take in all; the rest of the episode is not shown."""
 WIDTH = 480
-"""Columns; larger pictures are scaled down at once."""
+"""Widest picture, in pixels; larger ones are scaled down at once."""
 
 
 class Footage:
@@ -34,7 +34,7 @@ class Footage:
         self.take()
 
     def take(self) -> None:
-        """To be called once for each state of the environment."""
+        """Call this once for each state of the environment."""
         if self._calls % self._every == 0 and self._spent < SECONDS:
             began = time.monotonic()
             self.frames.append(_scaled_down(self._env.render(0)))
@@ -45,7 +45,7 @@ class Footage:
 
 
 def can_render(env: BatchedEnv) -> bool:
-    """A Gymnasium environment that was made without a render mode cannot; batched ones always can."""
+    """Whether `env` can be rendered: not a Gymnasium environment that was made without a render mode."""
     return getattr(env, "render_mode", "rgb_array") is not None
 
 

@@ -17,7 +17,7 @@ from equipoise.trainer.stages.protocol import SIDES, reduce_terms
 from equipoise.trainer.system import distributed
 
 SAMPLES = 512
-"""Of each half, over all processes: enough to see a signal, little beside the updates."""
+"""Samples of each half, over all processes: enough to see a signal, cheap compared to the updates."""
 
 
 def signal_shares(
@@ -36,8 +36,8 @@ def signal_shares(
 
     Args:
         flat: the policy's parameters.
-        shared: `[n]` 1 for those that both sides reach, over which it is taken; None: over each side's own.
-        samples: `B = T·N`, all of a rollout, of which no update has learned yet.
+        shared: `[n]` 1 for the parameters to take it over, which both sides reach; None: each side's own.
+        samples: `B = T·N`, a whole rollout from which no update has learned yet.
     """
     if len(samples.advantages) < 2:
         return {}

@@ -1,4 +1,4 @@
-"""The autograd work of an update: each gradient is computed once, and never a second time.
+"""The autograd work of an update: no gradient is computed twice.
 
 With the gradients of the discrete surrogate, of the continuous one and of the rest at hand, the gradient of
 the weighted loss is `w_d·g_d + w_c·g_c + g_rest`, so measuring both norms needs no further backward. An
@@ -20,7 +20,7 @@ class FlatParameters:
     """The trainable parameters of a module as one vector, and one for their gradient.
 
     The module's own parameters become views of it, so that an optimizer works on a single tensor: one fused
-    kernel instead of one for each layer. Not to be moved to another device afterwards.
+    kernel instead of one for each layer. The module must not be moved to another device afterwards.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -37,12 +37,12 @@ class FlatParameters:
             parameter.data = view
 
     def _views(self, vector: Tensor) -> list[Tensor]:
-        """A vector `[n]` in the shapes of the parameters."""
+        """Cut a vector `[n]` into the shapes of the parameters."""
         parts = torch.split(vector, [parameter.numel() for parameter in self.parameters])
         return [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
 
     def parameters_with_gradients(self) -> list[nn.Parameter]:
-        """The parameters one by one, the gradient of each a view of the vector's."""
+        """The parameters one by one, each with its gradient as a view of the vector's."""
         assert self.vector.grad is not None
         for parameter, view in zip(self.parameters, self._views(self.vector.grad), strict=True):
             parameter.grad = view
@@ -68,7 +68,7 @@ class FlatParameters:
 
 
 class SideGradients:
-    """`Sides` of one minibatch: the gradients of both surrogates, taken apart only if somebody asks.
+    """`Sides` of one minibatch: the gradients of both surrogates, computed separately only on demand.
 
     Args:
         flat: the policy's parameters.
@@ -93,7 +93,7 @@ class SideGradients:
         self._losses: dict[Side, Tensor] = {"discrete": discrete, "continuous": continuous}
         self._rest = rest
         self.measured: dict[Side, Tensor] | None = None
-        """`[n]` each: the gradients of the two surrogates; None until somebody asks for a norm or product."""
+        """`[n]` each: the gradients of the two surrogates; None until a norm or a product is asked for."""
 
     def _gradients(self) -> dict[Side, Tensor]:
         if self.measured is None:

@@ -29,11 +29,11 @@ from equipoise.trainer.stages.protocol import SIDES, LossState, WeightResult
 from equipoise.trainer.system import distributed
 
 SIGNAL_EVERY = 5
-"""Iterations from one measurement of the gradients' signal to the next: it takes as long as a few updates."""
+"""Iterations between measurements of the gradients' signal, which take as long as a few updates."""
 
 
 class Direction(NamedTuple):
-    """What one update computes for the optimizer, device scalars but for the gradients."""
+    """What one update computes for the optimizer; device scalars except for the gradient."""
 
     gradient: Tensor
     """`[n]`, before clipping."""
@@ -47,7 +47,7 @@ class Direction(NamedTuple):
     """`[2]`: of the discrete and the continuous surrogate."""
     metrics: Metrics
     state: LossState | None
-    """What the losses were made of; None where the function was compiled, which gives only results."""
+    """What the losses were computed from; None if compiled, as only results are returned then."""
 
 
 class Learner:
@@ -101,15 +101,15 @@ class Learner:
         return self.optimizer.learning_rate
 
     def set_learning_rate(self, rate: float) -> None:
-        """What the schedule says; a rate that follows the updates does not hear of it."""
+        """Take the rate from the schedule; ignored where the rate follows the updates."""
         if self._adaptive is None:
             self.optimizer.set_learning_rate(rate)
 
     @torch.enable_grad()
     def learn(self, samples: Minibatch, progress: float, log: MetricLog) -> None:
-        """All epochs of one iteration, or fewer once the mean KL divergence of one exceeds `target_kl`.
+        """Run the epochs of one iteration, until an epoch's mean KL divergence exceeds `target_kl`.
 
-        For that the host waits for the device once in an epoch; without `target_kl` it never does.
+        For that the host waits for the device once an epoch; without `target_kl` it never does.
         `progress`: the fraction of the run that is done, 0 to 1.
         """
         batch, limit = self.settings.batch, self.settings.target_kl
@@ -135,13 +135,13 @@ class Learner:
         )
 
     def _signal_is_due(self) -> bool:
-        """In one of `SIGNAL_EVERY` iterations, as the updates tell, which a checkpoint keeps."""
+        """True in one of `SIGNAL_EVERY` iterations, by the number of updates, which a checkpoint keeps."""
         batch = self.settings.batch
         each = batch.update_epochs * batch.num_minibatches
         return self._gradient_stage is not None and self.updates % (SIGNAL_EVERY * each) < each
 
     def _update(self, batch: Minibatch, progress: Tensor, log: MetricLog, moved: bool) -> Tensor:
-        """One optimizer step; returns the joint KL divergence. `moved`: since these samples were taken."""
+        """An optimizer step; returns the joint KL divergence. `moved`: since these samples were taken."""
         before = self._weights
         found = self.direction.call(batch, progress, before, self.updates)
         self._weights = found.weights
@@ -160,7 +160,7 @@ class Learner:
         return found.kl
 
     def _direction(self, batch: Minibatch, progress: Tensor, before: Tensor, update: int) -> Direction:
-        """Where the optimizer is to go; `before`: the side weights of the previous update."""
+        """Compute the step for the optimizer; `before`: the side weights of the previous update."""
         state, kl = self._state(self._objective, self._heads(batch), batch, progress, before)
         losses = self._objective.reduce(state)
         if not any(loss.requires_grad for loss in (losses.discrete, losses.continuous, losses.rest)):
@@ -190,13 +190,13 @@ class Learner:
     def _state(
         self, objective: Objective, heads: Heads, batch: Minibatch, progress: Tensor, before: Tensor
     ) -> tuple[LossState, Tensor]:
-        """What the losses are made of, and the KL divergence."""
+        """The losses' parts, and the KL divergence."""
         # A side without a base weight has no scale.
         scale = torch.where(self._base > 0, before / self._base, 1.0).to(self.flat.vector.dtype)
         return objective.state(heads, batch, progress, (scale[0], scale[1]))
 
     def _state_again(self, batch: Minibatch, progress: Tensor, before: Tensor) -> LossState:
-        """What the losses of an update were made of, by copies of the stages: theirs have moved on."""
+        """The losses' parts of a past update, from copies of the stages, which have moved on themselves."""
         objective = Objective(self.policy, deepcopy(self.pipeline), self.settings)
         return self._state(objective, self._heads(batch), batch, progress, before)[0]
 
@@ -211,7 +211,7 @@ class Learner:
         return sides.combine(weights), loss, weights
 
     def _step(self, found: Direction) -> None:
-        """Let the optimizer step, unless the update is skipped: that is counted, and nothing changes."""
+        """Let the optimizer step. A skipped update is counted, and changes nothing."""
         assert self.flat.vector.grad is not None
         self.flat.vector.grad.copy_(found.clipped)
         self.optimizer.step(found.skipped)

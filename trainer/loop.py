@@ -56,15 +56,15 @@ class Trainer:
         self.iteration = self.env_steps = 0
         self.seconds = 0.0
         self.bad_updates: list[str] = []
-        """What was not finite in the updates that the last iteration skipped."""
+        """What was not finite in the updates that the latest iteration skipped."""
         self.interruption = Interruption()
         self.interrupted_by: signal.Signals | None = None
 
     def train(self) -> Summary:
         """Run to the end, or until a signal; returns what `summary.json` holds.
 
-        However the run ends, `summary.json` tells; `failure.txt` explains an error, which is raised again.
-        Of several processes the first one evaluates and records, and the others only train.
+        `summary.json` says how the run ended, whatever happens; `failure.txt` explains an error, which is
+        raised again. The first of several processes evaluates and records; the others only train.
         """
         self.interruption = Interruption(ECHO if distributed.world_size() > 1 else 0.0)
         with self.interruption, self.recorder.session(self):
@@ -111,7 +111,7 @@ class Trainer:
         return metrics | times | {"time/steps_per_second": self.schedule.samples / (ended - started)}
 
     def _goes_on(self) -> bool:
-        """Whether there is more to do. A signal that any process got ends all of them after one iteration."""
+        """Whether to continue. A signal to any process ends all of them after the same iteration."""
         self.recorder.handlers_replaced(self.interruption.rearm())
         agreed = int(distributed.all_reduce_max(torch.tensor(self.interruption.signal or 0)))
         self.interrupted_by = signal.Signals(agreed) if agreed else None
@@ -121,7 +121,7 @@ class Trainer:
         return every > 0 and self.iteration % every == 0
 
     def _conclude(self) -> Summary:
-        """Save, and evaluate a run that is complete; where a signal ends it, a resumed run does so."""
+        """Save, and evaluate a complete run; one that a signal ended is evaluated when it is resumed."""
         state = self.state_dict()
         self.recorder.save(state, last=True)
         result: Evaluation | None = None
@@ -142,14 +142,14 @@ class Trainer:
         return summary
 
     def close(self) -> None:
-        """Close the environments, and end their processes. What fails in it is only told: all is saved."""
+        """Close the environments and end their processes. Failures are only reported: everything is saved."""
         close(self.collector.env)
         self.evaluator.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything from which the run continues. All processes call it; that of the first has all parts."""
+        """Everything needed to continue the run. All processes call this; the first one gets all parts."""
         return run_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the state of a checkpoint. Raises `CheckpointError` where it does not fit."""
+        """Continue from the state of a checkpoint. Raises `CheckpointError` if it does not fit."""
         load_run_state(self, state)

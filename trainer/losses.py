@@ -39,7 +39,7 @@ def surrogates(
     Args:
         ratio: `per_decision`, each head and the parameters of each decision have a ratio of their own;
             `per_type`, one ratio for all heads together and one for all parameters together, which
-            bounds how far a whole action moves, and with many decisions is clipped soon.
+            bounds how far a whole action moves but is soon clipped where there are many decisions.
         reduction: `common` divides both sides by the number of decisions of any type, so that equal weights
             give the gradient of the joint log-probability; `active` averages each side over its own.
     """
@@ -75,9 +75,9 @@ def surrogates(
 def _divergences(
     space: HybridSpace, discrete: Tensor, continuous: Tensor
 ) -> tuple[Tensor, dict[str, Metric]]:
-    """The joint KL divergence from the policy that acted, and as metrics those of each action type.
+    """The joint KL divergence from the policy that acted, and that of each action type as a metric.
 
-    By the k3 estimator (Schulman, "Approximating KL divergence", 2020: unbiased, never negative, of little
+    Uses the k3 estimator (Schulman, "Approximating KL divergence", 2020: unbiased, never negative, of little
     variance), from the log ratios `[B]`. The choices' divergence and the parameters', given the choices,
     add up to the joint one.
     """

@@ -1,7 +1,7 @@
-"""What a run will need in memory, estimated before it is taken: a system that runs out ends it in silence.
+"""Estimates a run's memory before any is allocated: a system that runs out kills a process without a word.
 
-Only what grows with an observation is counted, and only what is held in any case, so that no run is refused
-which could have gone on: samples, and the first layers of multilayer perceptrons.
+Only what grows with the observation is counted, and only what is certainly held, so that no run is refused
+that would have fitted: samples, and the first layers of multilayer perceptrons.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from equipoise.trainer.policy.storage import Storage
 from equipoise.trainer.system.host_memory import available_memory
 
 WIDE = 4_096
-"""Numbers of an observation from which on a multilayer perceptron is told to be the wrong network."""
+"""Size of an observation from which on a multilayer perceptron is called the wrong network."""
 SIDE = 64
-"""Pixels of a side to which advice shrinks pictures."""
+"""Side, in pixels, to which the advice shrinks pictures."""
 _FLOAT = 4
 _COPIES_OF_SAMPLES = 4
 """Observations, final observations, the normalised ones and these shuffled for minibatches."""
 _COPIES_OF_BYTES = 3
 """The same of pictures, which are not normalised."""
 _COPIES_OF_LAYERS = 4
-"""Parameters, their gradient and Adam's two moments."""
+"""Copies of each: parameters, their gradient and Adam's two moments."""
 
 
 class Needed(NamedTuple):
@@ -55,7 +55,7 @@ def needed(config: Config, width: int, num_envs: int, parts: Sequence[Observatio
 
 
 def check_memory(config: Config, env: BatchedEnv) -> str | None:
-    """What to tell of observations that are wide for the network, if anything.
+    """A remark on observations that are wide for the network, if they are.
 
     Raises:
         ValueError: the run needs more memory than there is.
@@ -108,7 +108,7 @@ def _classes(
 
 
 def _smaller(env: BatchedEnv) -> str:
-    """How to make observations of `env` smaller, as one would type it."""
+    """How to make observations of `env` smaller, ready to be typed."""
     native = getattr(env, "native_observation_space", None)
     if isinstance(native, spaces.Dict) and len(native) > 1:
         # Only parts that an observation still has.

@@ -14,7 +14,7 @@ from equipoise.trainer.system import distributed
 
 
 class MetricLog:
-    """Takes device scalars and gives one number per tag and iteration.
+    """Takes device scalars and returns one number per tag and iteration.
 
     Args:
         spread: tags that also give the smallest and the largest value of the iteration, as `<tag>_min` and
@@ -32,7 +32,7 @@ class MetricLog:
         """Add metrics, without a host synchronisation. They are copied, so their tensors may be reused.
 
         Raises:
-            ValueError: a metric is not a scalar, or has another reduction than before.
+            ValueError: a metric is not a scalar, or has a different reduction than before.
         """
         if not metrics:
             return
@@ -116,5 +116,5 @@ _ACROSS: dict[Across, Callable[[Sequence[float]], float]] = {
     "max": max,
     "geometric_mean": _geometric_mean,
 }
-"""How the metrics of several processes become one. Sums over an iteration are averaged, too: what they count
-(updates, above all) the processes do together."""
+"""How the metrics of several processes become one. Sums over an iteration are averaged too: the processes
+do what they count (updates, above all) together."""

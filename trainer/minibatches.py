@@ -25,7 +25,7 @@ def minibatches(samples: Minibatch, count: int, generator: torch.Generator) -> I
 
 
 def map_tensors(samples: Minibatch, function: Callable[[Tensor], Tensor]) -> Minibatch:
-    """`function` of each tensor in `samples`."""
+    """Apply `function` to each tensor in `samples`."""
     actions = Actions(*map(function, samples.actions))
     others = {name: function(field) for name, field in samples._asdict().items() if name != "actions"}
     return Minibatch(actions=actions, **others)

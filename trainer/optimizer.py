@@ -1,8 +1,8 @@
 """The policy's optimizer: any class of `torch.optim` or of others, whose steps can be skipped.
 
 An update that is not finite must leave no trace, and on a GPU the host learns of it only later. Fused
-optimizers skip a step by a flag on the device. Any other is undone on the device, or, where looking is free
-or its state cannot be put back, not stepped at all.
+optimizers skip a step by a flag on the device. The step of any other is undone on the device or, where
+looking is free or the state cannot be restored, not taken at all.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ ELEMENTWISE = (
     torch.optim.Rprop,
     torch.optim.SGD,
 )
-"""Treat every number by itself, so that all parameters may be one vector: one kernel, not one for each layer.
-Any other class gets the parameters as the policy has them."""
+"""Classes that treat every number by itself, so that all parameters may be one vector: one kernel, not one
+for each layer. Any other class gets the parameters as the policy has them."""
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
-"""Of these, those with one kernel for a whole step on every device."""
+"""Those of them that have one kernel for a whole step on every device."""
 _HOW = ("lr", "fused", "foreach", "capturable", "differentiable")
-"""Settings of a parameter group that belong to the device, or to the schedule, and not to a checkpoint."""
+"""Settings of a parameter group that depend on the device or the schedule, so no checkpoint has them."""
 
 
 class PolicyOptimizer:
@@ -65,7 +65,7 @@ class PolicyOptimizer:
         self._may_wait = device.type == "cpu" if may_wait is None else may_wait
         # With dampening the first step of SGD is another one than all the rest.
         self.fused = cls in FUSED and not keywords.get("dampening")
-        """Whether a step is one kernel, with its learning rate on the device, and skips itself."""
+        """Whether a step is one kernel that reads its learning rate on the device and can skip itself."""
         self.learning_rate = torch.tensor(learning_rate, device=device)
         """Device scalar."""
         how: dict[str, Any] = {"fused": True} if self.fused else {}
@@ -76,14 +76,14 @@ class PolicyOptimizer:
         parameters = [flat.vector] if cls in ELEMENTWISE else flat.parameters_with_gradients()
         self.inner = cls(parameters, lr=rate, **keywords, **how)
         self._undoable: bool | None = None
-        """Whether all that a step changes is on the device; None: not known before the first one."""
+        """Whether everything that a step changes is on the device; None: unknown before the first one."""
         if self.fused and keywords.get("momentum"):
             # SGD makes this buffer in its first step, and leaves it unset if that step is skipped.
             self.inner.state[flat.vector]["momentum_buffer"] = torch.zeros_like(flat.vector)
 
     def set_learning_rate(self, rate: float | Tensor) -> None:
-        """`rate`: a device scalar where it follows the updates; for an optimizer that is not `fused`, and
-        takes numbers only, the host then waits for the device."""
+        """`rate`: a number, or a device scalar where it follows the updates; an optimizer that is not `fused`
+        takes only numbers, so the host then waits for the device."""
         self.learning_rate.fill_(rate)
         if not self.fused:
             number = float(rate)
@@ -91,7 +91,7 @@ class PolicyOptimizer:
                 group["lr"] = number
 
     def step(self, skipped: Tensor) -> None:
-        """One step; where `skipped`, a device scalar, is not 0, nothing changes."""
+        """Take one step; nothing changes where `skipped`, a device scalar, is not 0."""
         if self.fused:
             # Fused optimizers leave parameters and moments alone where this flag is set, without the host.
             self.inner.found_inf, self.inner.grad_scale = skipped, None  # type: ignore[attr-defined]
@@ -118,7 +118,7 @@ class PolicyOptimizer:
             now.copy_(torch.where(bad, value, now))
 
     def _counters(self) -> list[dict[str, Any]]:
-        """What some optimizers count in their parameter groups."""
+        """Counters that some optimizers keep in their parameter groups."""
         plain_types = (bool, int, float, str)
         groups = self.inner.param_groups
         return [{k: v for k, v in group.items() if isinstance(v, plain_types)} for group in groups]
@@ -138,7 +138,7 @@ class PolicyOptimizer:
 
 
 def try_out(cls: Callable[..., torch.optim.Optimizer], keywords: Mapping[str, Any], key: str) -> None:
-    """Take two steps with a network of one layer.
+    """Try the optimizer: take two steps with a network of one layer.
 
     Raises:
         ValueError: for an optimizer that could not train a policy, or whose state no checkpoint can hold; the

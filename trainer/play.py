@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from equipoise.trainer.restore import Restored
 
 _HOLD_SECONDS = 2.5
-"""How long the end of an episode stays."""
+"""How long the last frame of an episode is shown."""
 
 
 class PlayArguments(CheckpointArguments):
-    """Film a policy: each state, the action taken in it, and the distribution that this came from.
+    """Film a policy: each state, the action taken in it, and the distribution it was drawn from.
 
     python -m trainer.play checkpoint=runs/<run>/checkpoints/best.pt compare=untrained
     """
@@ -85,7 +85,7 @@ def _play(arguments: PlayArguments) -> None:
 
 
 def _visible(restored: Restored) -> BatchedEnv:
-    """One environment that is sure to give pictures."""
+    """One environment that has been seen to render."""
     import gymnasium
     import torch
 
@@ -131,7 +131,7 @@ def _film(
     title: str,
     deterministic: bool,
 ) -> list[list[Frame]]:
-    """The frames of each episode; prints how it went."""
+    """The frames of each episode; prints its outcome."""
     from equipoise.envs.process_wide import Streams
     from equipoise.trainer.monitor.film import film_episode
     from equipoise.trainer.seeding import fresh_seed

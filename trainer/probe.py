@@ -10,7 +10,7 @@ from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.system import distributed
 
 SAMPLES = 512
-"""Of each half, over all processes: enough for a direction, little beside the update."""
+"""Samples of each half, over all processes: enough for a direction, cheap compared to the update."""
 
 
 class PolicyProbe:

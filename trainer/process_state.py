@@ -1,4 +1,4 @@
-"""What a run continues from, what of it each process has of its own, and what keeps processes in step."""
+"""The state from which a run continues, each process's part of it, and whether processes are in step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ State = dict[str, Any]
 
 _COUNTERS = ("iteration", "env_steps", "seconds")
 _PARTS = ("policy", "collector", "learner", "evaluator", "balance")
-"""Attributes of a `Trainer` that have a state."""
+"""Attributes of a `Trainer` that have state."""
 
 
 class OutOfStepError(RuntimeError):
@@ -35,9 +35,9 @@ class OutOfStepError(RuntimeError):
 
 
 def check_parameters(policy: Policy, vector: Tensor, iteration: int) -> None:
-    """The processes must hold the same policy, bit for bit: nothing would bring them together again.
+    """Check that all processes hold the same policy, bit for bit: nothing would reunite them.
 
-    `vector` `[n]`: all parameters. Raises `OutOfStepError` in all of them.
+    `vector` `[n]`: all parameters. Raises `OutOfStepError` in every process.
     """
     if distributed.world_size() == 1:
         return
@@ -68,7 +68,7 @@ def run_state(run: Trainer) -> State:
 
 
 def _interface(collector: Collector) -> State:
-    """What a policy has to know of its environment in order to act without it."""
+    """What a policy must know about its environment to act without it."""
     env = collector.env
     return {
         "observation_space": to_data(getattr(env, "native_observation_space", env.observation_space)),
@@ -84,14 +84,14 @@ def _interface(collector: Collector) -> State:
 
 
 def _plain(relevance: Relevance | None) -> list[list[list[int]]] | str | None:
-    """Lists of Python's own integers: an environment's table may be of arrays."""
+    """As lists of Python integers: an environment's table may hold arrays."""
     if relevance is None or isinstance(relevance, str):
         return relevance
     return [[[int(number) for number in numbers] for numbers in choices] for choices in relevance]
 
 
 def load_run_state(run: Trainer, state: Mapping[str, Any]) -> None:
-    """Let `run` go on from `state`. Raises `CheckpointError` where it does not fit."""
+    """Let `run` continue from `state`. Raises `CheckpointError` where it does not fit."""
     try:
         for name in _COUNTERS:
             setattr(run, name, state[name])
@@ -127,7 +127,7 @@ def _load_generators(state: Mapping[str, Any]) -> None:
 
 
 def _states_of_others(collector: Collector, learner: Learner) -> list[State]:
-    """What each process but the first has of its own: its environments, random numbers and stages."""
+    """The own state of each process but the first: its environments, random numbers and stages."""
     if distributed.world_size() == 1:
         return []
     learning = learner.state_dict()
@@ -140,7 +140,7 @@ def _states_of_others(collector: Collector, learner: Learner) -> list[State]:
 
 
 def own_part(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a checkpoint, with what is this process's own. Raises ValueError for another number of processes."""
+    """A checkpoint's state with this process's part. Raises ValueError for another number of processes."""
     size, here = state.get("processes", 1), distributed.world_size()
     if size != here:
         start = typed("train") if size == 1 else f"torchrun --nproc-per-node={size} -m {module('train')}"

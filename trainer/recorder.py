@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """Records nothing: what the processes other than the first have in place of a `RunRecorder`."""
+    """Records nothing: stands in for a `RunRecorder` in all processes but the first."""
 
     @property
     def has_best(self) -> bool:
@@ -44,24 +44,24 @@ class Recorder:
         return True
 
     def write_config(self) -> None:
-        """Make the run folder, with `config.yaml` in it. Raises OSError that names the folder."""
+        """Make the run folder and write its `config.yaml`. Raises an OSError that names the folder."""
 
     @contextmanager
     def session(self, trainer: Trainer) -> Iterator[None]:
-        """Around all that a run does from here to its end, be it a failure."""
+        """A context for everything that a run does from here to its end or failure."""
         yield
 
     def announce(self, text: str) -> None:
-        """A line for the reader of the terminal, once the run begins."""
+        """Print a line once the run begins."""
 
     def message(self, text: str) -> None:
-        """The same, during the run."""
+        """Print a line during the run."""
 
     def first_look(self, trainer: Trainer, look: FirstLook | None) -> None:
-        """What there is to say of the environment before the training begins."""
+        """Show the first look at the environment before training begins."""
 
     def iteration(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        """Log the iteration just done, with what there is to say of it."""
+        """Log the iteration just done, with remarks on it."""
 
     def evaluation(self, trainer: Trainer, result: Evaluation | None) -> None:
         """Log an evaluation that is in no iteration's metrics."""
@@ -70,19 +70,19 @@ class Recorder:
         """Write a trainer's `state` as `last.pt` or `best.pt` or both."""
 
     def handlers_replaced(self, signals: list[str]) -> None:
-        """Say that the handlers of these signals had to be put back."""
+        """Report that the handlers of these signals had to be restored."""
 
     def finish(self, trainer: Trainer, result: Evaluation | None) -> Summary:
         """Write the summary."""
         return summarize(trainer, result)
 
     def film(self, trainer: Trainer) -> bool:
-        """Film the policy as it is; raises nothing. False: there are no pictures of this environment."""
+        """Film the policy as it is; raises nothing. Returns False if the environment cannot be rendered."""
         return True
 
 
 class RunRecorder(Recorder):
-    """Writes into a run's folder. `trainer.on_save_error` says what happens where that fails."""
+    """Writes into a run's folder. `trainer.on_save_error` decides what happens if that fails."""
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
         self.config, self.folder, self.run_dir = config, folder, folder.path
@@ -143,7 +143,7 @@ class RunRecorder(Recorder):
 
     @contextmanager
     def _outcome(self, trainer: Trainer) -> Iterator[None]:
-        """Have an error of the run, whatever it is, explained in the folder."""
+        """A context that explains any error of the run in its folder."""
         try:
             yield
         except BaseException as error:
@@ -151,7 +151,7 @@ class RunRecorder(Recorder):
             raise
 
     def _set_aside(self, iteration: int) -> Path | None:
-        """Keep the history of a run that goes on from an older checkpoint than its last one."""
+        """Keep the history of a run that continues from an older checkpoint than its last one."""
         reached, later = self._checkpoints.later_than(iteration)
         return self.folder.set_aside(f"until-{reached:08d}", later) if later else None
 
@@ -262,7 +262,7 @@ class RunRecorder(Recorder):
         return bool(frames)
 
     def _check_folder(self) -> None:
-        """Notice that the folder has been removed, or has another writer."""
+        """Check that the folder has not been removed and has no other writer."""
         try:
             self.folder.check()
         except FolderRemovedError as error:
@@ -272,7 +272,7 @@ class RunRecorder(Recorder):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Around all that goes to the disk."""
+        """A context for everything that is written to disk."""
         try:
             self._check_folder()
             yield

@@ -51,15 +51,15 @@ class Loaded:
 
     network: Policy
     observation_space: gymnasium.Space[Any]
-    """As the environment itself has it; the network sees it flattened."""
+    """As the environment defines it; the network sees it flattened."""
     ignored: tuple[str, ...]
-    """The parts of it that the network does not see."""
+    """Its parts that the network does not see."""
     masked: bool
     """Whether the environment gave action masks."""
     mask_in_observation: bool
-    """Whether it gave them as the part `action_mask` of its observations."""
+    """Whether they came as the part `action_mask` of its observations."""
     numbers_for_arrays: bool
-    """Whether it took numbers, and no arrays, for boxes of one entry."""
+    """Whether it took plain numbers, not arrays, for boxes of one entry."""
     path: Path
     """Of the checkpoint."""
 
@@ -71,17 +71,17 @@ def restore(
     environment: Callable[..., Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Restored:
-    """The policy of a checkpoint, or of the newest one of a run folder, and the environment it is for.
+    """Load the policy of a checkpoint, or of a run folder's newest one, and make its environment.
 
-    The checkpoint is data: of the code that it names only this package's and Gymnasium's own environments
-    are imported and called, and what `allow` names. Where an older checkpoint stands in for a damaged one,
-    stderr says so.
+    A checkpoint is treated as data: of the code that it names, only this package's and Gymnasium's own
+    environments are imported and called, and what `allow` names. If an older checkpoint stands in for a
+    damaged one, stderr says so.
 
     Args:
         location: a checkpoint, or a run folder.
         device: to act on; `auto`: a GPU, if there is one.
-        allow: modules of the user's that the checkpoint may name, with all that is in them.
-        environment: what makes a single Gymnasium environment, in the place of what the checkpoint names.
+        allow: the user's modules that the checkpoint may name, with everything in them.
+        environment: makes a single Gymnasium environment, in place of the one that the checkpoint names.
         overrides: other settings of the environment, `env.<key> -> value`.
 
     Raises:
@@ -104,7 +104,7 @@ def restore(
 
 
 def load_policy(location: Path, device: str = "auto", allow: Collection[str] = ()) -> Loaded:
-    """The policy of a checkpoint, or of the newest one of a run folder, to act without its environment.
+    """Load the policy of a checkpoint, or of a run folder's newest one, to act without its environment.
 
     Nothing of the environment is imported. Arguments and errors are those of `restore`.
     """
@@ -151,7 +151,7 @@ def _trained(
     observation_parts: tuple[ObservationPart, ...],
     weights: Any,
 ) -> Policy:
-    """The policy with the weights of a checkpoint. Raises ValueError where they are no weights of it."""
+    """The policy with the weights of a checkpoint. Raises ValueError if they do not fit it."""
     try:
         num_values = len(weights["value_head.bias"])
         policy = make_policy(section, space, observation_shape, num_values, observation_parts)

@@ -71,7 +71,7 @@ states."""
 
 
 class Step(NamedTuple):
-    """What one step in all environments gives, `[N, ...]` each, or where it is written."""
+    """What one step in all environments returns, `[N, ...]` each; or the buffers it is written to."""
 
     action_mask: Tensor | None
     """What the choices left valid, where the mask depends on them; else it is known beforehand."""
@@ -95,7 +95,7 @@ class Collector:
         rollout: the buffers.
         generator: of the exploration noise, on the environment's device.
         seed: of the environments.
-        compiling: `trainer.compile`, of a step, or of acting alone where the environment cannot be compiled.
+        compiling: `trainer.compile`: whole steps, or acting alone if the environment cannot be compiled.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Collector:
         normal: Tensor,
         log_std: Tensor | None,
     ) -> tuple[Step, Mapping[str, Tensor]]:
-        """Act once; also gives the environment's own metrics."""
+        """Act once; also returns the environment's own metrics."""
         now = self._now
         heads, mask, actions = act(now.observation, now.action_mask, gumbel, normal, log_std)
         timestep = self._checked.step(self.policy.to_native(actions))
@@ -210,7 +210,7 @@ class Collector:
         }
 
     def exchange(self, env: BatchedEnv, seed: int) -> None:
-        """Go on in other environments, of the same spaces, with new episodes; those before are closed."""
+        """Continue in other environments of the same spaces, with new episodes; closes the former ones."""
         close(self.env)
         self.env, self._checked = env, CheckedEnv(env)
         self._begin_anew(seed)
@@ -223,15 +223,15 @@ class Collector:
 
     @property
     def notice(self) -> str | None:
-        """Why training does not go on exactly since `load_state_dict`; None: it does."""
+        """Why training does not continue exactly after `load_state_dict`; None: it does."""
         return getattr(self.env, "notice", None)
 
     def take_remarks(self) -> list[str]:
-        """What the environment has to tell the user since this was last asked."""
+        """What the environment has to tell the user since the last call."""
         return self.env.take_remarks() if isinstance(self.env, RemarkingEnv) else []
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`; where its `env` is None, with new episodes."""
+        """Continue from `state`, or with new episodes if its `env` is None."""
         device, now = self.env.device, self._now
         self.generator.set_state(state["generator"].cpu())
         if state["env"] is not None:
@@ -249,7 +249,7 @@ class Collector:
 
 
 def _allocate_heads(policy: Policy, steps: int, num_envs: int) -> ActorOutput:
-    """`[T, ...]`: room for what the actor puts out, whose log-probabilities are computed all at once."""
+    """`[T, ...]`: buffers for the actor's outputs, whose log-probabilities are computed all at once."""
     space = policy.space
     each = (num_envs,) if policy.global_log_std() is None else ()
 
@@ -268,7 +268,7 @@ def _slots(rollout: Rollout, heads: ActorOutput, with_mask: bool) -> list[Step]:
 
 
 def _write_log_probs(rollout: Rollout, heads: ActorOutput, policy: Policy) -> None:
-    """Those of all steps at once, which saves many small operations in each step."""
+    """Compute those of all steps at once, which saves many small operations in each step."""
     logits, mean, log_std = heads
     choices, parameters, mask = (part.flatten(0, 1) for part in (*rollout.actions, rollout.action_mask))
     log_std = log_std[0] if log_std.dim() == 2 else log_std.flatten(0, 1)  # one for all states, or not

@@ -1,7 +1,7 @@
 """`python -m trainer.run [key=value ...]`: train. `--help` explains.
 
-The arguments are parsed, composed to a plan and trained; whatever goes wrong on the way becomes one message
-and an exit status. Sweeps, and the flags of Hydra, go by way of Hydra's own command: see `sweep.py`.
+Arguments are parsed and composed into a plan, which is trained; whatever goes wrong on the way becomes one
+message and an exit status. Sweeps and Hydra's own flags are left to Hydra's command: see `sweep.py`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from equipoise.trainer.system.streams import lasting_streams
 
 _RUN_DIR = "hydra.run.dir"
 RANK0_GRACE_SECONDS = 20.0
-"""How long other processes keep a configuration error to themselves: `torchrun` ends all processes with the
-first that ends, and that must be the one that prints the message."""
+"""How long the other processes wait after a configuration error: `torchrun` ends all processes as soon as one
+ends, and that must be the one that prints the message."""
 
 
 class Request(NamedTuple):
@@ -37,18 +37,18 @@ class Request(NamedTuple):
 
     overrides: list[str]
     resume: str | None = None
-    """A run folder or a checkpoint to go on from."""
+    """A run folder or a checkpoint to continue from."""
     allow: tuple[str, ...] = ()
     """Modules that this checkpoint may name."""
     config_dir: Path | None = None
     help: bool = False
     through_hydra: bool = False
-    """A sweep, or a flag that is Hydra's own business."""
+    """A sweep, or one of Hydra's own flags."""
 
 
 @lasting_streams()
 def main() -> int:
-    """Train as `sys.argv` says. Returns the exit status: 0, 1 for a failed run, 2 for a bad configuration,
+    """Train as `sys.argv` asks. Returns the exit status: 0, 1 for a failed run, 2 for a bad configuration,
     128 + the number of the signal that ended it."""
     try:
         request, status = parse(sys.argv[1:]), 0
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def parse(arguments: Sequence[str]) -> Request:
-    """Sort the arguments out. Raises `ConfigError` for what is neither `key=value` nor a flag."""
+    """Sort the arguments. Raises `ConfigError` for anything that is neither `key=value` nor a flag."""
     found = flags.parse(arguments)
     overrides, allow = take_allowed(found.overrides)
     resume = [override for override in overrides if override.lstrip("+").startswith("resume=")]
@@ -82,7 +82,7 @@ def parse(arguments: Sequence[str]) -> Request:
 
 @contextmanager
 def compose(request: Request) -> Iterator[Plan]:
-    """What is to be trained, with the folder of the run locked. Raises `ConfigError`."""
+    """What to train, with the run's folder locked. Raises `ConfigError`."""
     if request.resume is not None:
         overrides = values(request.overrides)
         elsewhere = overrides.pop(_RUN_DIR, None)
@@ -98,7 +98,7 @@ def compose(request: Request) -> Iterator[Plan]:
 
 
 def outcome(error: BaseException) -> tuple[str, int]:
-    """The message and the exit status for `error`. Raises it again where nobody foresaw it."""
+    """The message and the exit status for `error`. Raises an unforeseen one again."""
     for kinds, message, status in _endings(error):
         if isinstance(error, kinds):
             if status == 2 and _rank("LOCAL_RANK"):

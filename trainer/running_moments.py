@@ -43,7 +43,7 @@ class RunningMoments(nn.Module):
     def update(self, batch: Tensor) -> None:
         """Add the samples `[..., *shape]`; at least one leading dimension, none of them empty.
 
-        With several processes each adds its own samples, and all must call.
+        Collective: each of several processes adds its own samples, and all must call this.
         """
         leading = batch.dim() - len(self.shape)
         if leading < 1 or tuple(batch.shape[leading:]) != self.shape or batch.numel() == 0:

@@ -11,11 +11,11 @@ class Schedule:
     """The length of a run in whole iterations, and its learning rate.
 
     Args:
-        wanted: environment steps, over all environments and processes; the run takes as many or a few more.
+        wanted: environment steps, over all environments and processes, rounded up to whole iterations.
         samples: environment steps of an iteration.
-        learning_rate: at the beginning. With `anneal` it falls linearly to 0.
-        steps: after which everything that changes over a run has changed; None: at its end.
-        start: environment steps after which iterations of `samples` begin, above 0 where a run goes on.
+        learning_rate: at the start. With `anneal` it falls linearly to 0.
+        steps: when all schedules end, in environment steps; None: at the end of the run.
+        start: environment steps already taken, with iterations of any size, when the run was resumed.
     """
 
     wanted: int
@@ -26,7 +26,7 @@ class Schedule:
     start: int = 0
 
     def starting_at(self, env_steps: int) -> Schedule:
-        """The same for a run that goes on after `env_steps`, with iterations of any size before."""
+        """The same schedule for a run that is resumed after `env_steps`, whatever its iterations were."""
         return replace(self, start=env_steps)
 
     @property
@@ -36,11 +36,11 @@ class Schedule:
 
     @property
     def env_steps(self) -> int:
-        """Where the run ends."""
+        """Environment steps at which the run ends."""
         return self.start + self.remaining * self.samples
 
     def progress(self, env_steps: int) -> float:
-        """The fraction of all changes that is done, 0 to 1."""
+        """The fraction of all schedules that is done, 0 to 1."""
         return min(env_steps / (self.steps or self.env_steps), 1.0)
 
     def learning_rate_at(self, progress: float) -> float:

@@ -16,37 +16,37 @@ _STREAMS = 1_000
 
 
 def training_seed(seed: int, process: int) -> int:
-    """Of the environments of a process, where they cannot be numbered across all processes."""
+    """Seed of a process's environments, if they cannot be numbered across all processes."""
     return seed + process * _PROCESS_STRIDE
 
 
 def changed_seed(seed: int, changes: int) -> int:
-    """Of the training environments after so many changes of their arguments."""
+    """Seed of the training environments after the given number of changes to their arguments."""
     return seed + changes * _CHANGE_STRIDE
 
 
 def evaluation_seed(seed: int) -> int:
-    """Of the episodes that are run every now and then, by which `best.pt` is chosen."""
+    """Seed of the episodes during a run by which `best.pt` is chosen."""
     return seed + _EPISODE_STRIDE
 
 
 def final_evaluation_seed(seed: int) -> int:
-    """Of the closing evaluation, which must not see the episodes by which `best.pt` was chosen."""
+    """Seed of the final evaluation, which must not see the episodes by which `best.pt` was chosen."""
     return seed + 2 * _EPISODE_STRIDE
 
 
 def fresh_seed(seed: int) -> int:
-    """Of the episodes that `trainer.evaluate` and `trainer.play` run, which no training ever uses."""
+    """Seed of the episodes that `trainer.evaluate` and `trainer.play` run, which no training ever uses."""
     return seed + 3 * _EPISODE_STRIDE
 
 
 def noise_generator(device: torch.device, seed: int, process: int) -> torch.Generator:
-    """For a process's exploration noise; that of process 0 is that of a run in a single process."""
+    """Generator of a process's exploration noise; process 0 has that of a run in a single process."""
     return _generator(device, seed, 1 + 2 * process)
 
 
 def shuffling_generator(device: torch.device, seed: int, process: int) -> torch.Generator:
-    """For the order in which a process takes its samples."""
+    """Generator of the order in which a process takes its samples."""
     return _generator(device, seed, 2 + 2 * process)
 
 

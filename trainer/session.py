@@ -1,4 +1,4 @@
-"""Trains what is planned: builds it, runs it to its end, prints how it went."""
+"""Carries out a plan: builds the run, trains to its end, prints how it went."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def train(
 ) -> Summary:
     """Run to the end and print a closing table. Returns the summary of the run.
 
-    `environment`: what makes a single Gymnasium environment, in the place of what the configuration names.
-    `callbacks`: beside those that the configuration names.
+    `environment`: makes a single Gymnasium environment, in place of the one that the configuration names.
+    `callbacks`: in addition to those that the configuration names.
 
     Raises:
         ConfigError: the plan cannot be carried out.
@@ -52,7 +52,7 @@ def train(
 
 
 def run_errors(error: BaseException) -> tuple[type[BaseException], ...]:
-    """The classes of errors that can end a run, of which `error` may be one."""
+    """The classes of errors that can end a run; `error` may be one of them."""
     if not isinstance(error, Exception):
         return ()
     from equipoise.envs.gymnasium_adapter.guard import EnvError

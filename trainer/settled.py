@@ -1,6 +1,7 @@
-"""What a run has settled by itself, and why: a line for each setting that follows from the environment.
+"""Explains the settings that a run has chosen because of its environment, a line each.
 
-The rules are also in docs/configuration.md. What was typed, or comes from an experiment's file, is not told.
+The rules are also in docs/configuration.md. Settings that were typed, or come from an experiment, are not
+explained.
 """
 
 from __future__ import annotations
@@ -16,29 +17,29 @@ from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.policy.protocol import Policy
 
 FEW = 32
-"""Up to so many environments a rollout of `FOR_FEW` steps is meant for."""
+"""Most environments for which a rollout of `FOR_FEW` steps is meant."""
 FOR_FEW = {"rollout_steps": 128, "update_epochs": 4, "num_minibatches": 8}
 RATE, BONUS, STEPS = 2e-3, 0.01, 400_000
-"""What conf/env/gymnasium.yaml and conf/env/vector.yaml choose, and the length in conf/config.yaml: a value
-from a file of the user's own is not explained by this package's reasons."""
+"""What conf/env/gymnasium.yaml and conf/env/vector.yaml choose, and the length in conf/config.yaml. Values
+from the user's own files have reasons that this package does not know."""
 
 
 class Settled(NamedTuple):
     """One setting."""
 
     key: str
-    """What one would type to have it otherwise."""
+    """What to type to change it."""
     text: str
     because: str
     also: tuple[str, ...] = ()
-    """Groups and keys that settle it, too, where they are typed."""
+    """Groups and keys that also decide it, if they are typed."""
 
     def __str__(self) -> str:
         return f"setting: {self.text}, because {self.because} ({self.key})"
 
 
 def settled(config: Config, env: BatchedEnv, policy: Policy) -> list[str]:
-    """For people, a line for each setting."""
+    """The settings for people, one a line."""
     typed = {argument.lstrip("+~").partition("=")[0] for argument in config.typed}
     found = [*_of_spaces(config, env, policy), *_of_the_machine(config)]
     if isinstance(env, GymnasiumEnv | VectorisedEnv) and config.experiment is None:
@@ -47,7 +48,7 @@ def settled(config: Config, env: BatchedEnv, policy: Policy) -> list[str]:
 
 
 def _typed(keys: tuple[str, ...], typed: set[str]) -> bool:
-    """Whether one of the keys, or a section around it, is among those that were typed."""
+    """Whether one of the keys, or a section around it, was typed."""
     return any(key == other or key.startswith(f"{other}.") for key in keys for other in typed)
 
 

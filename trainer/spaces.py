@@ -1,7 +1,7 @@
 """`HybridSpace`: a Gymnasium action space as categorical heads and continuous parameters.
 
-What spaces are accepted, and which of their numbers are which heads and parameters, says
-`equipoise.envs.action_table`.
+`equipoise.envs.action_table` decides which spaces are accepted, and which of their numbers become which heads
+and parameters.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = ["HybridSpace", "UnsupportedSpaceError"]
 
 HEADS_SHOWN = 2
 PARTS_SHOWN = 8
-"""How much of a long relevance table people are shown."""
+"""How much of a long relevance table is shown."""
 
 
 class HybridSpace:
-    """H categorical heads, P continuous parameters and which parameter matters under which choice.
+    """H categorical heads, P continuous parameters, and which parameter matters under which choice.
 
     A parameter belongs to one head and matters under some of its choices, or it belongs to no head and always
     matters. The parameters of one head form one of the D continuous *decisions*; those that belong to no head
@@ -58,10 +58,10 @@ class HybridSpace:
         self.max_choices = max(self.choice_counts, default=0)
         # A copy: torch.export cannot save the memory of an empty array of NumPy's.
         self.valid_choices = torch.tensor(self.table.every_choice, device=device)
-        """`[H, C]` or `[S]` bool, see `ActionTable.padded`: the choices that there are."""
+        """`[H, C]` or `[S]` bool, see `ActionTable.padded`: the choices that exist."""
         counts = torch.tensor(self.choice_counts, dtype=torch.int64, device=device)
         self.first_choice = counts.cumsum(0) - counts
-        """`[H]`: where the choices of each head begin, of those of all heads in a row."""
+        """`[H]`: where each head's choices begin in a row of those of all heads."""
         self._alike = [(len(list(heads)), count) for count, heads in groupby(self.choice_counts)]
         low, high = inner_float32(
             [number for leaf in self.table.leaves for number in leaf.low],
@@ -131,9 +131,9 @@ class HybridSpace:
                     yield head, choice, parameter
 
     def laid_out(self, numbers: Tensor) -> Tensor:
-        """Numbers of all choices in the shape of `valid_choices`: `[B, H, C]` or `[B, S]`.
+        """One number a choice, in the shape of `valid_choices`: `[B, H, C]` or `[B, S]`.
 
-        They come as either or as `[B, H · C]`, with anything where no choice is; what is added there is 0.
+        They come in either shape or as `[B, H · C]`, with anything where no choice exists; padding is 0.
         """
         if numbers.shape[1:] == self.valid_choices.shape:
             return numbers
@@ -147,8 +147,8 @@ class HybridSpace:
         return torch.cat([numbers[:, head, :count] for head, count in enumerate(self.choice_counts)], 1)
 
     def by_width(self, numbers: Tensor) -> list[Tensor]:
-        """Views `[B, heads, choices]` of numbers of all choices: of `[B, S]` one for each run of heads with
-        equally many choices, `[B, H, C]` as it is."""
+        """Views `[B, heads, choices]` of one number a choice: of `[B, S]` one view for each run of heads with
+        equally many choices; `[B, H, C]` as it is."""
         if numbers.dim() == 3:
             return [numbers]
         parts = torch.split(numbers, [heads * count for heads, count in self._alike], 1)
@@ -169,11 +169,11 @@ class HybridSpace:
         return self.relevance.view(-1).take(choices.index_select(-1, self._lookup_head) + self._lookup_row)
 
     def sum_by_decision(self, values: Tensor) -> Tensor:
-        """Add the columns of `values` `[B, P]` that are part of one decision: `[B, D]`."""
+        """Sum the columns of `values` `[B, P]` over each decision: `[B, D]`."""
         return values @ self._membership.to(values.dtype)
 
     def to_native(self, actions: Actions) -> NativeAction:
-        """Actions `[N, H]`, `[N, P]` in the units and the structure of the environment.
+        """Convert actions `[N, H]`, `[N, P]` to the units and the structure of the environment.
 
         Parameters outside [-1, 1] are clamped: the environment has no such action, and the raw sample is
         what the log-probability belongs to.
@@ -183,7 +183,7 @@ class HybridSpace:
         return self.table.assemble([part.native(actions.discrete, scaled) for part in self._parts])
 
     def describe(self) -> str:
-        """Where heads and parameters stand in the action, and the relevance table: a few lines of ASCII."""
+        """Where heads and parameters are in the action, and the relevance table: a few lines of ASCII."""
         parts = []
         for leaf in self.table.leaves:
             if leaf.outcomes and not leaf.count:
@@ -212,7 +212,7 @@ class HybridSpace:
 
 
 class _Part:
-    """A leaf as `to_native` needs it: only plain numbers and tensors, so that it can be compiled."""
+    """A leaf as `to_native` needs it: plain numbers and tensors only, so that it can be compiled."""
 
     def __init__(self, leaf: ActionLeaf, device: torch.device) -> None:
         self._discrete, self._rounded, self._shape = leaf.discrete, leaf.rounded, leaf.shape
@@ -251,6 +251,6 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def shortened(parts: Sequence[str]) -> str:
-    """The first of many parts in a line."""
+    """A line with the first few of many parts."""
     more = f"; ... ({len(parts)} in all)" if len(parts) > PARTS_SHOWN else ""
     return "; ".join(parts[:PARTS_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""Several runs by one command (`-m`), by way of Hydra's own command, which also knows `--cfg job`.
+"""Several runs with one command (`-m`), through Hydra's own command, which also knows `--cfg job`.
 
 `monitor/sweep.py` keeps account of the jobs, wherever a launcher runs them.
 """
@@ -49,8 +49,8 @@ def through_hydra(arguments: Sequence[str]) -> int:
 
     @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
     def job(composed: DictConfig) -> JobScore:
-        """Train, and return the score: what a sweeper that optimises goes by. A failure has one, too, as an
-        exception would end a sweep, and have Hydra print more than there is to say."""
+        """Train, and return the score, which an optimising sweeper uses. A failure has a score too: an
+        exception would end the sweep, and have Hydra print far more than the reason."""
         try:
             return JobScore(_train(composed).score)
         except Exception as error:
@@ -93,7 +93,7 @@ _DIRECTIONS = {  # of Hydra's sweepers for Optuna, Nevergrad and Ax
 
 
 def _check_direction(arguments: Sequence[str]) -> None:
-    """Raises `ConfigError` for a sweeper that would look for the smallest score, as they do by default."""
+    """Raises `ConfigError` for a sweeper that would look for the smallest score, as most do by default."""
     if not any(argument.startswith("hydra/sweeper=") for argument in arguments):
         return
     sweeper = compose_unchecked([a for a in arguments if a.startswith(("hydra/", "hydra."))]).hydra.sweeper
@@ -106,7 +106,7 @@ def _check_direction(arguments: Sequence[str]) -> None:
 
 
 def _check_folders(arguments: Sequence[str]) -> None:
-    """Raises `ConfigError` where `resume=auto` would look into folders that are named after the time."""
+    """Raises `ConfigError` if `resume=auto` would look into folders that are named after the time."""
     if f"resume={AUTO}" not in arguments or not {"-m", "--multirun"} & set(arguments):
         return
     sweep = compose_unchecked([a for a in arguments if a.startswith("hydra.")]).hydra.sweep
@@ -133,7 +133,7 @@ def _train(composed: DictConfig) -> Summary:
 
 
 def _told(error: Exception) -> str:
-    """Print why a job failed, and return it in one line. Not even a bug of ours ends the jobs after it."""
+    """Print why a job failed, and return that in one line. Not even a bug of ours ends the later jobs."""
     if isinstance(error, ConfigError):
         message = complaint = str(error)
     elif isinstance(error, run_errors(error)):

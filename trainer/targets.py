@@ -25,7 +25,7 @@ from equipoise.trainer.system import distributed
 def prepare(
     rollout: Rollout, policy: Policy, pipeline: Pipeline, settings: TrainerConfig, log: MetricLog
 ) -> tuple[Targets, Minibatch]:
-    """Targets of a rollout, and all its `B = T·N` samples.
+    """The targets of a rollout, and all its `B = T·N` samples.
 
     `policy` must be as it was when the rollout was collected; afterwards its value statistics have moved.
 
@@ -68,7 +68,7 @@ def prepare(
 
 
 def _without(idle: Tensor, samples: Minibatch) -> Minibatch:
-    """Samples `idle` `[B]` teach nothing: no action was better or worse, and every value was right."""
+    """Neutralise the samples `idle` `[B]`: no action was better or worse, and every value was right."""
     return samples._replace(
         advantages=samples.advantages.masked_fill(idle, 0.0),
         returns=torch.where(idle.unsqueeze(-1), samples.values, samples.returns),
@@ -114,7 +114,7 @@ def _final_values(policy: Policy, rollout: Rollout, values: Tensor) -> Tensor:
 
 
 def standardise(advantages: Tensor) -> Tensor:
-    """To mean 0 and std 1 over the samples of all processes, of whatever size; all 0 where all are equal."""
+    """Standardise to mean 0 and std 1 over the samples of all processes; all 0 where all are equal."""
     centred = advantages - distributed.all_reduce_mean(advantages.mean())
     # Divided by their mean size first: the squares of 1e-30 are 0, those of 1e30 infinite.
     size = distributed.all_reduce_mean(centred.abs().mean())

@@ -1,8 +1,8 @@
 """`init_from`: a new run starts from the weights of another one, as far as they fit.
 
 Only tensors, and the description of the spaces that they are for, are read: nothing that the checkpoint
-names is imported. Layers go by their names; the rows of the last ones by the head, the parameter or the
-reward that each is for, so that a policy can get more of them.
+names is imported. Layers are matched by name; the rows of output layers by the head, parameter or reward that
+each is for, so that the new policy may have more of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.system.checkpoint import CheckpointError, newest
 
 SHOWN = 6
-"""How many layers of a kind the line names."""
+"""Most layers of a kind that the line names."""
 
 _ROWS = {
     "discrete_head": ("choices", 0),
@@ -34,7 +34,7 @@ _ROWS = {
     "value_head": ("values", 0),
     "value_normalizer": ("values", -1),
 }
-"""Layers whose rows are for something: what for, and the dimension of their tensors that counts them."""
+"""Layers whose rows mean something: what, and the dimension of their tensors that counts them."""
 
 Labels = Mapping[str, Sequence[object]]
 """What rows are for -> what each is for."""
@@ -52,9 +52,9 @@ class Source(NamedTuple):
 
 class _Fit(NamedTuple):
     tensors: Mapping[str, Tensor]
-    """As the layer is to be; none where it stays as it is."""
+    """The layer's new tensors; empty if it stays as it is."""
     remark: str = ""
-    """Which part of it, or why it stays; empty where all of it was taken."""
+    """Which part was taken, or why it stays; empty if all of it was taken."""
 
 
 def read(location: str) -> Source:
@@ -77,9 +77,9 @@ def read(location: str) -> Source:
 def take(source: Source, policy: Policy, reward_names: Sequence[str]) -> str:
     """Give `policy` the weights that fit it; what does not fit stays as it is.
 
-    A layer is taken with all of its tensors or not at all, and one of the parameters only where it says where
-    and how wide for the same distribution. The critic's values, in reward units, are those
-    of the source, but the statistics of its targets begin anew.
+    A layer is taken with all of its tensors or not at all; one for continuous parameters only if both
+    policies have the same distribution. The critic's values, in reward units, are those of the source, but
+    the statistics of its targets start over.
 
     Returns:
         What was taken, what was not, and why: one line.
@@ -113,7 +113,7 @@ def take(source: Source, policy: Policy, reward_names: Sequence[str]) -> str:
 
 
 def _of_other_numbers(layer: str, policy: Policy, source: Source) -> _Fit | None:
-    """Where a layer is for parameters of another distribution: its outputs mean something else there."""
+    """Why not, if a layer is for parameters of another distribution: its outputs mean something else."""
     here = next(name for name, family in FAMILIES.items() if type(policy.family) is family)
     if _ROWS.get(layer, ("",))[0] != "parameters" or source.distribution == here:
         return None
