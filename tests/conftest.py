@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +44,13 @@ TOY = (
 )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: three for two cores, as many tests wait for a process or a clock."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + cores // 2
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long ones first: what two processes share out at the end must be short."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
@@ -50,6 +59,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that this one starts of our modules begin as copies of one that has imported PyTorch."""
+    from tests.forked import popen
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import runpy
@@ -10,10 +11,14 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch.multiprocessing import start_processes
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
@@ -62,10 +67,11 @@ class Command:
         if merged:
             del self._files[1]
         variables = {**os.environ, **(environment or {})}
-        given = cwd, module, arguments, variables, self._files, prepare
-        process = _SERVER.Process(target=_command, args=given)
-        process.start()
-        self.process: BaseProcess = process
+        with ExitStack() as stack:
+            numbers = [stack.enter_context(path.open("ab")).fileno() for path in self._files]
+            self.process = _started(
+                cwd, module, arguments, variables, {1: numbers[0], 2: numbers[-1]}, prepare
+            )
 
     @property
     def pid(self) -> int:
@@ -91,6 +97,11 @@ class Command:
         return Ended(self.process.exitcode, self.stdout, errors)
 
 
+def in_two_processes(function: Callable[..., None], *arguments: Any) -> None:
+    """Call `function(rank, *arguments)` in two new processes at once; raises what it raises there."""
+    start_processes(function, arguments, nprocs=2, start_method="forkserver")
+
+
 def started_anew(cwd: Path, module: str, *arguments: str, environment: Mapping[str, str]) -> Ended:
     """The same with an interpreter of its own, for what ends as only the main process of a program can."""
     command, variables = [sys.executable, "-m", module, *arguments], {**os.environ, **environment}
@@ -98,16 +109,101 @@ def started_anew(cwd: Path, module: str, *arguments: str, environment: Mapping[s
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
+POPEN = subprocess.Popen
+
+
+def popen(command: Sequence[str], *arguments: Any, **keywords: Any) -> Any:
+    """`subprocess.Popen`, but what starts a module of this package with this interpreter need not import PyTorch:
+    for `monkeypatch.setattr(subprocess, "Popen", popen)`."""
+    ours = list(command[:2]) == [sys.executable, "-m"] and command[2].startswith("equipoise.")
+    return Child(command, **keywords) if ours else POPEN(command, *arguments, **keywords)
+
+
+class Child:
+    """As much of `subprocess.Popen` as is used to start this package's modules."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        stdout: Any,
+        stderr: Any,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        pass_fds: Sequence[int] = (),
+        start_new_session: bool = False,
+    ) -> None:
+        _, _, module, *rest = command
+        open_files = {1: stdout.fileno(), 2: stderr.fileno(), **{number: number for number in pass_fds}}
+        prepare = os.setsid if start_new_session else None
+        self._process = _started(cwd or Path.cwd(), module, tuple(rest), env, open_files, prepare)
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    poll = returncode.fget
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class _OpenFile:
+    """An open file of this process in another one, where it arrives as its number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        return _arrived, (DupFd(self.number),)
+
+
+def _arrived(file: Any) -> int:
+    came: int = file.detach()
+    kept = fcntl.fcntl(came, fcntl.F_DUPFD, 100)  # out of the way of the numbers that are wanted
+    os.close(came)
+    return kept
+
+
+def _started(
+    cwd: Path,
+    module: str,
+    arguments: tuple[str, ...],
+    variables: Mapping[str, str],
+    open_files: Mapping[int, int],
+    prepare: Callable[[], None] | None,
+) -> BaseProcess:
+    """`open_files`: number there -> number here."""
+    files = {there: _OpenFile(here) for there, here in open_files.items()}
+    given = cwd, module, arguments, dict(variables), files, prepare
+    process = _SERVER.Process(target=_command, args=given)
+    process.start()
+    return process
+
+
 def _command(
     cwd: Path,
     module: str,
     arguments: tuple[str, ...],
     variables: Mapping[str, str],
-    files: list[Path],
+    files: Mapping[int, int],
     prepare: Callable[[], None] | None,
 ) -> None:
-    for stream, path in zip((1, 2), [*files, files[0]], strict=False):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    for number, file in files.items():
+        os.dup2(file, number)
+        os.close(file)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(variables)

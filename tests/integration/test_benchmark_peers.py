@@ -30,6 +30,7 @@ def plan(*peers: str, task: Task = TINY) -> Plan:
     return Plan({"tiny": (task, peers)}, rounds=2, warmup=1, seeds=0)
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_peer_that_is_not_installed_is_not_available_and_the_others_are_timed(tmp_path: Path) -> None:
     if find_spec("ray"):
         pytest.skip("RLlib is installed")
@@ -46,6 +47,7 @@ def test_a_peer_that_is_not_installed_is_not_available_and_the_others_are_timed(
     )
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_peer_that_cannot_start_or_fails_is_not_available(tmp_path: Path) -> None:
     impossible = replace(TINY, env="NoSuchEnv-v0")
     run(plan("cleanrl", "sb3", task=impossible), {"sb3": "/no/such/python"}, 120, tmp_path, "a test")

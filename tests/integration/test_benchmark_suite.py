@@ -30,6 +30,7 @@ TINY = Task(
 )
 
 
+@pytest.mark.usefixtures("forked")
 def test_both_arms_are_trained_and_what_is_missing_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

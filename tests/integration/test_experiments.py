@@ -6,9 +6,7 @@ import argparse
 import csv
 import io
 import json
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from equipoise.scripts.studies.experiments import (
 from equipoise.scripts.studies.parallel import run
 from equipoise.scripts.studies.results import load
 from equipoise.trainer.configuration.errors import ConfigError
+from tests.forked import Command, popen
 
 SMALL = (
     "env.num_envs=8",
@@ -62,7 +61,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], in
         f"--steps={3 * ITERATION}",
         f"--out={out}",
     ]
-    return out, command, compare.main(command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", popen)
+        return out, command, compare.main(command)
 
 
 def test_a_failed_run_is_listed_with_its_reason_and_stops_nothing(study: tuple[Path, list[str], int]) -> None:
@@ -185,17 +186,18 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_anything_runs(
     assert f"{tmp_path}/file is no folder that can be written to" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
     iterations = 40
     arm = arm_option("long", "trainer.eval_every=20")
     command = [arm, "--seeds=1", f"--steps={iterations * ITERATION}", f"--out={tmp_path}"]
-    process = subprocess.Popen([sys.executable, "-m", "scripts.compare", *command])
+    process = Command(tmp_path, "equipoise.scripts.compare", *command)
     folder = tmp_path / "topology_spawn" / "long" / "s1"
     metrics = folder / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 2):
+    while process.process.is_alive() and not (metrics.exists() and metrics.read_text().count("\n") > 2):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    assert process.wait() == 130
+    process.interrupt()
+    assert process.end().code == 130
     assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
     first = metrics.read_text().splitlines()
     assert 2 < len(first) < iterations
@@ -207,6 +209,7 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [json.loads(line)["iteration"] for line in lines] == list(range(1, iterations + 1))
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_and_loses_no_file(
     tmp_path: Path,
 ) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import sysconfig
 import tarfile
 import urllib.request
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,16 +72,41 @@ SHORT = (
 
 def run(*command: str | Path, cwd: Path, status: int = 0) -> str:
     """What the command prints. It sees no clone: neither in its folder nor on `PYTHONPATH`."""
-    hidden = ("PYTHONPATH", "EQUIPOISE_STARTED_AS")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "120"}
     result = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300, check=False
     )
-    output = result.stdout + result.stderr
-    assert result.returncode == status, f"{command}: {output}"
+    return checked(command, result.returncode, result.stdout + result.stderr, status)
+
+
+def environment() -> dict[str, str]:
+    hidden = ("PYTHONPATH", "EQUIPOISE_STARTED_AS")
+    rest = {name: value for name, value in os.environ.items() if name not in hidden}
+    return rest | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "120"}
+
+
+def checked(command: object, code: int, output: str, status: int) -> str:
+    assert code == status, f"{command}: {output}"
     assert "Traceback" not in output, output
     return output
+
+
+SERVER = """
+import json, os, runpy, sys
+import gymnasium, hydra, matplotlib.pyplot, pydantic, rich, tensorboard, torch, torch.utils.tensorboard
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        nothing, output = open(os.devnull), open(job["output"], "w")
+        for stream, file in enumerate((nothing, output, output)):
+            os.dup2(file.fileno(), stream)
+        os.chdir(job["folder"])
+        sys.argv, sys.path[0] = job["command"], os.path.dirname(job["command"][0])
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""Runs console commands without importing PyTorch for each: it has other people's packages, and forks."""
 
 
 def pip(*arguments: str | Path, python: str | Path = sys.executable) -> None:
@@ -130,6 +156,33 @@ def equipoise(folder: Path, wheel: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def command(folder: Path, equipoise: Path, here: Path) -> Iterator[Callable[..., str]]:
+    """`command("train", …, status=0)`: what the console command prints, in a new process and in `here`."""
+    python, output = equipoise.with_name("python"), folder / "output.txt"
+    with subprocess.Popen(
+        [python, "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd="/",
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+
+        def run(*arguments: str, status: int = 0) -> str:
+            words = [str(equipoise), *arguments]
+            job = {"command": words, "folder": str(here), "output": str(output)}
+            print(json.dumps(job), file=server.stdin, flush=True)
+            code, printed = int(server.stdout.readline()), output.read_text()
+            output.unlink()
+            return checked(words, code, printed, status)
+
+        yield run
+        server.stdin.close()
+
+
+@pytest.fixture(scope="module")
 def here(folder: Path) -> Path:
     """A user's repository, with every name in it that ours has, too."""
     files = {
@@ -174,7 +227,7 @@ def test_the_wheel_holds_one_name_with_everything_inside(wheel: Path) -> None:
 
 
 def test_each_command_works_from_a_folder_that_has_all_our_names(
-    equipoise: Path, here: Path, trained: Path
+    command: Callable[..., str], here: Path, trained: Path
 ) -> None:
     by_id = ("env=gymnasium", "env.id=envs.mine:Mine-v0", "env.num_envs=2", "env.vectorization=async")
     few = "trainer.final_eval_episodes=2"
@@ -189,8 +242,7 @@ def test_each_command_works_from_a_folder_that_has_all_our_names(
         ("play", "checkpoint=runs/first/checkpoints/best.pt", "output=film.gif", "allow=[envs]"),
         ("export", "checkpoint=runs/first/checkpoints/best.pt", "output=policy.pt2", "allow=[envs]"),
     ]
-    with ThreadPoolExecutor(3) as pool:
-        printed = list(pool.map(lambda command: run(equipoise, *command, cwd=here), commands))
+    printed = [command(*words) for words in commands]
     assert printed[0].count("1/1") == 2
     assert "report: runs/comparison/report/report.md" in printed[0]
     assert "Mine-v0-balanced" in printed[1]
@@ -220,31 +272,30 @@ def test_a_study_of_memory_runs_the_wheel_too(equipoise: Path, here: Path) -> No
     assert (here / "runs/soak/soak.json").exists()
 
 
-def test_configuration_files_of_ones_own(equipoise: Path, here: Path) -> None:
-    def train(*arguments: str, status: int = 0) -> str:
-        return run(equipoise, "train", *arguments, cwd=here, status=status)
-
-    text = train("--help")
+def test_configuration_files_of_ones_own(command: Callable[..., str], here: Path) -> None:
+    text = command("train", "--help")
     assert "env=gymnasium|" not in text
     assert "|mine|" in text
     assert "python -m" not in text, text
     assert "equipoise train" in text
-    assert "name: other" in train("--config-dir", "elsewhere", "env=other", "--cfg", "job")
-    message = train("env=nine", status=2)
+    assert "name: other" in command("train", "--config-dir", "elsewhere", "env=other", "--cfg", "job")
+    message = command("train", "env=nine", status=2)
     assert "did you mean mine?" in message
     assert "conf/env/nine.yaml" in message
     assert "--config-dir" in message
     (here / "conf/env/goal.yaml").write_text(MINE)
-    assert "conf/env/goal.yaml: Equipoise has a env/goal.yaml of its own" in train("env=goal", status=2)
+    assert "conf/env/goal.yaml: Equipoise has a env/goal.yaml of its own" in command(
+        "train", "env=goal", status=2
+    )
     (here / "conf/env/goal.yaml").unlink()
 
 
-def test_the_command_itself(equipoise: Path, here: Path) -> None:
+def test_the_command_itself(command: Callable[..., str], equipoise: Path, here: Path) -> None:
     assert re.fullmatch(r"equipoise \d+\.\d+\.\d+\n", run(equipoise, "--version", cwd=here))
     overview = run(equipoise, cwd=here)
     assert all(re.search(rf"^  {name} ", overview, re.M) for name in ("train", "evaluate", "play", "export"))
     assert "did you mean train?" in run(equipoise, "trian", cwd=here, status=2)
     for name in ("evaluate", "play", "export", "compare", "dashboard"):
-        text = run(equipoise, name, "--help", cwd=here)
+        text = command(name, "--help")
         assert "python -m" not in text, text
         assert f"equipoise {name}" in text

@@ -12,11 +12,11 @@ import test_reward_normalization as normalization
 import test_surrogate_size as size
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from equipoise.trainer.data import Term
 from equipoise.trainer.stages.entropy_regularization import EntropyRegularization
 from equipoise.trainer.stages.protocol import reduce_term
+from tests.forked import in_two_processes
 
 ENTROPIES = {"spread": ([0.01], [0.17] * 3), "collapsed": ([0.01], [0.05] * 3), "nothing": ([], [])}
 """Of the active decisions of either process. Means 0.13 and 0.04: the threshold of 0.1 lies between."""
@@ -87,7 +87,7 @@ def work(rank: int, rendezvous: str, results: str) -> None:
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """`(normalised, weights, entropy_figures, unit_size)` of either process."""
     folder: Path = tmp_path_factory.mktemp("processes")
-    mp.spawn(work, ((folder / "rendezvous").as_uri(), str(folder)), nprocs=2)
+    in_two_processes(work, (folder / "rendezvous").as_uri(), str(folder))
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

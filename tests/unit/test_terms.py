@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from equipoise.trainer.data import Term
 from equipoise.trainer.gradients import FlatParameters, SideGradients
 from equipoise.trainer.stages.protocol import WeightResult, mean_metric, reduce_term
+from tests.forked import in_two_processes
 
 
 def test_the_mean_over_what_counts() -> None:
@@ -58,7 +58,7 @@ class Line(nn.Module):
         self.discrete, self.both, self.continuous = (nn.Parameter(torch.ones(1)) for _ in range(3))
 
 
-def in_two_processes(rank: int, rendezvous: str, results: str) -> None:
+def work(rank: int, rendezvous: str, results: str) -> None:
     """Discrete gradients (3, 0, 0) and (0, 4, 0): their mean has norm 2.5, their norms a mean of 3.5."""
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     line = Line()
@@ -81,7 +81,7 @@ def in_two_processes(rank: int, rendezvous: str, results: str) -> None:
 
 def test_over_processes_the_whole_counts(tmp_path: Path) -> None:
     """Gradients are averaged before anybody takes a norm; shares of a term average to the global mean."""
-    mp.spawn(in_two_processes, ((tmp_path / "rendezvous").as_uri(), str(tmp_path)), nprocs=2)
+    in_two_processes(work, (tmp_path / "rendezvous").as_uri(), str(tmp_path))
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     gradient = [1.5, 2.0 + 0.5, 10 * 3.0]
     for process in found:
