@@ -91,20 +91,23 @@ def checked(command: object, code: int, output: str, status: int) -> str:
 
 
 SERVER = """
-import json, os, runpy, sys
+import gc, json, multiprocessing, os, runpy, sys
 import gymnasium, hydra, matplotlib.pyplot, pydantic, rich, tensorboard, torch, torch.utils.tensorboard
+
+def run(command, folder, output):
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(folder)
+    sys.argv, sys.path[0] = command, os.path.dirname(command[0])
+    runpy.run_path(command[0], run_name="__main__")
+
+gc.freeze()
 for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        nothing, output = open(os.devnull), open(job["output"], "w")
-        for stream, file in enumerate((nothing, output, output)):
-            os.dup2(file.fileno(), stream)
-        os.chdir(job["folder"])
-        sys.argv, sys.path[0] = job["command"], os.path.dirname(job["command"][0])
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        sys.exit()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    child = multiprocessing.get_context("fork").Process(target=run, kwargs=json.loads(line))
+    child.start()
+    child.join()
+    print(child.exitcode, flush=True)
 """
 """Runs console commands without importing PyTorch for each: it has other people's packages, and forks."""
 
