@@ -72,7 +72,9 @@ def parse(arguments: Sequence[str]) -> Request:
     overrides, allow = take_allowed(found.overrides)
     resume = [override for override in overrides if override.lstrip("+").startswith("resume=")]
     overrides = [override for override in overrides if override not in resume]
-    given = [override for override in resume if override.partition("=")[2] not in ("", "null")]
+    if any(override.endswith("=") for override in resume):  # as with the name of a variable that is not set
+        raise ConfigError("resume = '': must be a run folder, a checkpoint, auto or null")
+    given = [override for override in resume if override.partition("=")[2] != "null"]
     automatic = [override for override in given if override.partition("=")[2] == AUTO]
     if given and given != automatic and (len(given) > 1 or found.hydra or found.config_dir):
         raise ConfigError("resume=<run folder or checkpoint> continues one run: no flags, no second resume=")

@@ -188,7 +188,7 @@ def admit(arguments: Sequence[str]) -> list[str]:
         return f"++{argument}" if ours else argument
 
     # Hydra's parser takes the overrides in one piece only: `preset=a,b -m seed=1,2` would be an error.
-    flags_first = sorted(arguments, key=lambda argument: "=" in argument or argument.startswith("~"))
+    flags_first = sorted(arguments, key=lambda argument: re.match(r"[^-=][^=]*=|~", argument) is not None)
     return [admitted(argument) for argument in flags_first]
 
 

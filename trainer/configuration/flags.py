@@ -49,7 +49,8 @@ def parse(arguments: Sequence[str]) -> Flags:
         elif argument.startswith("-"):
             raise ConfigError(_as_setting(flag, value if equals else next(rest, "")))
         elif not equals and not argument.startswith("~"):
-            raise ConfigError(f"cannot read the argument {argument!r} (arguments are key=value)")
+            spaces = ", without spaces" if next(rest, "").startswith("=") else ""
+            raise ConfigError(f"cannot read the argument {argument!r} (arguments are key=value{spaces})")
         else:
             overrides.append(argument)
     exclusive = [flag for flag in _ONE_OF if flag in given]

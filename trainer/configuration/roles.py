@@ -29,7 +29,13 @@ class Role(NamedTuple):
     """Sections with a `_target_` inside it are encoders."""
 
 
-ENV = Role(("step",), frozenset(SuppliedToEnv._fields), own_keys=("name", "num_envs"))
+_GYMNASIUM = "Gymnasium's environments need env=gymnasium, too"
+ENV = Role(
+    ("step",),
+    frozenset(SuppliedToEnv._fields),
+    own_keys=("name", "num_envs"),
+    instead={"id": _GYMNASIUM, "make": _GYMNASIUM},
+)
 STAGE = Role(HOOKS, frozenset(SuppliedToStage._fields))
 POLICY = Role(
     ("actor",),
