@@ -56,6 +56,8 @@ def main() -> int:
 
 def _play(arguments: PlayArguments) -> None:
     check_output(arguments.output)
+    if arguments.output is not None and arguments.output.suffix.lower() != ".gif":
+        raise ConfigError(f"output = {arguments.output}: must end in .gif, the only format there is")
     # torch takes seconds to import: arguments first
     import numpy as np
 

@@ -124,7 +124,9 @@ def test_an_environment_without_pictures_is_one_clear_error(
         (["checkpoint=nowhere.pt"], "nowhere.pt"),
         (["checkpoint=x", "compare=trained"], "compare"),
         (["checkpoint=x", "fps=51"], "fps"),
-        (["checkpoint=x", "output=."], "output = .: is a folder"),
+        (["checkpoint=x", "output=film.mp4"], "output = film.mp4: must end in .gif"),
+        (["checkpoint="], "checkpoint is missing"),
+        (["tests"], "cannot read the argument 'tests' (write checkpoint=tests)"),
         (["checkpoint=x", "output=/dev/null/x.gif"], "/dev/null is no folder that can be written to"),
     ],
 )

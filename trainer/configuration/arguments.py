@@ -60,8 +60,13 @@ class Arguments(BaseModel):
             if key.startswith("-"):
                 raise ConfigError(cls._without_dashes(key, value if equals else next(rest, "")))
             if not equals:
-                raise ConfigError(f"cannot read the argument {argument!r} (arguments are key=value)")
-            raw[key] = value
+                known = "checkpoint" in cls.model_fields and Path(argument).exists()
+                meant = f"write checkpoint={argument}" if known else "arguments are key=value"
+                raise ConfigError(f"cannot read the argument {argument!r} ({meant})")
+            if (
+                value or key == "allow"
+            ):  # `checkpoint=` is no path, but the name of a variable that is not set
+                raw[key] = value
         try:
             return cls.model_validate_strings(raw)
         except ValidationError as error:

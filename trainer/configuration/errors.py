@@ -92,6 +92,8 @@ def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
             return told[0]
         return allowed(inner, [*more, *metadata])
     metadata = [m for item in metadata for m in (item.metadata if isinstance(item, FieldInfo) else [item])]
+    if annotation is str and any(isinstance(m, annotated_types.MinLen) for m in metadata):
+        return "text that is not empty"
     limits = [words(m) for m in metadata for kind, words in _LIMITS if isinstance(m, kind)]
     bounds = f" {' and '.join(limits)}" if limits else ""
     if origin in (Union, UnionType):
