@@ -41,6 +41,9 @@ class TuneArguments(Arguments):
     space: str = Field("ppo", description="a YAML file of what to search, or the name of one of ours")
     pruner: Literal["median", "none"] = "median"
     evaluations: Count = Field(10, description="of each trial on its way, by which it is pruned")
+    hung: float = Field(
+        1800.0, gt=0, description="seconds without an iteration after which another worker takes over a trial"
+    )
 
     @classmethod
     def parse_with_overrides(cls, arguments: Sequence[str]) -> tuple[Self, tuple[str, ...]]:
@@ -82,7 +85,7 @@ def _tune(options: TuneArguments, overrides: tuple[str, ...], given: Sequence[st
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = options.folder or Path("runs", "tune", options.study)
-    plan = worker.Plan(folder, space, overrides, options.trials, options.evaluations)
+    plan = worker.Plan(folder, space, overrides, options.trials, options.evaluations, options.hung)
     study = worker.open_study(
         options.study, options.storage or str(folder / "journal.log"), plan, options.pruner
     )

@@ -147,7 +147,8 @@ class RunRecorder(Recorder):
         try:
             yield
         except BaseException as error:
-            write_failure(self.run_dir, error, summarize(trainer))
+            if self.folder.is_ours:
+                write_failure(self.run_dir, error, summarize(trainer))
             raise
 
     def _set_aside(self, iteration: int) -> Path | None:

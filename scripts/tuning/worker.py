@@ -2,13 +2,14 @@
 
 What a trial is and whether somebody works on it is told by its run folder: the folder's lock ends with the
 process, on whatever machine. A trial whose worker is gone goes on, by whoever comes next, from its
-checkpoint. Workers take trials one at a time, under the lock of the study's folder, so that none is done
-twice.
+checkpoint. So does one whose worker is there but has done nothing for long: each iteration leaves a sign of
+life. Workers take trials one at a time, under the lock of the study's folder, so that none is done twice.
 """
 
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -29,7 +30,7 @@ from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.continuation import begun
 from equipoise.trainer.monitor.progress import quiet
 from equipoise.trainer.session import run_errors, train
-from equipoise.trainer.system.lock import FolderLock, LockedError
+from equipoise.trainer.system.lock import FolderLock, LockedError, take_away
 from equipoise.trainer.system.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 _TURN = 120.0
 """Seconds that others may take to choose their trial."""
+_PAUSE = 2.0
+"""Seconds between two looks at the trials that others have."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,12 @@ class Plan:
     overrides: tuple[str, ...]
     trials: int
     evaluations: int
+    hung: float
+    """Seconds after which a worker without a sign of life is taken for hung."""
+
+    def beat(self, number: int) -> Path:
+        """The file whose time is the last sign of life of a trial."""
+        return self.folder / "alive" / trial_folder(self.folder, number).name
 
     def config(self, values: Mapping[str, Any]) -> Config:
         """Of a trial: evaluated and saved at equal fractions of the run, however long a rollout is."""
@@ -57,6 +66,20 @@ class Plan:
         every = max(math.ceil(config.trainer.total_env_steps / samples) // self.evaluations, 1)
         more = [f"trainer.{key}={every}" for key in ("eval_every", "checkpoint_every")]
         return compose([*typed, *more, "resume=auto"])
+
+
+class SignOfLife(Callback):
+    """Of a trial, at every iteration."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_start(self, run: Trainer) -> None:
+        self._path.touch()
+
+    def on_iteration(self, metrics: Mapping[str, float]) -> str | None:
+        self._path.touch()
+        return None
 
 
 class Pruning(Callback):
@@ -115,58 +138,86 @@ def open_study(name: str, storage: str, plan: Plan, pruner: str) -> optuna.Study
 
 
 def work(study: optuna.Study, plan: Plan) -> Iterator[FrozenTrial]:
-    """Train trials until all are done, or in the hands of others; yields each when it has ended."""
+    """Train trials until all are done, by whomever; yields each of its own when it has ended."""
     while True:
         with ExitStack() as held:
-            with _turn(plan.folder):
-                taken = _take(study, plan, held)
-            if taken is None:
-                return
-            trial, folder = taken
-            values = suggest(trial, plan.space)
-            _run(study, trial, plan, values, folder)
-            number = trial.number
-        yield study.get_trials(deepcopy=False)[number]
+            with _turn(plan.folder) as turn:
+                taken = _take(study, plan, held, turn)
+            if taken is not None:
+                trial, folder = taken
+                if _run(study, trial, plan, suggest(trial, plan.space), folder):
+                    yield study.get_trials(deepcopy=False)[trial.number]
+                continue
+        # Whoever has the last ones may be killed, or hang: then they are for us.
+        if not _running(study):
+            return
+        time.sleep(_PAUSE)
 
 
-def _take(study: optuna.Study, plan: Plan, held: ExitStack) -> tuple[Trial, RunFolder] | None:
+def _take(
+    study: optuna.Study, plan: Plan, held: ExitStack, turn: FolderLock
+) -> tuple[Trial, RunFolder] | None:
     """A trial that its worker has left, or a new one; its folder stays locked in `held`."""
-    trials = study.get_trials(deepcopy=False)
-    for left in (trial for trial in trials if trial.state == TrialState.RUNNING):
+    for left in _running(study):
         folder = RunFolder(trial_folder(plan.folder, left.number))
+        if _is_hung(plan, left.number):
+            take_away(folder.path)
         try:
             held.enter_context(folder.lock(patience=False))
         except LockedError:
             continue
+        plan.beat(left.number).touch()
         return Trial(study, left._trial_id), folder
-    if len(trials) >= plan.trials:
+    if len(study.get_trials(deepcopy=False)) >= plan.trials or not turn.is_held():
         return None
     trial = study.ask()
     folder = RunFolder(trial_folder(plan.folder, trial.number))
     held.enter_context(folder.lock())
+    plan.beat(trial.number).touch()
     return trial, folder
 
 
-def _run(study: optuna.Study, trial: Trial, plan: Plan, values: Mapping[str, Any], folder: RunFolder) -> None:
+def _running(study: optuna.Study) -> list[FrozenTrial]:
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.RUNNING]
+
+
+def _is_hung(plan: Plan, number: int) -> bool:
+    """Whether the worker of a trial has given no sign of life for long, by the clock of the file server."""
+    now = plan.folder / "alive" / "now"
+    now.touch()
+    try:
+        return now.stat().st_mtime - plan.beat(number).stat().st_mtime > plan.hung
+    except FileNotFoundError:  # it has begun this moment
+        return False
+
+
+def _run(study: optuna.Study, trial: Trial, plan: Plan, values: Mapping[str, Any], folder: RunFolder) -> bool:
+    """Train a trial and tell the study how it went; False where another worker has it meanwhile."""
     token = quiet.set(True)
+    callbacks = [SignOfLife(plan.beat(trial.number)), Pruning(trial, plan.evaluations)]
     try:
         config = plan.config(values)
         with begun(config, folder) as run:
-            summary = train(run, callbacks=[Pruning(trial, plan.evaluations)])
+            summary = train(run, callbacks=callbacks)
     except Exception as error:
+        if not folder.is_ours:
+            return False
         if not isinstance(error, (ConfigError, *run_errors(error))):
             raise
         trial.set_user_attr("error", str(error))
         study.tell(trial, state=TrialState.FAIL)
-        return
+        return True
     finally:
         quiet.reset(token)
+    if not folder.is_ours:
+        return False
     if (summary.stopped or "").startswith(Pruning.__name__):
         study.tell(trial, state=TrialState.PRUNED)
     elif math.isfinite(summary.score):
         study.tell(trial, summary.score)
     else:
         study.tell(trial, state=TrialState.FAIL)
+    return True
 
 
 def trial_folder(folder: Path, number: int) -> Path:
@@ -174,7 +225,13 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 @contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with FolderLock(folder, _TURN):
-        yield
+def _turn(folder: Path) -> Iterator[FolderLock]:
+    """One worker at a time; one that takes long about it hangs, and has lost its turn."""
+    (folder / "alive").mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FolderLock(folder, _TURN)
+    except LockedError:
+        take_away(folder)
+        lock = FolderLock(folder, _TURN)
+    with lock:
+        yield lock

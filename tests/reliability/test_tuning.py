@@ -89,6 +89,38 @@ def test_two_workers_of_which_one_is_killed(tmp_path: Path, storage: str) -> Non
     assert best.optimizer.learning_rate == study.best_params["optimizer.learning_rate"]
 
 
+def test_a_worker_that_hangs_is_taken_over_and_harms_nothing_when_it_wakes(tmp_path: Path) -> None:
+    given = arguments(tmp_path, "trials=2", "hung=5")
+    first = start(tmp_path, given)
+    folder = tmp_path / "runs" / "tune" / "toy"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("trial-*/checkpoints/last.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGSTOP)
+    stopped_at = summary_rows(folder / "trial-00000")
+    other = start(tmp_path, given).end(240)
+    assert other.code == 0, other.output
+    done = {path.name: (path / "summary.json").read_bytes() for path in folder.glob("trial-*")}
+    assert len(done) == 2
+    os.kill(first.pid, signal.SIGCONT)
+    woken = first.end(240)
+    assert woken.code == 0, woken.output
+    assert stopped_at < 20, "the first trial was on its way"
+    told = [
+        line.split()[1] for line in (other.output + woken.output).splitlines() if line.startswith("trial ")
+    ]
+    assert sorted(told) == ["0", "1"]
+    for name, before in done.items():
+        assert (folder / name / "summary.json").read_bytes() == before
+        rows = [row["iteration"] for row in lines(folder / name)]
+        assert rows == list(range(1, len(rows) + 1))
+    assert {t.state.name for t in studied(journal(folder / "journal.log")).trials} <= {"COMPLETE", "PRUNED"}
+
+
+def summary_rows(run_dir: Path) -> int:
+    return len(lines(run_dir)) if (run_dir / "metrics.jsonl").exists() else 0
+
+
 def test_a_trial_that_fails_is_accounted_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -167,6 +167,11 @@ class FolderLock:
             time.sleep(0.5)
 
 
+def take_away(folder: Path) -> None:
+    """End the lock of a holder that lives but does nothing; it notices when it next looks (`is_held`)."""
+    (folder / NAME).unlink(missing_ok=True)
+
+
 def _identity() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),

@@ -100,6 +100,11 @@ class RunFolder:
         with holding:
             yield holding
 
+    @property
+    def is_ours(self) -> bool:
+        """False where this process has been taken for dead, or the folder has been removed."""
+        return self._lock is None or self._lock.is_held()
+
     def check(self) -> None:
         """See that the folder is still this run's alone.
 
@@ -107,7 +112,7 @@ class RunFolder:
             LockedError: another process has taken it over.
             FolderRemovedError: it was removed; raised once.
         """
-        if self._lock is None or self._lock.is_held():
+        if self.is_ours or self._lock is None:
             return
         if self._lock.path.exists():
             raise LockedError(f"another process has taken over {self.path}: this one seemed to be dead")
