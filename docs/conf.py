@@ -50,6 +50,7 @@ NAVIGATION = {
             "report",
             "sweeps",
             "distributed",
+            "sharing",
             "troubleshooting",
             "security",
         ),

@@ -47,7 +47,9 @@ def load(
     class in a notebook), pass it again as `env`.
 
     Args:
-        location: a run folder, whose newest checkpoint is taken, or a checkpoint.
+        location: a run folder, whose newest checkpoint is taken, a checkpoint, the folder that
+            `equipoise export format=safetensors` has made, or one of these on the Hugging Face hub:
+            `hf://user/repo`, or `hf://user/repo@revision`.
         env: makes the environment, as for `train`.
         device: where the network computes: `auto`, `cpu` or `cuda`.
         allow: your modules that the checkpoint may name, such as `["my_package"]`. Otherwise it is treated as
@@ -76,7 +78,7 @@ class Policy:
         device: str = "auto",
         allow: Collection[str] = (),
     ) -> None:
-        loaded = load_policy(Path(location), device, allow)
+        loaded = load_policy(location, device, allow)
         self.path, self.masked = loaded.path, loaded.masked
         self._mask_in_observation = loaded.mask_in_observation
         self._numbers_for_arrays = loaded.numbers_for_arrays
@@ -223,7 +225,7 @@ def evaluate(
         RuntimeError: the environment fails.
     """
     if isinstance(policy, str | Path):
-        path = Path(policy)
+        path: str | Path = policy
     else:
         path = policy.path if isinstance(policy, Policy) else policy.folder
         env, allow = env or policy.env, (*allow, *policy.allow)

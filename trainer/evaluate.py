@@ -104,7 +104,7 @@ def _evaluate(arguments: EvaluateArguments) -> dict[str, float | str | None]:
             "render = gif: the environment was made without a render mode (trainer.play gives it one)"
         )
     if render:
-        path = restored.path.with_suffix(".gif")
+        path = arguments.beside(restored.path, ".gif")
         path.write_bytes(encode_gif(np.stack(result.frames), fps=8.0))
         metrics["film"] = str(path)
     return metrics

@@ -7,19 +7,23 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from equipoise.prerequisites import extra
+from equipoise.trainer.configuration import hub
 from equipoise.trainer.configuration.arguments import CheckpointArguments, check_output
 from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.schema import Seed
 from equipoise.trainer.system.streams import lasting_streams
 
 if TYPE_CHECKING:
     from equipoise.trainer.policy.standalone import StandalonePolicy
 
-_SUFFIX = {"torch": ".pt2", "onnx": ".onnx"}
+_SUFFIX = {"torch": ".pt2", "onnx": ".onnx", "safetensors": ""}
+_NEEDS = {"onnx": ("onnxscript", "export"), "safetensors": ("safetensors", "hub")}
+"""Format -> a package that it needs, and the extra that brings it."""
 
 
 class ExportArguments(CheckpointArguments):
@@ -33,10 +37,24 @@ class ExportArguments(CheckpointArguments):
     Policies with masks take `action_mask` too, and `action_mask_<head>` where what a head may choose depends
     on others. The JSON says how an observation is laid out; the file
     examples/exported_policy.py reads it with NumPy alone.
+
+    safetensors: a folder of weights, configuration and a card with what it scores, for `equipoise.load`, for
+    others to read and for the Hugging Face hub: push=<user>/<repository>.
     """
 
-    format: Literal["torch", "onnx"] = Field("torch", description="onnx needs the extra 'export'")
-    output: Path | None = Field(None, description="ends in .pt2 or .onnx; null: beside the checkpoint")
+    format: Literal["torch", "onnx", "safetensors"] = Field(
+        "torch", description="onnx needs the extra 'export', safetensors the extra 'hub'"
+    )
+    output: Path | None = Field(
+        None, description="ends in .pt2 or .onnx, or is a folder; null: beside the checkpoint"
+    )
+    episodes: Annotated[int, Field(ge=0)] = Field(
+        100, description="of each policy, measured for the card of format=safetensors; 0: not measured"
+    )
+    seed: Seed = Field(0, description="of these episodes; training never uses them")
+    push: str | None = Field(
+        None, description="<user>/<repository> on the Hugging Face hub to upload format=safetensors to"
+    )
 
 
 @lasting_streams()
@@ -51,13 +69,50 @@ def main() -> int:
 
 
 def _export(arguments: ExportArguments) -> None:
-    suffix = _SUFFIX[arguments.format]
-    if arguments.output is not None and arguments.output.suffix != suffix:
-        raise ConfigError(f"output = {arguments.output}: must end in {suffix} for format={arguments.format}")
-    check_output(arguments.output)
-    if arguments.format == "onnx" and importlib.util.find_spec("onnxscript") is None:
-        raise ConfigError(f"format = onnx: needs more packages: {extra('export')}")
-    # torch takes seconds to import: arguments first
+    _check(arguments)
+    if arguments.format == "safetensors":
+        _for_others(arguments)
+    else:
+        _program(arguments)
+
+
+def _check(arguments: ExportArguments) -> None:
+    """Before torch, which takes seconds to import. Raises `ConfigError`."""
+    form, output = arguments.format, arguments.output
+    if form == "safetensors":
+        if output is not None and (output.is_file() or output.suffix):
+            raise ConfigError(f"output = {output}: must be a folder for format=safetensors")
+        check_output(output and output / "README.md")
+    else:
+        if output is not None and output.suffix != _SUFFIX[form]:
+            raise ConfigError(f"output = {output}: must end in {_SUFFIX[form]} for format={form}")
+        check_output(output)
+        if arguments.push is not None:
+            raise ConfigError(f"push = {arguments.push}: is for format=safetensors")
+    module, name = _NEEDS.get(form, ("torch", ""))
+    if importlib.util.find_spec(module) is None:
+        raise ConfigError(f"format = {form}: needs more packages: {extra(name)}")
+    if arguments.push is not None:
+        hub.require(f"push = {arguments.push}")
+
+
+def _for_others(arguments: ExportArguments) -> None:
+    from equipoise.trainer.publish import publish
+
+    output = publish(
+        arguments.checkpoint,
+        arguments.output,
+        arguments.episodes,
+        arguments.seed,
+        arguments.allow,
+        None if arguments.push is None else f"hf://{arguments.push}",
+    )
+    print(output)
+    if arguments.push is not None:
+        print(hub.push(output, arguments.push))
+
+
+def _program(arguments: ExportArguments) -> None:
     import torch
 
     from equipoise.envs.checked import CheckedEnv, close
@@ -71,7 +126,7 @@ def _export(arguments: ExportArguments) -> None:
     policy.requires_grad_(False)  # outputs convert to NumPy as they are
     layout = getattr(env, "observation_layout", None) or ObservationLayout(env.observation_space).describe()
     close(env)
-    output = arguments.output or restored.path.with_name(f"{restored.path.stem}-policy{suffix}")
+    output = arguments.output or arguments.beside(restored.path, f"-policy{_SUFFIX[arguments.format]}")
     output.parent.mkdir(parents=True, exist_ok=True)
     _write(policy, output)
     description = {

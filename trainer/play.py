@@ -80,7 +80,7 @@ def _play(arguments: PlayArguments) -> None:
     fps = arguments.fps or min(max(sum(map(len, frames)) / 15.0, 1.5), 25.0)
     for episode in frames:
         episode += episode[-1:] * round(_HOLD_SECONDS * fps)
-    output = arguments.output or restored.path.with_name(f"{restored.path.stem}-play.gif")
+    output = arguments.output or arguments.beside(restored.path, "-play.gif")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_bytes(encode_gif(np.stack([frame for episode in frames for frame in episode]), fps))
     print(output)

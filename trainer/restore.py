@@ -28,11 +28,13 @@ from equipoise.trainer.build import (
     space_of,
 )
 from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.hub import local
 from equipoise.trainer.configuration.resuming import changed
 from equipoise.trainer.configuration.schema import ComponentConfig, Config, check_policy
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.spaces import HybridSpace
-from equipoise.trainer.system.checkpoint import CheckpointError, Found, newest
+from equipoise.trainer.system.checkpoint import CheckpointError, Found
+from equipoise.trainer.system.portable import find
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Loaded:
 
 
 def restore(
-    location: Path,
+    location: str | Path,
     device: str = "auto",
     allow: Collection[str] = (),
     environment: Callable[..., Any] | None = None,
@@ -78,7 +80,7 @@ def restore(
     damaged one, stderr says so.
 
     Args:
-        location: a checkpoint, or a run folder.
+        location: a checkpoint, a run folder, an exported folder, or `hf://user/repo` on the hub.
         device: to act on; `auto`: a GPU, if there is one.
         allow: the user's modules that the checkpoint may name, with everything in them.
         environment: makes a single Gymnasium environment, in place of the one that the checkpoint names.
@@ -103,7 +105,7 @@ def restore(
     return Restored(config, policy, make_env, references, found.path)
 
 
-def load_policy(location: Path, device: str = "auto", allow: Collection[str] = ()) -> Loaded:
+def load_policy(location: str | Path, device: str = "auto", allow: Collection[str] = ()) -> Loaded:
     """Load the policy of a checkpoint, or of a run folder's newest one, to act without its environment.
 
     Nothing of the environment is imported. Arguments and errors are those of `restore`.
@@ -131,10 +133,10 @@ def load_policy(location: Path, device: str = "auto", allow: Collection[str] = (
 
 
 @contextmanager
-def _readable(location: Path) -> Iterator[Found]:
-    """The newest checkpoint there; what is wrong with it becomes a `ConfigError`."""
+def _readable(location: str | Path) -> Iterator[Found]:
+    """The policy, or the newest checkpoint, there; what is wrong with it becomes a `ConfigError`."""
     try:
-        found = newest(location)
+        found = find(local(location))
         if found.notice:
             print(found.notice, file=sys.stderr)
         yield found

@@ -18,10 +18,12 @@ from torch import Tensor
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.space_data import from_data
 from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.hub import local
 from equipoise.trainer.data import critic_heads
 from equipoise.trainer.policy.continuous import FAMILIES
 from equipoise.trainer.policy.protocol import Policy
-from equipoise.trainer.system.checkpoint import CheckpointError, newest
+from equipoise.trainer.system.checkpoint import CheckpointError
+from equipoise.trainer.system.portable import find
 
 SHOWN = 6
 """Most layers of a kind that the line names."""
@@ -58,9 +60,9 @@ class _Fit(NamedTuple):
 
 
 def read(location: str) -> Source:
-    """The weights of a checkpoint, or of the newest one of a run folder. Raises `ConfigError`."""
+    """The weights of a checkpoint, the newest one of a run, or an exported policy. Raises `ConfigError`."""
     try:
-        path, state, _ = newest(location)
+        path, state, _ = find(local(location))
         weights, interface = state["policy"], state["interface"]
         distribution = state.get("config", {}).get("policy", {}).get("distribution", "gaussian")
         if not all(isinstance(tensor, Tensor) for tensor in weights.values()):

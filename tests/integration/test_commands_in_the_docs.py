@@ -64,6 +64,7 @@ REDUCED = {
         "trainer.eval_episodes=2",
         "trainer.final_eval_episodes=2",
     ),
+    "scripts.zoo": ("names=cartpole", "share=0.02", "episodes=2"),
     "scripts.list_files": ("--check",),
     "scripts.draw_diagrams": ("--out=images",),
 }
@@ -71,6 +72,8 @@ REDUCED = {
 EXTRAS = {
     "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "sweep"),
     "format=onnx": ("onnxscript", "export"),
+    "format=safetensors": ("safetensors", "hub"),
+    "scripts.zoo": ("safetensors", "hub"),
     "mlflow]": ("mlflow", "mlflow"),
     "Wandb": ("wandb", "wandb"),
     "equipoise tune": ("optuna", "tune"),
@@ -78,6 +81,8 @@ EXTRAS = {
 NOT_HERE = {
     "hydra/launcher=submitit_slurm": "needs a cluster; tests/integration/test_sweep.py has its local twin",
     "hydra/sweeper=optuna": "needs a plugin; tests/integration/test_sweep.py has a sweeper of its own",
+    "hf auth login": "needs an account",
+    "push=": "needs the hub; tests/integration/test_publish.py has a stand-in for it",
     "torchrun": "needs several processes; tests/reliability/test_several_processes.py has them",
     "scripts.benchmark": "measures for a while; tests/integration/test_benchmark*.py have small ones",
     "scripts.soak": "watches a run for minutes",

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from equipoise.commands import spelled
 from equipoise.trainer.configuration.errors import ConfigError, allowed, nearest, problems_of, shown
+from equipoise.trainer.configuration.hub import is_remote
 from equipoise.trainer.system.files import unwritable
 
 
@@ -95,7 +96,14 @@ class Arguments(BaseModel):
 class CheckpointArguments(Arguments):
     """Arguments of a command that reads a checkpoint."""
 
-    checkpoint: Path = Field(description="a checkpoint, or a run folder, whose newest one is taken")
+    checkpoint: Path = Field(
+        description="a checkpoint, or a run folder, whose newest one is taken, or an exported folder, or "
+        "hf://user/repo"
+    )
     allow: Annotated[tuple[str, ...], BeforeValidator(module_names)] = Field(
         (), description="modules of yours that the checkpoint may name, [my_package]; it is data otherwise"
     )
+
+    def beside(self, path: Path, suffix: str) -> Path:
+        """Where a file about the checkpoint at `path` goes: beside it, or here if it came from the hub."""
+        return (Path() if is_remote(self.checkpoint) else path.parent) / f"{path.stem}{suffix}"
