@@ -50,7 +50,9 @@ NAVIGATION = {
             "report",
             "sweeps",
             "distributed",
+            "cluster",
             "sharing",
+            "deploy",
             "troubleshooting",
             "security",
         ),
@@ -63,7 +65,7 @@ NAVIGATION = {
             *("balance", "scaling", "scaling_full", "regret", "default", "ablation", "alignment"),
             *("benchmarks", "benchmarks-notes", "first_try", "first_try_ablation", "distributions"),
             "environments",
-            *("speed", "speed_peers", "workers", "reliability"),
+            *("speed", "speed_peers", "workers", "tuning", "reliability"),
         )
     },
 }

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ from equipoise.trainer.configuration.arguments import Arguments
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Count
+from equipoise.trainer.system.files import unwritable_folder
 from equipoise.trainer.system.streams import lasting_streams
 
 
@@ -41,6 +42,10 @@ class TuneArguments(Arguments):
     space: str = Field("ppo", description="a YAML file of what to search, or the name of one of ours")
     pruner: Literal["median", "none"] = "median"
     evaluations: Count = Field(10, description="of each trial on its way, by which it is pruned")
+    confirm: Annotated[int, Field(ge=0)] = Field(
+        6,
+        description="fresh seeds on which the best settings meet the default at the end; an interval takes 6",
+    )
     hung: float = Field(
         1800.0, gt=0, description="seconds without an iteration after which another worker takes over a trial"
     )
@@ -81,10 +86,12 @@ def _tune(options: TuneArguments, overrides: tuple[str, ...], given: Sequence[st
     import optuna
 
     from equipoise.scripts.reporting.ending import publish_folder
-    from equipoise.scripts.tuning import report, worker
+    from equipoise.scripts.tuning import confirm, report, worker
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = options.folder or Path("runs", "tune", options.study)
+    if why := unwritable_folder(folder):
+        raise ConfigError(f"folder = {folder}: {why}")
     plan = worker.Plan(folder, space, overrides, options.trials, options.evaluations, options.hung)
     study = worker.open_study(
         options.study, options.storage or str(folder / "journal.log"), plan, options.pruner
@@ -93,7 +100,10 @@ def _tune(options: TuneArguments, overrides: tuple[str, ...], given: Sequence[st
         score = "" if trial.value is None else f" {trial.value:.4g}"
         why = f": {trial.user_attrs['error']}" if "error" in trial.user_attrs else ""
         print(f"trial {trial.number} {trial.state.name.lower()}{score}{why}", flush=True)
-    for line in report.write(study, folder):
+    complete = any(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False))
+    for line in confirm.work(study, plan, options.confirm) if complete else ():
+        print(line, flush=True)
+    for line in report.write(study, plan, options.confirm):
         print(line)
     publish_folder(folder, typed("tune", *given), f"study {options.study}")
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
-from pathlib import Path
 
+import numpy as np
 import optuna
 import yaml
+from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
 from equipoise.commands import typed
+from equipoise.scripts.studies import plots
 from equipoise.scripts.studies.report import table
-from equipoise.scripts.tuning.space import overrides
+from equipoise.scripts.tuning import confirm
+from equipoise.scripts.tuning.worker import Plan
 from equipoise.trainer.system.files import replace_file
 
 _LISTED = 10
 
 
-def write(study: optuna.Study, folder: Path) -> list[str]:
-    """Write `report.md` and `experiment/<study>.yaml`; returns lines for the terminal."""
+def write(study: optuna.Study, plan: Plan, seeds: int) -> list[str]:
+    """Write `report.md`, its pictures and `experiment/<study>.yaml`; returns lines for the terminal.
+
+    `seeds`: on which the best settings have been confirmed, or 0.
+    """
+    folder = plan.folder
     trials = study.get_trials(deepcopy=False)
     states = Counter(trial.state.name.lower() for trial in trials)
     counted = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
@@ -33,30 +41,29 @@ def write(study: optuna.Study, folder: Path) -> list[str]:
     replace_file(experiment, _experiment(study, best).encode())
     own = study.user_attrs["overrides"]
     use = typed("train", f"--config-dir={folder}", *own, f"experiment={study.study_name}")
-    others = [override for override in own if not override.startswith(("env=", "trainer.total_env_steps="))]
-    arms = [",".join([*others, *more]) for more in ([], overrides(best.params))]
-    confirm = typed(
-        "compare",
-        *(f"--env={override[4:]}" for override in own if override.startswith("env=")),
-        f"--arm=default={arms[0]}" if arms[0] else "--arm=default=preset=balanced",
-        f"--arm=tuned={arms[1]}",
-        "--seeds=101-110",
-    )
+    plots.save(_curves(complete), folder / "trials")
+    confirmed = confirm.report(study, plan, seeds) if seeds else []
     lines = [
         f"# Study {study.study_name}",
         "",
         f"{len(trials)} trials: {counted}. Best: trial {best.number} with {best.value:.4g}.",
         "",
-        "The best of many trials was lucky as well as good: confirm it on fresh seeds before you rely on it.",
-        "",
         "```bash",
         use,
-        confirm,
         "```",
         "",
+        *(
+            confirmed
+            or [
+                "The best of many trials was lucky as well as good: `confirm=10` tries it on fresh seeds.",
+                "",
+            ]
+        ),
         "## The best trials",
         "",
         _table(ranked[:_LISTED], list(best.params)),
+        "",
+        "![score of each trial on its way](trials.png)",
         "",
         "## Which settings matter",
         "",
@@ -78,6 +85,25 @@ def _experiment(study: optuna.Study, best: optuna.trial.FrozenTrial) -> str:
         section[name] = yaml.safe_load(value) if isinstance(value, str) else value
     head = f"# @package _global_\n# Trial {best.number}: {best.value:.4g}\n"
     return f"{head}{yaml.safe_dump(settings, sort_keys=False)}"
+
+
+def _curves(trials: list[optuna.trial.FrozenTrial]) -> Figure:
+    """How the complete trials came to their scores, and the best score so far."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for trial in trials:
+        left.plot(*zip(*sorted(trial.intermediate_values.items()), strict=True), color="0.6", linewidth=0.8)
+    best = max(trials, key=lambda trial: trial.value or -math.inf)
+    left.plot(*zip(*sorted(best.intermediate_values.items()), strict=True), color="black", linewidth=2)
+    left.set(
+        xlabel="part of the run", ylabel="score at the evaluation", title="complete trials; black: the best"
+    )
+    numbers = [trial.number for trial in trials]
+    scores = np.array([trial.value for trial in trials], float)
+    right.plot(numbers, scores, "o", color="0.6", markersize=4)
+    right.step(numbers, np.maximum.accumulate(scores), color="black", where="post")
+    right.set(xlabel="trial", ylabel="score", title="line: the best so far")
+    return figure
 
 
 def _table(trials: list[optuna.trial.FrozenTrial], keys: list[str]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.continuation import begun
 from equipoise.trainer.monitor.progress import quiet
+from equipoise.trainer.monitor.summary import Summary
 from equipoise.trainer.session import run_errors, train
 from equipoise.trainer.system.lock import FolderLock, LockedError, take_away
 from equipoise.trainer.system.run_folder import RunFolder
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 _TURN = 120.0
 """Seconds that others may take to choose their trial."""
-_PAUSE = 2.0
+PAUSE = 2.0
 """Seconds between two looks at the trials that others have."""
 
 
@@ -54,9 +55,9 @@ class Plan:
     hung: float
     """Seconds after which a worker without a sign of life is taken for hung."""
 
-    def beat(self, number: int) -> Path:
-        """The file whose time is the last sign of life of a trial."""
-        return self.folder / "alive" / trial_folder(self.folder, number).name
+    def beat(self, folder: RunFolder) -> Path:
+        """The file whose time is the last sign of life of a run."""
+        return self.folder / "alive" / folder.path.name
 
     def config(self, values: Mapping[str, Any]) -> Config:
         """Of a trial: evaluated and saved at equal fractions of the run, however long a rollout is."""
@@ -145,13 +146,13 @@ def work(study: optuna.Study, plan: Plan) -> Iterator[FrozenTrial]:
                 taken = _take(study, plan, held, turn)
             if taken is not None:
                 trial, folder = taken
-                if _run(study, trial, plan, suggest(trial, plan.space), folder):
+                if _run(study, trial, plan, folder):
                     yield study.get_trials(deepcopy=False)[trial.number]
                 continue
         # Whoever has the last ones may be killed, or hang: then they are for us.
         if not _running(study):
             return
-        time.sleep(_PAUSE)
+        time.sleep(PAUSE)
 
 
 def _take(
@@ -160,45 +161,56 @@ def _take(
     """A trial that its worker has left, or a new one; its folder stays locked in `held`."""
     for left in _running(study):
         folder = RunFolder(trial_folder(plan.folder, left.number))
-        if _is_hung(plan, left.number):
-            take_away(folder.path)
-        try:
-            held.enter_context(folder.lock(patience=False))
-        except LockedError:
-            continue
-        plan.beat(left.number).touch()
-        return Trial(study, left._trial_id), folder
+        if claimed(plan, folder, held):
+            return Trial(study, left._trial_id), folder
     if len(study.get_trials(deepcopy=False)) >= plan.trials or not turn.is_held():
         return None
     trial = study.ask()
     folder = RunFolder(trial_folder(plan.folder, trial.number))
-    held.enter_context(folder.lock())
-    plan.beat(trial.number).touch()
-    return trial, folder
+    return (trial, folder) if claimed(plan, folder, held) else None
 
 
 def _running(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.RUNNING]
 
 
-def _is_hung(plan: Plan, number: int) -> bool:
-    """Whether the worker of a trial has given no sign of life for long, by the clock of the file server."""
+def claimed(plan: Plan, folder: RunFolder, held: ExitStack) -> bool:
+    """Lock the folder of a run in `held`; False where somebody else is at work in it."""
+    if _is_hung(plan, folder):
+        take_away(folder.path)
+    try:
+        held.enter_context(folder.lock(patience=False))
+    except LockedError:
+        return False
+    plan.beat(folder).touch()
+    return True
+
+
+def _is_hung(plan: Plan, folder: RunFolder) -> bool:
+    """Whether a worker has given no sign of life for long, by the clock of the file server."""
     now = plan.folder / "alive" / "now"
     now.touch()
     try:
-        return now.stat().st_mtime - plan.beat(number).stat().st_mtime > plan.hung
-    except FileNotFoundError:  # it has begun this moment
+        return now.stat().st_mtime - plan.beat(folder).stat().st_mtime > plan.hung
+    except FileNotFoundError:  # nobody has begun, or in this moment
         return False
 
 
-def _run(study: optuna.Study, trial: Trial, plan: Plan, values: Mapping[str, Any], folder: RunFolder) -> bool:
-    """Train a trial and tell the study how it went; False where another worker has it meanwhile."""
+def trained(plan: Plan, config: Config, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> Summary:
+    """Train a run, or go on with it, without a word of its own. Raises what `session.train` does."""
     token = quiet.set(True)
-    callbacks = [SignOfLife(plan.beat(trial.number)), Pruning(trial, plan.evaluations)]
     try:
-        config = plan.config(values)
         with begun(config, folder) as run:
-            summary = train(run, callbacks=callbacks)
+            return train(run, callbacks=[SignOfLife(plan.beat(folder)), *callbacks])
+    finally:
+        quiet.reset(token)
+
+
+def _run(study: optuna.Study, trial: Trial, plan: Plan, folder: RunFolder) -> bool:
+    """Train a trial and tell the study how it went; False where another worker has it meanwhile."""
+    try:
+        config = plan.config(suggest(trial, plan.space))
+        summary = trained(plan, config, folder, [Pruning(trial, plan.evaluations)])
     except Exception as error:
         if not folder.is_ours:
             return False
@@ -207,8 +219,6 @@ def _run(study: optuna.Study, trial: Trial, plan: Plan, values: Mapping[str, Any
         trial.set_user_attr("error", str(error))
         study.tell(trial, state=TrialState.FAIL)
         return True
-    finally:
-        quiet.reset(token)
     if not folder.is_ours:
         return False
     if (summary.stopped or "").startswith(Pruning.__name__):

@@ -59,6 +59,7 @@ REDUCED = {
     ),
     "scripts.tune": (
         "trials=1",
+        "confirm=1",
         "env.num_envs=8",
         "trainer.total_env_steps=256",
         "trainer.eval_episodes=2",
@@ -72,8 +73,8 @@ REDUCED = {
 EXTRAS = {
     "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "sweep"),
     "format=onnx": ("onnxscript", "export"),
-    "format=safetensors": ("safetensors", "hub"),
     "scripts.zoo": ("safetensors", "hub"),
+    "format=safetensors": ("safetensors", "hub"),
     "mlflow]": ("mlflow", "mlflow"),
     "Wandb": ("wandb", "wandb"),
     "equipoise tune": ("optuna", "tune"),

@@ -35,7 +35,7 @@ SMALL = (
 
 def arguments(cwd: Path, *more: str) -> list[str]:
     (cwd / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    return ["study=toy", "space=space.yaml", "evaluations=5", *SMALL, *more]
+    return ["study=toy", "space=space.yaml", "evaluations=5", "confirm=0", *SMALL, *more]
 
 
 def start(cwd: Path, arguments: list[str]) -> Command:
@@ -133,12 +133,47 @@ def test_a_trial_that_fails_is_accounted_for(
     assert "none is complete" in capsys.readouterr().out
 
 
+def test_it_ends_with_the_best_settings_against_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = arguments(tmp_path, "trials=2", "storage=toy.log", "confirm=2")
+    assert tune.main(given) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in told[2:6]] == [
+        f"{a}, seed {s}" for s in (101, 102) for a in ("default", "tuned")
+    ]
+    folder = tmp_path / "runs" / "tune" / "toy"
+    report = (folder / "report.md").read_text()
+    assert "| default (baseline) | the study's own settings |" in report
+    best = studied(journal(tmp_path / "toy.log")).best_trial
+    configs = {
+        p.name: yaml.safe_load((p / "config.yaml").read_text()) for p in (folder / "confirm").iterdir()
+    }
+    assert set(configs) == {
+        f"{arm}-s{seed}" for seed in (101, 102) for arm in ("default", f"trial-{best.number:05d}")
+    }
+    for name, config in configs.items():
+        assert config["seed"] == int(name[-3:])
+        rate = best.params["optimizer.learning_rate"]
+        assert (config["optimizer"]["learning_rate"] == rate) == name.startswith("trial-")
+    assert (folder / "confirmed.png").exists()
+    assert (folder / "trials.png").exists()
+    assert tune.main(given) == 0
+    assert not [line for line in capsys.readouterr().out.splitlines() if "seed 10" in line], (
+        "nothing is done twice"
+    )
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["storage=postgresql://nobody@127.0.0.1:1/x"], "storage = postgresql://"),
         (["space=spce.yaml"], "space = spce.yaml: no file that can be read"),
         (["trials=0"], "trials = '0': must be"),
+        (["storage=/proc/none/x.log"], "storage = /proc/none/x.log: "),
+        (["folder=space.yaml/x"], "folder = space.yaml/x: space.yaml is no folder that can be written to"),
+        (["loggers=[tensorbord]"], "there is no such logger; did you mean tensorboard?"),
         (["trainer.eval_every=3"], "use folder=, trials= and evaluations="),
         (["trainer.gama=0.9"], "did you mean trainer.gamma?"),
     ],
@@ -154,6 +189,15 @@ def test_mistakes_are_one_message_before_the_first_trial(
     assert tune.main(arguments(tmp_path, *more)) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("trial-*"))
+
+
+def test_without_optuna_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tune, "find_spec", lambda name: None)
+    assert tune.main(arguments(tmp_path)) == 2
+    assert "[tune]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
