@@ -112,6 +112,9 @@ def test_nothing_is_lost_by_packing(seed: int) -> None:
     assert packed.dtype == torch.uint8
     for original, restored in zip(storage.split(rows), storage.split(packed), strict=True):
         assert torch.equal(original, restored.to(torch.float32))
+    assert storage.numbers(packed[:0]).shape == (0, 2, storage.count), (
+        "no rows, as where no episode was cut off"
+    )
     numbers = storage.numbers(packed)
     assert torch.equal(numbers, rows[..., list(storage.columns)])
     changed = storage.with_numbers(packed, numbers + 1.0)

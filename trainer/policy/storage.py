@@ -45,7 +45,8 @@ class Storage:
 
     def numbers(self, packed: Tensor) -> Tensor:
         """`[..., count]` float32: the parts of a packed row that are no bytes."""
-        return packed[..., : 4 * self.count].contiguous().view(torch.float32)
+        # Not `contiguous`: it takes no rows at all for contiguous, whatever their stride.
+        return packed[..., : 4 * self.count].clone(memory_format=torch.contiguous_format).view(torch.float32)
 
     def with_numbers(self, packed: Tensor, numbers: Tensor) -> Tensor:
         """A packed row with other numbers `[..., count]`."""
