@@ -37,6 +37,8 @@ def trial(settings: dict[str, Any], environment: str, folder: str, steps: int) -
         overrides=settings,
         total_env_steps=steps,
         eval_every=max(steps // 8 // 2048, 1),
+        eval_episodes=8,
+        final_eval_episodes=20,
         folder=Path(folder) / name,
         callbacks=[Report()],
         progress=False,

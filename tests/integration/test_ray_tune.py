@@ -18,7 +18,7 @@ pytest.importorskip("ray", reason="needs: pip install -e '.[ray]'")
 @pytest.mark.slow
 def test_two_trials_at_once(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(pages.ROOT)}
-    command = [sys.executable, pages.ROOT / "examples" / "ray_tune.py", "CartPole-v1", "out", "2", "4096"]
+    command = [sys.executable, pages.ROOT / "examples" / "ray_tune.py", "CartPole-v1", "out", "2", "2048"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     summaries = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*/summary.json")]
