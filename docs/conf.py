@@ -56,7 +56,7 @@ NAVIGATION = {
             "troubleshooting",
             "security",
         ),
-        "Understand": ("how-it-works", "systems", "balance", "comparison", "results/README"),
+        "Understand": ("how-it-works", "systems", "balance", "pathwise", "comparison", "results/README"),
         "Change": ("architecture", "files", "api/index"),
     },
     "api/index": {"": ("equipoise", "environments", "data", "stages", "policies", "algorithm", "running")},

@@ -112,6 +112,10 @@ class EpisodicEnv(ABC, Generic[State]):
             metrics={"success": torch.where(done, outcome.success.float(), torch.nan)},
         )
 
+    def detach(self) -> None:
+        """See `envs.protocol.DifferentiableEnv`."""
+        self.state = cast(Any, type(self.state))._make(part.detach() for part in self.state)
+
     def state_dict(self) -> dict[str, Any]:
         fields = cast(Any, self.state)._asdict()
         return {

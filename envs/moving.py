@@ -184,7 +184,11 @@ class Sliding(Moving):
         angle = state.course - heading
         along = amount + state.speed * angle.cos()
         across = state.speed * angle.sin()
-        return (along.square() + across.square()).sqrt(), heading + torch.atan2(across, along)
+        # At rest neither the root nor the angle has a derivative; a body that stays there needs none.
+        square = along.square() + across.square()
+        rests = square == 0
+        speed = torch.where(rests, 0.0, torch.where(rests, 1.0, square).sqrt())
+        return speed, heading + torch.atan2(across, torch.where(rests, 1.0, along))
 
     def _unaccelerated_course(self, state: MovingState, speed: Tensor, heading: Tensor) -> Tensor:
         return torch.where(speed == 0, heading, state.course)

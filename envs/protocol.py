@@ -132,6 +132,17 @@ class ScriptedEnv(Protocol):
         ...
 
 
+@runtime_checkable
+class DifferentiableEnv(Protocol):
+    """An environment in PyTorch whose rewards and observations, the final ones too, are differentiable in
+    the floating-point leaves of the action, as far as they depend on them smoothly. `step` changes no tensor
+    in place that it has handed out, or that a later step computes with."""
+
+    def detach(self) -> None:
+        """Forget how the present states came about: no gradient flows to earlier steps any more."""
+        ...
+
+
 class Act(Protocol):
     """A policy as an environment's own diagnosis sees it."""
 

@@ -89,7 +89,8 @@ class SwitchedLQR(EpisodicEnv[SwitchedLQRState]):
         choice, parameters = hybrid(action)
         rows = choice.view(-1, 1, 1).expand(-1, 1, self.dimension)
         control = parameters.view(-1, self.modes, self.dimension).gather(1, rows).squeeze(1)
-        moved = state.position @ self._dynamics.T + self._gains[choice] * control
+        dynamics = self._dynamics.T.to(state.position.dtype)
+        moved = state.position @ dynamics + self._gains[choice] * control
         after = SwitchedLQRState(moved.clamp(-LIMIT, LIMIT), state.steps + 1)
         rewards = (-state.position.square().sum(1), -CONTROL_COST * control.square().sum(1))
         never = torch.zeros_like(choice, dtype=torch.bool)

@@ -96,6 +96,9 @@ class Synthetic:
             final_observation=observation,
         )
 
+    def detach(self) -> None:
+        """See `envs.protocol.DifferentiableEnv`; the states do not depend on actions."""
+
     def state_dict(self) -> dict[str, Any]:
         return {"row": self._row.clone(), "age": self._age.clone(), "random": self._random.state_dict()}
 

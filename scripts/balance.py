@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from equipoise.scripts.studies import plots
+from equipoise.scripts.studies.adding import add_adding, known_results, without
 from equipoise.scripts.studies.experiments import Failure, Job, add_arguments, add_places, chosen, study
 from equipoise.scripts.studies.intervals import Floats, equivalent, iqm_interval
 from equipoise.scripts.studies.parallel import trained
@@ -34,7 +35,7 @@ from equipoise.scripts.studies.report import (
     shown,
     table,
 )
-from equipoise.scripts.studies.results import MEASURES, Result, by_arm, load, read_csv
+from equipoise.scripts.studies.results import MEASURES, Result, by_arm, load
 from equipoise.scripts.studies.tasks import Task, jobs_of, tasks_named
 
 _SCALING = "trainer.gradient_scaling"
@@ -118,13 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "scripts.balance", *(arguments or sys.argv[1:])])
     path: Path = options.report
     failures: list[Failure] = []
-    there = path.with_suffix(".csv")
-    results = read_csv(there) if options.from_csv or (options.add and there.exists()) else []
+    results = known_results(options)
     if not options.from_csv:
-        known = {(result.env, result.arm, result.seed) for result in results}
         arms = {name: ARMS[name] for name in options.arms}
-        jobs = jobs_of(options.tasks, arms, options.seeds, options.out)
-        jobs = [job for job in jobs if (job.env, job.arm.name, job.seed) not in known]
+        jobs = without(jobs_of(options.tasks, arms, options.seeds, options.out), results)
         jobs, failures = trained(jobs, options.jobs, options.report_only)
         found = [(job, load(job.folder, job.arm.name, job.env)) for job in jobs]
         results += [result for _, result in found if result is not None]
@@ -226,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m scripts.balance", description=__doc__.split("\n")[0])
     add_arguments(parser, seeds="1-10")
     add_places(parser, "runs/balance", "docs/results/balance.md")
-    parser.add_argument("--add", action="store_true", help="to the runs that the report's CSV has")
+    add_adding(parser)
     everything = ",".join(task.name for task in TASKS)
     parser.add_argument(
         "--tasks",

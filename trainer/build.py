@@ -31,6 +31,7 @@ from equipoise.trainer.learner import Learner
 from equipoise.trainer.loop import Trainer
 from equipoise.trainer.memory_needed import check_memory
 from equipoise.trainer.optimizer import PolicyOptimizer, try_out
+from equipoise.trainer.pathwise_rollout import PathwiseCollector, check_differentiable
 from equipoise.trainer.policy.protocol import Policy, check_policy
 from equipoise.trainer.process_state import own_part
 from equipoise.trainer.recorder import Recorder, RunRecorder
@@ -276,7 +277,19 @@ def make_collector(
     steps, width = settings.batch.rollout_steps, policy.observation_width
     rollout = allocate(env, policy.space, steps, width, policy.storage)
     noise = noise_generator(env.device, seed, process)
-    return Collector(env, policy, rollout, noise, env_seed, settings.compile)
+    if settings.continuous_gradient == "score":
+        return Collector(env, policy, rollout, noise, env_seed, settings.compile)
+    check_differentiable(env, policy, settings)
+    return PathwiseCollector(
+        env,
+        policy,
+        rollout,
+        noise,
+        env_seed,
+        gamma=settings.gamma,
+        horizon=settings.pathwise_horizon,
+        cross_term=settings.pathwise_cross_term,
+    )
 
 
 def seed_of(env: BatchedEnv, seed: int, process: int) -> int:

@@ -46,6 +46,20 @@ class Actions(NamedTuple):
     is the native range; of other families see `trainer.policy.continuous`."""
 
 
+class Pathwise(NamedTuple):
+    """What the derivative through the simulator says of the parameters; the leading shape is `[T, N]` or
+    `[B]`."""
+
+    gradient: Tensor
+    """`[..., P]`: d(return) / d(sample), in units of the task; in a minibatch in those of its advantages."""
+    noise: Tensor
+    """`[..., P]`: the sample is mean + std · noise."""
+    std: Tensor
+    """`[..., P]` when the action was taken."""
+    share: Tensor
+    """`[..., 1]`: of this estimate in the continuous side's gradient, the rest is the score function's."""
+
+
 @dataclass
 class Rollout:
     """What one iteration collects, allocated once and written in place."""
@@ -77,6 +91,8 @@ class Rollout:
     idle: Tensor | None = None
     """`[T, N]` bool: the environment did not use the action, so this step teaches nothing. None: it used
     all."""
+    pathwise: Pathwise | None = None
+    """None: the environment was not differentiated."""
 
     @property
     def done(self) -> Tensor:
@@ -101,6 +117,8 @@ class Targets(NamedTuple):
     """`[T, N, V]`: the value targets, in the units of `rewards`."""
     advantages: Tensor
     """`[T, N, K]`: of each reward component, without the factor of the rewards stage."""
+    applied: Tensor | None = None
+    """`[K]`: what the raw rewards were multiplied with; None: no one number for each component."""
     task_advantages: Tensor | None = None
     """`[T, N]`: of the task reward; only where a stage asked for it."""
 
@@ -123,6 +141,7 @@ class Minibatch(NamedTuple):
     """`[B, V]` when the action was taken, in normalised units: the v_old of value clipping."""
     returns: Tensor
     """`[B, V]` the value targets, in normalised units."""
+    pathwise: Pathwise | None = None
 
 
 class Term(NamedTuple):

@@ -27,7 +27,8 @@ def signal_shares(
     samples: Minibatch,
     settings: TrainerConfig,
 ) -> Metrics:
-    """`‖E g‖² / E‖g‖²` of each surrogate's gradient `g` over half of a rollout: 1 where nothing is noise.
+    """`‖E g‖² / E‖g‖²` of each surrogate's gradient `g` over half of a rollout: 1 where nothing is noise; and
+    `‖E g‖`, the norm of what is not noise.
 
     The gradients of two halves that have nothing in common, g₁ and g₂, have one expectation, so that g₁·g₂
     estimates ‖E g‖² without bias; ½(‖g₁‖² + ‖g₂‖²) estimates E‖g‖². Where there is no signal the share
@@ -41,30 +42,35 @@ def signal_shares(
     """
     if len(samples.advantages) < 2:
         return {}
-    halves = [
-        _gradients(policy, flat, _take(samples, rows), settings)
-        for rows in _halves(samples, settings.batch.rollout_steps)
+    found = [
+        _gradients(policy, flat, take(samples, rows), settings)
+        for rows in halves(samples, settings.batch.rollout_steps, SAMPLES)
     ]
     metrics = {}
-    for side, one, other in zip(SIDES, *halves, strict=True):
+    for side, one, other in zip(SIDES, *found, strict=True):
         if shared is not None:
             one, other = one * shared, other * shared
         size = 0.5 * (one.square().sum() + other.square().sum())
         share = torch.where(size > 0, torch.dot(one, other) / size, torch.nan)
         metrics[f"gradient_scaling/{side}_signal_share"] = Metric(share)
+        metrics[f"gradient_scaling/{side}_signal_norm"] = Metric(torch.dot(one, other).clamp(min=0.0).sqrt())
     return metrics
 
 
-def _take(samples: Minibatch, rows: Tensor) -> Minibatch:
+def take(samples: Minibatch, rows: Tensor) -> Minibatch:
+    """Those of `rows` alone."""
     return map_tensors(samples, lambda tensor: tensor.index_select(0, rows))
 
 
-def _halves(samples: Minibatch, steps: int) -> tuple[Tensor, Tensor]:
+def halves(samples: Minibatch, steps: int, limit: int | None = None) -> tuple[Tensor, Tensor]:
     """Rows of every other environment, since neighbouring steps share their noise; of a single environment
-    those of the first and of the second half of the rollout. Equally many of both."""
+    those of the first and of the second half of the rollout. Equally many of both, `limit` at most over all
+    processes."""
     index = torch.arange(len(samples.advantages), device=samples.advantages.device).view(steps, -1)
     first, second = (index[:, ::2], index[:, 1::2]) if index.shape[1] > 1 else index.tensor_split(2)
-    size = min(first.numel(), second.numel(), max(1, SAMPLES // distributed.world_size()))
+    size = min(first.numel(), second.numel())
+    if limit is not None:
+        size = min(size, max(1, limit // distributed.world_size()))
 
     def spread(rows: Tensor) -> Tensor:
         return rows.reshape(-1)[:: rows.numel() // size][:size]
@@ -77,7 +83,19 @@ def _gradients(
     policy: Policy, flat: FlatParameters, batch: Minibatch, settings: TrainerConfig
 ) -> Sequence[Tensor]:
     """`[n]` for each side."""
-    distribution = policy.distribution(batch.inputs, batch.action_mask, batch.actions.discrete)
-    sides = surrogates(batch, distribution, settings.clip_epsilon, settings.ratio, settings.reduction)
-    losses = reduce_terms({"discrete": sides.discrete, "continuous": sides.continuous})
+    losses = side_losses(policy, batch, settings)
     return distributed.all_reduce_means([flat.gradient(losses[side], retain_graph=True) for side in SIDES])
+
+
+def side_losses(policy: Policy, batch: Minibatch, settings: TrainerConfig) -> dict[str, Tensor]:
+    """The surrogate of each side, without any stage."""
+    distribution = policy.distribution(batch.inputs, batch.action_mask, batch.actions.discrete)
+    sides = surrogates(
+        batch,
+        distribution,
+        settings.clip_epsilon,
+        settings.ratio,
+        settings.reduction,
+        settings.pathwise_clip,
+    )
+    return reduce_terms({"discrete": sides.discrete, "continuous": sides.continuous})

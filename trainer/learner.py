@@ -17,6 +17,7 @@ from equipoise.trainer.compilation import Compiled
 from equipoise.trainer.configuration import schema
 from equipoise.trainer.data import Metric, Metrics, Minibatch
 from equipoise.trainer.diagnosis import BadUpdates, NoGradientError
+from equipoise.trainer.estimators import EstimatorMix
 from equipoise.trainer.gradient_noise import signal_shares
 from equipoise.trainer.gradients import FlatParameters, SideGradients
 from equipoise.trainer.metric_log import MetricLog
@@ -80,6 +81,7 @@ class Learner:
         """Optimizer steps so far, skipped ones included."""
         self.bad = BadUpdates(policy, reward_names)
         self._objective = Objective(policy, pipeline, settings)
+        self._mix = EstimatorMix(policy, flat, settings) if settings.continuous_gradient == "auto" else None
         device, space = flat.vector.device, policy.space
         # A head of one choice decides nothing.
         both = max(space.table.choices, default=0) > 1 and space.num_continuous > 0
@@ -113,7 +115,12 @@ class Learner:
         `progress`: the fraction of the run that is done, 0 to 1.
         """
         batch, limit = self.settings.batch, self.settings.target_kl
-        if self._signal_is_due():
+        due = self._signal_is_due()
+        if self._mix is not None:
+            if due:
+                self._mix.measure(samples, log)
+            samples = self._mix.mix(samples)
+        if due and self._gradient_stage is not None:
             log.add(signal_shares(self.policy, self.flat, self._shared, samples, self.settings))
         done = torch.full((), progress, device=self.flat.vector.device)
         moved = False
@@ -138,7 +145,7 @@ class Learner:
         """True in one of `SIGNAL_EVERY` iterations, by the number of updates, which a checkpoint keeps."""
         batch = self.settings.batch
         each = batch.update_epochs * batch.num_minibatches
-        return self._gradient_stage is not None and self.updates % (SIGNAL_EVERY * each) < each
+        return self.updates % (SIGNAL_EVERY * each) < each
 
     def _update(self, batch: Minibatch, progress: Tensor, log: MetricLog, moved: bool) -> Tensor:
         """An optimizer step; returns the joint KL divergence. `moved`: since these samples were taken."""
@@ -225,6 +232,7 @@ class Learner:
             "updates": self.updates,
             "skipped_in_a_row": self._skipped_in_a_row.clone(),
             "weights": self._weights.clone(),
+            "mix": None if self._mix is None else self._mix.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -234,3 +242,5 @@ class Learner:
         self.updates = state["updates"]
         self._skipped_in_a_row.copy_(state["skipped_in_a_row"])
         self._weights = state["weights"].to(self._base)
+        if self._mix is not None and state.get("mix") is not None:
+            self._mix.load_state_dict(state["mix"])

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from equipoise.trainer.data import Metric, Metrics, Minibatch, Term
+from equipoise.trainer.pathwise_loss import mixed
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.spaces import HybridSpace
 from equipoise.trainer.stages.protocol import mean_metric
@@ -31,6 +32,7 @@ def surrogates(
     clip_epsilon: float,
     ratio: RatioOf,
     reduction: Divisor,
+    pathwise_clip: float = 0.5,
 ) -> Surrogates:
     """Two clipped surrogates, each with its own ratio (H-PPO: Fan et al., "Hybrid actor-critic reinforcement
     learning in parameterized action space", 2019, section 4; clipping: Schulman et al., "Proximal policy
@@ -42,6 +44,7 @@ def surrogates(
             bounds how far a whole action moves but is soon clipped where there are many decisions.
         reduction: `common` divides both sides by the number of decisions of any type, so that equal weights
             give the gradient of the joint log-probability; `active` averages each side over its own.
+        pathwise_clip: trust region of `trainer.pathwise_loss`, where the samples have derivatives.
     """
     relevant = distribution.relevant(batch.actions.discrete)
     discrete_active = distribution.discrete_active()
@@ -68,7 +71,11 @@ def surrogates(
         surrogate, clipped = _clipped_surrogate(change, batch.advantages.unsqueeze(-1), clip_epsilon)
         terms.append(Term(surrogate * active, anything) if reduction == "common" else Term(surrogate, active))
         metrics[f"loss/clip_fraction_{side}"] = mean_metric(Term(clipped, active))
-    return Surrogates(terms[0], terms[1], metrics, kl)
+    discrete, continuous = terms
+    if batch.pathwise is not None:
+        continuous, found = mixed(batch, batch.pathwise, distribution, continuous, pathwise_clip)
+        metrics |= found
+    return Surrogates(discrete, continuous, metrics, kl)
 
 
 @torch.no_grad()

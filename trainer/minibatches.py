@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from equipoise.trainer.data import Actions, Minibatch
+from equipoise.trainer.data import Minibatch
 
 
 def minibatches(samples: Minibatch, count: int, generator: torch.Generator) -> Iterator[Minibatch]:
@@ -26,6 +27,10 @@ def minibatches(samples: Minibatch, count: int, generator: torch.Generator) -> I
 
 def map_tensors(samples: Minibatch, function: Callable[[Tensor], Tensor]) -> Minibatch:
     """Apply `function` to each tensor in `samples`."""
-    actions = Actions(*map(function, samples.actions))
-    others = {name: function(field) for name, field in samples._asdict().items() if name != "actions"}
-    return Minibatch(actions=actions, **others)
+
+    def mapped(field: Any) -> Any:
+        if isinstance(field, tuple):
+            return type(field)(*map(mapped, field))
+        return None if field is None else function(field)
+
+    return Minibatch(*map(mapped, samples))

@@ -40,7 +40,14 @@ class Objective:
         settings = self._settings
         logits, mean, log_std, values = heads
         distribution = self._policy.as_distribution(logits, mean, log_std, batch.action_mask)
-        sides = surrogates(batch, distribution, settings.clip_epsilon, settings.ratio, settings.reduction)
+        sides = surrogates(
+            batch,
+            distribution,
+            settings.clip_epsilon,
+            settings.ratio,
+            settings.reduction,
+            settings.pathwise_clip,
+        )
         state = LossState(
             batch=batch,
             distribution=distribution,

@@ -192,6 +192,10 @@ class Collector:
         mask = taken_from.action_mask if isinstance(action_mask, DependentMask) else None
         return (taken_from.logits, taken_from.mean, taken_from.log_std), mask, actions
 
+    def value_units(self, applied: Tensor | None) -> None:
+        """The rewards of this rollout were multiplied with `applied` `[K]` before the critic learned of them;
+        None: with no one number for each component."""
+
     @property
     def short_episodes_only(self) -> Tensor:
         """Whether the episodes collected so far are a misleading sample: see `episodes.short_ones_only`."""

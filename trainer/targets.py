@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equipoise.trainer.advantage import compute_gae
 from equipoise.trainer.configuration.schema import TrainerConfig
-from equipoise.trainer.data import Actions, Minibatch, Rollout, Targets
+from equipoise.trainer.data import Actions, Minibatch, Pathwise, Rollout, Targets
 from equipoise.trainer.diagnosis import check_targets
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.policy.normalization import value_metrics
@@ -63,12 +63,17 @@ def prepare(
         advantages=standardise(advantages.flatten()),
         values=normalize(targets.values).flatten(0, 1),
         returns=normalize(targets.returns).flatten(0, 1),
+        pathwise=_pathwise(rollout, targets),
     )
     return targets, samples if rollout.idle is None else _without(rollout.idle.flatten(), samples)
 
 
 def _without(idle: Tensor, samples: Minibatch) -> Minibatch:
     """Neutralise the samples `idle` `[B]`: no action was better or worse, and every value was right."""
+    pathwise = samples.pathwise
+    if pathwise is not None:
+        gradient = pathwise.gradient.masked_fill(idle.unsqueeze(-1), 0.0)
+        samples = samples._replace(pathwise=pathwise._replace(gradient=gradient))
     return samples._replace(
         advantages=samples.advantages.masked_fill(idle, 0.0),
         returns=torch.where(idle.unsqueeze(-1), samples.values, samples.returns),
@@ -93,7 +98,8 @@ def _targets(
         settings.gae_lambda,
     )
     task = advantages[..., -1] if values.shape[-1] > components else None
-    return Targets(rollout, rewards, values, returns, advantages[..., :components] / result.factor, task)
+    raw = advantages[..., :components] / result.factor
+    return Targets(rollout, rewards, values, returns, raw, result.applied, task)
 
 
 def _values_of(policy: Policy, observations: Tensor) -> Tensor:
@@ -113,11 +119,28 @@ def _final_values(policy: Policy, rollout: Rollout, values: Tensor) -> Tensor:
     return found
 
 
+def _pathwise(rollout: Rollout, targets: Targets) -> Pathwise | None:
+    """`[B, …]`: derivatives in units of the standardised advantages, so that both estimates are of one
+    gradient."""
+    if rollout.pathwise is None:
+        return None
+    flat = Pathwise(*(part.flatten(0, 1) for part in rollout.pathwise))
+    _, std = _standardised(targets.advantages @ rollout.reward_weights)
+    return flat._replace(gradient=flat.gradient / std)
+
+
 def standardise(advantages: Tensor) -> Tensor:
     """Standardise to mean 0 and std 1 over the samples of all processes; all 0 where all are equal."""
+    return _standardised(advantages)[0]
+
+
+def _standardised(advantages: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, and their standard deviation; 1 where all are equal."""
     centred = advantages - distributed.all_reduce_mean(advantages.mean())
     # Divided by their mean size first: the squares of 1e-30 are 0, those of 1e30 infinite.
     size = distributed.all_reduce_mean(centred.abs().mean())
-    unit = centred / torch.where(size > 0, size, 1.0)
+    size = torch.where(size > 0, size, 1.0)
+    unit = centred / size
     std = distributed.all_reduce_mean(unit.square().mean()).sqrt()
-    return unit / torch.where(std > 0, std, 1.0)
+    std = torch.where(std > 0, std, 1.0)
+    return unit / std, size * std

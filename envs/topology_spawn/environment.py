@@ -174,7 +174,9 @@ class TopologySpawn:
         """The child that each node would have: `[N, 3, M]` x, y, intensity; and `[N, M]` the intensity where
         it would land without the noise."""
         gamma, alpha, spread, theta = spawn.unbind(-1)
-        intended = gamma / (1 + (alpha / colony.intensity).square())
+        # Where nothing is, 1 instead of 0: a derivative by what nobody looks at must be finite all the same.
+        own = torch.where(colony.alive, colony.intensity, 1.0)
+        intended = gamma / (1 + (alpha / own).square())
         distances = torch.stack((intended + spread * noise, intended), 1)
         directions = torch.stack((theta.cos(), theta.sin()), 1)
         # [N, xy, with and without noise, M]
@@ -240,7 +242,7 @@ class TopologySpawn:
         delete = (merit * before.alive).sum(1)
 
         dx, dy = after.links().unbind(1)
-        cosine = dx / (dx.square() + dy.square()).sqrt().clamp(min=1e-6)
+        cosine = dx / (dx.square() + dy.square()).clamp(min=1e-12).sqrt()  # a root's derivative is 0, not NaN
         links = (after.parent != self._slots).sum(1)
         edge = rules.edge_reward * cosine.sum(1) / links.clamp(min=1)
 
@@ -315,6 +317,13 @@ class TopologySpawn:
             observation, mask = env.step({**action}).observation, env._mask(env.colony)
         observations, masks, choices = zip(*states, strict=True)
         return torch.cat(observations), torch.cat(masks), torch.cat(choices)
+
+    def detach(self) -> None:
+        """See `envs.protocol.DifferentiableEnv`."""
+        self.colony = Colony(*(tensor.detach() for tensor in self.colony))
+        if self._decisions is not None:
+            before, choice = self._decisions
+            self._decisions = Colony(*(tensor.detach() for tensor in before)), choice
 
     def state_dict(self) -> dict[str, Any]:
         return {"colony": self.colony._asdict(), "random": self._random.state_dict()}

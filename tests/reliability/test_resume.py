@@ -61,6 +61,11 @@ def test_every_preset(toy: Callable[..., Config], tmp_path: Path, preset: str) -
     assert_resumes_exactly(toy(f"preset={preset}", *EVERYTHING), tmp_path)
 
 
+def test_gradients_through_the_simulator(tmp_path: Path) -> None:
+    gradients = "trainer.continuous_gradient=auto", "trainer.pathwise_horizon=3"
+    assert_resumes_exactly(compose(["env=catch_point", *TOY[:-2], *EVERYTHING, *gradients]), tmp_path)
+
+
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_a_gymnasium_environment(tmp_path: Path, vectorization: str) -> None:
     small = ("env.num_envs=2", f"env.vectorization={vectorization}")

@@ -242,6 +242,12 @@ TAGS = {
     ],
     "Are the updates sound?": ["loss/kl", "loss/clip_fraction_discrete", "optimizer/gradient_norm"],
     "How fast?": ["time/steps_per_second", "time/collect", "time/update"],
+    "Does the simulator's derivative help?": [
+        "pathwise/share",
+        "pathwise/signal_share_score",
+        "pathwise/gain_of_one_std",
+        "pathwise/clip_fraction",
+    ],
     "goal in detail": [
         "evaluation/colony_size",
         "value/explained_variance/spawn",

@@ -121,6 +121,15 @@ class TrainerConfig(Section):
     reduction: Literal["common", "active"] = Field(
         description="both surrogates over one divisor, or each over its own active decisions"
     )
+    continuous_gradient: Literal["score", "pathwise", "auto"] = Field(
+        description="how parameters learn: by their log-probabilities, as PPO has it; by the derivative of "
+        "the return through an environment written in PyTorch; or by what a measurement says of both",
+    )
+    pathwise_horizon: Count = Field(description="steps that are differentiated at once")
+    pathwise_clip: Positive = Field(description="how far a sample may be moved in one iteration, in σ")
+    pathwise_cross_term: bool = Field(
+        description="differentiate also how parameters move the probabilities of later choices"
+    )
     target_kl: Annotated[float, Field(gt=0)] | None = Field(
         description="end the epochs early beyond this KL; null: never"
     )

@@ -87,6 +87,7 @@ LAYOUT: dict[str, tuple[Chart, ...]] = {
         Lines("Effective norms (weight × EMA)", (r"^gradient_scaling/\w+_effective_norm$",)),
         Lines("Angle between the gradients (cosine)", ("^gradient_scaling/gradient_cosine$",)),
         Lines("Share of each side's gradient that is signal", (r"^gradient_scaling/\w+_signal_share$",)),
+        Lines("Norm of that signal", (r"^gradient_scaling/\w+_signal_norm$",)),
         Lines("How far each side's policy moves (KL divergence)", ("^loss/kl_(discrete|continuous)$",)),
     ),
     "Is the critic healthy?": (Lines("Value loss", ("^loss/value$",)),),
@@ -130,6 +131,16 @@ DETAILS = (
 )
 """What has names of the environment's: its own metrics, and what there is of each reward component."""
 
+OF_THE_SIMULATOR: dict[str, tuple[Chart, ...]] = {
+    "Does the simulator's derivative help?": (
+        Lines("Share of it in the continuous side's gradient", ("^pathwise/share$",)),
+        Lines("Share that is signal, of both estimates", (r"^pathwise/signal_share_\w+$",)),
+        Lines("Gain of one standard deviation, in advantages' units", ("^pathwise/gain_of_one_std$",)),
+        Lines("Parameters at the bound of the trust region", ("^pathwise/clip_fraction$",)),
+    ),
+}
+"""For runs that differentiate their environment."""
+
 BANDS = tuple(
     band for charts in LAYOUT.values() for chart in charts if isinstance(chart, Bands) for band in chart.bands
 )
@@ -141,7 +152,8 @@ def layout_of(tags: Collection[str], env: str = "") -> dict[str, Sequence[Chart]
     TensorBoard merges the layouts of all runs. So what is one environment's alone has a heading of its own.
     """
     details = [chart for each in DETAILS for chart in _charts(each, tags)]
-    return {**LAYOUT, f"{env} in detail".strip(): details}
+    simulator = OF_THE_SIMULATOR if any(tag.startswith("pathwise/") for tag in tags) else {}
+    return {**LAYOUT, **simulator, f"{env} in detail".strip(): details}
 
 
 def _charts(each: Each, tags: Collection[str]) -> list[Lines]:

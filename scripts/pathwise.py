@@ -1,0 +1,126 @@
+"""Gradients through the simulator beside PPO's, on every environment of this project that has derivatives.
+
+    python -m scripts.pathwise --seeds 1-10 --jobs 2
+    python -m scripts.pathwise --tasks catch_point,lqr_10 --seeds 1-3
+    python -m scripts.pathwise --report-only
+
+All arms have the same settings, those of the task's experiment, and the same number of steps, a tenth to half
+of what PPO is given there. Finished runs are not repeated; with `--add` nor are those of the report's CSV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from equipoise.scripts.studies import plots
+from equipoise.scripts.studies.adding import add_adding, known_results, without
+from equipoise.scripts.studies.experiments import Failure, add_arguments, add_places, chosen, study
+from equipoise.scripts.studies.parallel import trained
+from equipoise.scripts.studies.report import LEGEND, failed, markdown_tables, report_study, table
+from equipoise.scripts.studies.results import Result, by_arm, load
+from equipoise.scripts.studies.tasks import Task, jobs_of, tasks_named
+
+THRESHOLD = 0.9
+ARMS = {kind: (f"trainer.continuous_gradient={kind}",) for kind in ("score", "pathwise", "auto")}
+BASELINE = "score"
+
+
+def _task(name: str, env: str, steps: int, *overrides: str) -> Task:
+    measured = f"trainer.total_env_steps={steps}", "trainer.eval_every=5", "trainer.eval_episodes=64"
+    return Task(name, env, (*overrides, *measured), "return_mean")
+
+
+TASKS = (
+    _task("catch_point", "catch_point", 102_400, "experiment=catch_point"),
+    _task("catch_point_25", "catch_point", 102_400, "experiment=catch_point", "env.max_steps=25"),
+    *(_task(f"hard_move_{n}", "hard_move", 102_400, "experiment=hard_move", f"env.n={n}") for n in (4, 10)),
+    *(_task(name, name, 204_800, f"experiment={name}") for name in ("moving", "sliding", "platform")),
+    *(
+        _task(f"lqr_{d}", "switched_lqr", 204_800, "experiment=switched_lqr", f"env.dimension={d}")
+        for d in (2, 10, 20)
+    ),
+    _task("inventory", "inventory", 204_800, "experiment=inventory"),
+    *(_task(name, name, 81_920) for name in ("topology_spawn", "topology_spawn_hard")),
+    _task("goal", "goal", 204_800, "experiment=goal"),
+)
+"""The cheapest first."""
+
+
+@study
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    command = shlex.join(["python", "-m", "scripts.pathwise", *(arguments or sys.argv[1:])])
+    path: Path = options.report
+    failures: list[Failure] = []
+    results = known_results(options)
+    if not options.from_csv:
+        arms = {name: ARMS[name] for name in options.arms}
+        jobs = without(jobs_of(options.tasks, arms, options.seeds, options.out), results)
+        jobs, failures = trained(jobs, options.jobs, options.report_only)
+        found = [load(job.folder, job.arm.name, job.env, THRESHOLD) for job in jobs]
+        fresh = [result for result in found if result is not None]
+        results += fresh
+        if fresh:
+            tasks = list(dict.fromkeys(result.env for result in fresh))
+            plots.save(plots.curves(fresh, tasks), path.with_name(f"{path.stem}_curves"))
+    return report_study(
+        options,
+        "Gradients through the simulator",
+        command,
+        results,
+        failures,
+        lambda: body(results, failures),
+    )
+
+
+def body(results: Sequence[Result], failures: Sequence[Failure]) -> str:
+    """The report in Markdown, below its title and origin."""
+    tasks = list(dict.fromkeys(result.env for result in results))
+    parts = {task: [result for result in results if result.env == task] for task in tasks}
+    tables = markdown_tables(parts, BASELINE, threshold=THRESHOLD)
+    sections = "".join(f"\n## {task}\n\n{text}" for task, text in tables.items())
+    return f"{LEGEND}{sections}\n## What a step costs\n\n{_cost(parts)}{failed(failures)}"
+
+
+def _cost(parts: dict[str, list[Result]]) -> str:
+    """Wall time, of runs that shared the machine: how much longer, not how long."""
+    rows = [["task", *(f"{arm}, time / that of {BASELINE}" for arm in ARMS if arm != BASELINE)]]
+    for task, results in parts.items():
+        seconds = {
+            arm: float(np.median([run.summary.seconds or np.nan for run in runs]))
+            for arm, runs in by_arm(results).items()
+        }
+        base = seconds.get(BASELINE, float("nan"))
+        rows.append([task, *(f"{seconds.get(arm, np.nan) / base:.2f}" for arm in ARMS if arm != BASELINE)])
+    return table(rows)
+
+
+def _arms(text: str) -> list[str]:
+    return chosen(text, ARMS, "arm")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m scripts.pathwise", description=__doc__.split("\n")[0])
+    add_arguments(parser, seeds="1-10")
+    add_places(parser, "runs/pathwise", "docs/results/pathwise.md")
+    add_adding(parser)
+    everything = ",".join(task.name for task in TASKS)
+    parser.add_argument(
+        "--tasks",
+        type=lambda text: tasks_named(text, TASKS),
+        default=everything,
+        help="as a,b (default: all)",
+    )
+    parser.add_argument("--arms", type=_arms, default=",".join(ARMS), help="as a,b (default: all)")
+    parser.epilog = "tasks: " + everything + "; arms: " + ", ".join(ARMS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

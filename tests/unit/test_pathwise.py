@@ -1,0 +1,236 @@
+"""Gradients through the simulator: what the collector writes, what the loss makes of it, and how much to believe it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from equipoise.envs.catch_point import CatchPoint
+from equipoise.envs.switched_lqr import SwitchedLQR
+from equipoise.trainer.build import make_collector
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.schema import TrainerConfig
+from equipoise.trainer.data import Actions, Minibatch, Pathwise, Term
+from equipoise.trainer.estimators import EstimatorMix
+from equipoise.trainer.gradients import FlatParameters
+from equipoise.trainer.metric_log import MetricLog
+from equipoise.trainer.pathwise_loss import mixed
+from equipoise.trainer.pathwise_rollout import PathwiseCollector
+from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.policy.encoders import MLP
+from equipoise.trainer.rollout import allocate
+from equipoise.trainer.spaces import HybridSpace
+from equipoise.trainer.stages.pipeline import Pipeline
+from equipoise.trainer.targets import prepare
+from tests.conftest import TOY
+
+
+def policy_for(env: Any, **keywords: Any) -> ActorCritic:
+    torch.manual_seed(0)
+    encoder = partial(MLP, hidden_sizes=(8,))
+    space = HybridSpace(env.action_space, env.relevance)
+    shape = env.observation_space.shape
+    return ActorCritic(space, shape, len(env.reward_names), encoder=encoder, **keywords)
+
+
+def collecting(env: Any, steps: int, horizon: int, seed: int = 0, **keywords: Any) -> PathwiseCollector:
+    policy = policy_for(env, **keywords)
+    rollout = allocate(env, policy.space, steps, policy.observation_width)
+    generator = torch.Generator().manual_seed(seed)
+    return PathwiseCollector(env, policy, rollout, generator, seed, gamma=0.9, horizon=horizon)
+
+
+def indifferent(collector: PathwiseCollector) -> None:
+    """Makes the parameters' mean 0 whatever is observed, so that later numbers do not answer earlier ones."""
+    assert collector.policy.continuous_head is not None  # type: ignore[attr-defined]
+    with torch.no_grad():
+        collector.policy.continuous_head.weight.zero_()  # type: ignore[attr-defined]
+        collector.policy.continuous_head.bias.zero_()  # type: ignore[attr-defined]
+
+
+def test_the_column_is_the_derivative_of_the_return_by_hand() -> None:
+    """One dimension and one mode: r = −x² − 0.1·u², x' = ax + u, u = bound · sample, so that with G the
+    derivative by x' of what follows, d/du = −0.2·u + γ·G and G = −2x' + γ·a·G'."""
+    env = SwitchedLQR(5, dimension=1, modes=1)
+    collector = collecting(env, steps=3, horizon=3)
+    indifferent(collector)
+    rollout, _ = collector.collect()
+    assert rollout.pathwise is not None
+    a, bound = float(env._matrix[0, 0]), 20.0
+    control = bound * rollout.actions.continuous[..., 0].clamp(-1, 1)
+    inside = rollout.actions.continuous[..., 0].abs() < 1
+    x = torch.cat([rollout.observations[..., 0], rollout.last_observation[None, :, 0]])
+    after, expected = torch.zeros(5), torch.zeros(3, 5)
+    for t in (2, 1, 0):
+        expected[t] = (-0.2 * control[t] + 0.9 * after) * bound * inside[t]
+        after = -2 * x[t] + 0.9 * a * after
+    torch.testing.assert_close(rollout.pathwise.gradient[..., 0], expected, rtol=1e-4, atol=1e-3)
+    _, mean, log_std = collector._heads
+    torch.testing.assert_close(
+        mean + rollout.pathwise.std * rollout.pathwise.noise, rollout.actions.continuous
+    )
+    torch.testing.assert_close(rollout.pathwise.std, log_std.exp()[:, None].expand_as(mean))
+
+
+def test_beyond_the_horizon_stands_the_critic_in_units_of_the_task() -> None:
+    """At horizon 1: d/du = −0.2·u + γ·dV/dx' with V = Σ value · weight / what multiplied the rewards."""
+    env = SwitchedLQR(5, dimension=1, modes=1)
+    collector = collecting(env, steps=2, horizon=1)
+    rollout, _ = collector.collect()
+    assert rollout.pathwise is not None
+    control = 20.0 * rollout.actions.continuous[..., 0]
+    inside = control.abs() < 20
+    first = torch.where(inside, -0.2 * 20.0 * control, 0.0)
+    torch.testing.assert_close(rollout.pathwise.gradient[..., 0], first)  # nothing is known of values yet
+    collector.value_units(torch.tensor([0.5, 4.0]))
+    rollout, _ = collector.collect()
+    final = rollout.final_observations.flatten(0, 1).clone().requires_grad_()
+    policy = collector.policy
+    worth = policy.value_normalizer.denormalize(policy.critic(policy.normalize(final))) @ torch.tensor(
+        [2.0, 0.25]
+    )
+    (slope,) = torch.autograd.grad(worth.sum(), final)
+    control = 20.0 * rollout.actions.continuous[..., 0]
+    expected = torch.where(control.abs() < 20, 20.0 * (-0.2 * control + 0.9 * slope.view(2, 5)), 0.0)
+    torch.testing.assert_close(rollout.pathwise.gradient[..., 0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_end_of_an_episode_cuts_and_a_truncation_is_worth_something() -> None:
+    env = SwitchedLQR(4, dimension=1, modes=1, max_steps=2)
+    collector = collecting(env, steps=4, horizon=4)
+    indifferent(collector)
+    rollout, _ = collector.collect()
+    assert rollout.truncated[1].all()
+    assert rollout.pathwise is not None
+    control = 20.0 * rollout.actions.continuous[1, :, 0]
+    alone = torch.where(control.abs() < 20, -0.2 * 20.0 * control, 0.0)
+    torch.testing.assert_close(rollout.pathwise.gradient[1, :, 0], alone)
+    collector.value_units(torch.ones(2))
+    rollout, _ = collector.collect()
+    control = 20.0 * rollout.actions.continuous[1, :, 0]
+    moved = rollout.pathwise.gradient[1, :, 0] != torch.where(control.abs() < 20, -0.2 * 20.0 * control, 0.0)
+    assert moved[control.abs() < 20].all()
+
+
+def test_irrelevant_and_clamped_parameters_have_no_derivative() -> None:
+    env = SwitchedLQR(64, dimension=2, modes=3)
+    collector = collecting(env, steps=5, horizon=5, log_std_init=0.5)
+    rollout, _ = collector.collect()
+    assert rollout.pathwise is not None
+    relevant = collector.policy.space.relevant(rollout.actions.discrete.flatten(0, 1)).view(5, 64, -1)
+    clamped = rollout.actions.continuous.abs() > 1
+    assert bool((relevant & clamped).any())
+    gradient = rollout.pathwise.gradient
+    assert bool((gradient[~relevant | clamped] == 0).all())
+    assert bool((gradient[relevant & ~clamped] != 0).all())
+
+
+def test_both_estimates_are_of_one_gradient() -> None:
+    """That by a gain of the control from the state: ∇ log π = noise/σ · x. The means over many rollouts agree
+    within their errors, and the one through the simulator has less noise."""
+    found: dict[str, list[Tensor]] = {"score": [], "pathwise": []}
+    settings = compose([*TOY, "trainer.gamma=0.9", "trainer.gae_lambda=1.0"]).trainer
+    for seed in range(40):
+        env = SwitchedLQR(256, dimension=1, modes=1, max_steps=3)
+        collector = collecting(env, steps=3, horizon=3, seed=seed, log_std_init=-2.0)
+        collector.value_units(torch.ones(2))
+        rollout, _ = collector.collect()
+        _, samples = prepare(rollout, collector.policy, Pipeline({}), settings, MetricLog())
+        assert samples.pathwise is not None
+        noise, std = samples.pathwise.noise, samples.pathwise.std
+        found["score"].append((samples.advantages[:, None] * noise / std * samples.inputs).mean())
+        found["pathwise"].append((samples.pathwise.gradient * samples.inputs).mean())
+    (score, score_error), (path, path_error) = (
+        (float((x := torch.stack(each)).mean()), float(x.std() / 40**0.5)) for each in found.values()
+    )
+    assert path_error < score_error / 2
+    assert abs(path) > 10 * path_error
+    assert abs(score - path) < 4 * score_error
+
+
+def one_sample(mean: float, old: float, gradient: float, share: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The loss of one parameter whose mean has moved from `old`, and its derivative by the mean."""
+    space = HybridSpace(spaces.Box(-1, 1, (1,)))
+    std, noise = 0.1, 0.7
+    means = torch.tensor([[mean]], requires_grad=True)
+    distribution = HybridDistribution(
+        space, torch.zeros(1, 0, 0), means, torch.tensor([std]).log(), torch.ones(1, 0, 0, dtype=torch.bool)
+    )
+    actions = Actions(torch.zeros(1, 0, dtype=torch.int64), torch.tensor([[old + std * noise]]))
+    column = torch.ones(1, 1)
+    pathwise = Pathwise(gradient * column, noise * column, std * column, share * column)
+    none = torch.zeros(1)
+    batch = Minibatch(none, actions, none, none, none, none, none, none, pathwise)  # only these are read
+    term, _ = mixed(batch, pathwise, distribution, Term(5.0 * means, None), clip=0.5)
+    loss = term.values.sum()
+    return loss.detach(), torch.autograd.grad(loss, means)[0]
+
+
+def test_the_loss_has_the_derivative_itself_and_none_beyond_the_trust_region() -> None:
+    assert one_sample(0.2, 0.2, gradient=3.0)[1].item() == pytest.approx(-3.0)
+    assert one_sample(0.24, 0.2, gradient=3.0)[0].item() == pytest.approx(-3.0 * 0.04, rel=1e-4)
+    assert one_sample(0.26, 0.2, gradient=3.0)[1].item() == 0.0
+    assert one_sample(0.14, 0.2, gradient=3.0)[1].item() == pytest.approx(-3.0)  # back where it pays
+    assert one_sample(0.14, 0.2, gradient=-3.0)[1].item() == 0.0
+    assert one_sample(0.2, 0.2, gradient=3.0, share=0.25)[1].item() == pytest.approx(0.75 * 5 - 0.25 * 3)
+
+
+def shares(disturb: float, jump: float = 0.0) -> float:
+    """The share after one measurement, with noise added to the derivatives, or a part of them missing."""
+    settings = compose([*TOY, "trainer.batch.rollout_steps=3"]).trainer
+    env = SwitchedLQR(512, dimension=8, modes=2, max_steps=3)
+    collector = collecting(env, steps=3, horizon=3, log_std_init=-2.0)
+    collector.value_units(torch.ones(2))
+    rollout, _ = collector.collect()
+    _, samples = prepare(rollout, collector.policy, Pipeline({}), settings, MetricLog())
+    assert samples.pathwise is not None
+    gradient = samples.pathwise.gradient
+    torch.manual_seed(1)
+    gradient = gradient * (1 - jump) + disturb * gradient.std() * torch.randn_like(gradient)
+    samples = samples._replace(pathwise=samples.pathwise._replace(gradient=gradient))
+    mix = EstimatorMix(collector.policy, FlatParameters(collector.policy), settings)
+    mix.measure(samples, MetricLog())
+    mixed_samples = mix.mix(samples)
+    assert mixed_samples.pathwise is not None
+    return float(mixed_samples.pathwise.share[0, 0])
+
+
+def test_auto_believes_what_has_little_noise_and_no_bias() -> None:
+    exact = shares(disturb=0.0)
+    assert exact > 0.7
+    assert shares(disturb=300.0) < 0.1
+    assert shares(disturb=0.0, jump=20.0) < 0.2  # points the other way, without any noise
+    assert shares(disturb=float("nan")) == 0.0
+
+
+def settings_of(*overrides: str) -> tuple[Any, TrainerConfig]:
+    return CatchPoint(2), compose([*TOY, *overrides]).trainer
+
+
+@pytest.mark.parametrize(
+    ("policy", "overrides", "message"),
+    [
+        ({"distribution": "beta"}, (), "policy.distribution = beta"),
+        ({}, ("trainer.compile=cudagraphs",), "trainer.compile = cudagraphs"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(
+    policy: dict[str, Any], overrides: tuple[str, ...], message: str
+) -> None:
+    env, settings = settings_of("trainer.continuous_gradient=pathwise", *overrides)
+    with pytest.raises(ConfigError, match=message):
+        make_collector(env, policy_for(env, **policy), settings, 1, 0)
+
+
+def test_an_environment_without_derivatives_is_refused(toy: Any) -> None:
+    from equipoise.trainer.build import build
+
+    with pytest.raises(ConfigError, match=r"continuous_gradient = auto: ToyEnv cannot be differentiated"):
+        build(toy("trainer.continuous_gradient=auto"), None)

@@ -1,0 +1,35 @@
+"""The study of gradients through the simulator: what it configures, and what its tables say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from test_regret import result
+
+from equipoise.scripts.pathwise import ARMS, TASKS, body
+from equipoise.scripts.studies.adding import without
+from equipoise.scripts.studies.tasks import jobs_of
+
+
+def test_arms_differ_in_the_gradient_alone(tmp_path: Path) -> None:
+    jobs = jobs_of([task for task in TASKS if task.name in ("lqr_2", "catch_point_25")], ARMS, [1], tmp_path)
+    for job in jobs:
+        assert job.config["trainer"].pop("continuous_gradient") == job.arm.name
+    configs = {(job.env, str(job.config["trainer"]), str(job.config["env"])) for job in jobs}
+    assert {env for env, *_ in configs} == {"lqr_2", "catch_point_25"}
+    assert len(configs) == 2
+
+
+def test_what_is_better_is_said_and_known_runs_are_not_repeated(tmp_path: Path) -> None:
+    runs = [
+        result("lqr_2", arm, seed, score + 0.001 * seed)
+        for seed in range(10)
+        for arm, score in (("score", 0.2), ("pathwise", 0.8))
+    ]
+    text = body(runs, [])
+    assert "## lqr_2" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| pathwise |")]
+    assert "**1.00" in row
+    jobs = jobs_of([task for task in TASKS if task.name == "lqr_2"], ARMS, [1, 20], tmp_path)
+    left = {(job.arm.name, job.seed) for job in without(jobs, runs)}
+    assert left == {("auto", 1), ("score", 20), ("pathwise", 20), ("auto", 20)}

@@ -1,0 +1,39 @@
+"""The loss of the continuous side by derivatives through the simulator, beside or instead of PPO's."""
+
+from __future__ import annotations
+
+import torch
+
+from equipoise.trainer.data import Metric, Metrics, Minibatch, Pathwise, Term
+from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.stages.protocol import mean_metric
+
+
+def mixed(
+    batch: Minibatch, pathwise: Pathwise, distribution: HybridDistribution, score: Term, clip: float
+) -> tuple[Term, Metrics]:
+    """`share` of the pathwise surrogate and the rest of `score`, the clipped surrogate of PPO.
+
+    With g = d(return)/d(sample) and δ how far the sample of the same noise has moved since,
+
+        −min(g·δ, g·clip(δ, ±clip·σ_old)),   δ = mean + σ·noise − sample
+
+    which at δ = 0 has the gradient of the return itself, by mean and σ, and like PPO's none where the sample
+    has gone further than the trust region in the direction that pays.
+    """
+    relevant = distribution.relevant(batch.actions.discrete)
+    moved = distribution.mean + distribution.log_std.exp() * pathwise.noise - batch.actions.continuous
+    bound = clip * pathwise.std
+    held = moved.maximum(-bound).minimum(bound)
+    gain = torch.minimum(pathwise.gradient * moved, pathwise.gradient * held)
+    each = distribution.space.sum_by_decision(gain * relevant)
+    if each.shape != score.values.shape:  # one ratio for all parameters together
+        each = each.sum(-1, keepdim=True)
+    values = (1.0 - pathwise.share) * score.values - pathwise.share * each
+    size = (pathwise.gradient * pathwise.std).abs()
+    metrics = {
+        "pathwise/clip_fraction": mean_metric(Term((held != moved).to(size.dtype), relevant)),
+        "pathwise/gain_of_one_std": mean_metric(Term(size, relevant)),
+        "pathwise/share": Metric(pathwise.share.mean()),
+    }
+    return score._replace(values=values), metrics

@@ -1,0 +1,251 @@
+"""Collecting with the graph on: the derivative of the return by every parameter that was taken.
+
+For environments written in PyTorch (`envs.protocol.DifferentiableEnv`). Choices are learned by their
+log-probabilities as ever; for the numbers, the simulator itself says which way is up (Xu et al., "Accelerated
+policy learning with parallel differentiable simulation", 2022; for hybrid actions arXiv 2605.14297).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equipoise.envs.dependent_masks import DependentMask
+from equipoise.envs.protocol import BatchedEnv, DifferentiableEnv
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.schema import TrainerConfig
+from equipoise.trainer.data import Actions, Metric, Metrics, Pathwise, Rollout
+from equipoise.trainer.policy.continuous import Gaussian, Squashed
+from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.policy.protocol import Policy
+from equipoise.trainer.rollout import ActorOutput, Collector, Step
+
+
+@dataclass
+class _Taken:
+    """What one step adds to the graph."""
+
+    nudge: Tensor
+    """`[N, P]` zeros that were added to the sample: the derivative by them is that by the sample."""
+    reward: Tensor
+    """`[N]` of the task."""
+    truncated: Tensor
+    terminated: Tensor
+    observation: Tensor
+    final_observation: Tensor
+    log_prob: Tensor | None
+    """`[N]` of the choices, where the cross term is wanted."""
+
+
+def check_differentiable(env: BatchedEnv, policy: Policy, settings: TrainerConfig) -> None:
+    """Raises ConfigError where nothing can be differentiated; the message says what is in the way."""
+    name, family = type(env).__name__, type(policy.family).__name__.lower()
+    obstacle = None
+    if not isinstance(env, DifferentiableEnv):
+        obstacle = f"{name} cannot be differentiated (an environment in PyTorch with a method detach() can)"
+    elif not policy.space.num_continuous:
+        obstacle = f"the actions of {name} have no continuous parameters"
+    elif not isinstance(policy.family, Gaussian | Squashed):
+        obstacle = f"policy.distribution = {family} has no sample that is mean + σ · noise; gaussian has"
+    elif settings.compile == "cudagraphs":
+        obstacle = "trainer.compile = cudagraphs keeps no graph to differentiate; use default or none"
+    if obstacle is not None:
+        raise ConfigError(
+            f"trainer.continuous_gradient = {settings.continuous_gradient}: {obstacle}. Use score"
+        )
+
+
+class PathwiseCollector(Collector):
+    """A collector whose rollouts have `pathwise`: d(return from t) / d(sample of t).
+
+    The graph is kept for `horizon` steps. There, and where an episode is truncated, the critic says what the
+    rest is worth, in units of the task; then one backward pass gives the derivatives of all these steps, and
+    the graph is dropped. What is differentiated is the whole way from a number to the return: through the
+    simulator, and through the numbers that the policy answers with later. How it moves later *choices* is
+    not seen, unless by `cross_term`: then `A_t · log π(choice_t)` is added to what is differentiated
+    (arXiv 2605.14297), with the advantage over the rest of the horizon.
+
+    Args:
+        horizon: steps; memory grows with it.
+        cross_term: see above.
+        gamma: the discount.
+    """
+
+    def __init__(
+        self,
+        env: BatchedEnv,
+        policy: Policy,
+        rollout: Rollout,
+        generator: torch.Generator,
+        seed: int,
+        *,
+        gamma: float,
+        horizon: int,
+        cross_term: bool = False,
+    ) -> None:
+        super().__init__(env, policy, rollout, generator, seed)
+        assert isinstance(env, DifferentiableEnv)
+        self._gamma, self._horizon, self._cross_term = gamma, horizon, cross_term
+        shape = rollout.actions.continuous.shape
+        gradient, noise, std = (torch.zeros(shape, device=env.device) for _ in range(3))
+        rollout.pathwise = Pathwise(gradient, noise, std, torch.ones(*shape[:2], 1, device=env.device))
+        self._taken: list[_Taken] = []
+        self._done = 0
+        self._units = torch.zeros(policy.value_head.out_features, device=env.device)
+        """`[V]`: makes of values what they are worth in the task. 0 before the first update: the critic
+        knows nothing yet."""
+        self._counted: dict[int, int] | None = {}
+        """Address -> bytes of what the graph of the first horizon keeps; None once that is known."""
+        self._graph_bytes = 0
+
+    def collect(self, after_step: Callable[[], object] = lambda: None) -> tuple[Rollout, list[Metrics]]:
+        self._taken, self._done = [], 0
+        rollout, found = super().collect(after_step)
+        self._differentiate()
+        assert rollout.pathwise is not None
+        _, mean, log_std = self._heads
+        std = log_std.exp() if log_std.dim() == 3 else log_std.exp().unsqueeze(1)
+        rollout.pathwise.std.copy_(std.expand_as(mean))
+        rollout.pathwise.noise.copy_((rollout.actions.continuous - mean) / std)
+        found.append({"pathwise/graph_mib": Metric(torch.tensor(self._graph_bytes / 2**20), "last")})
+        return rollout, found
+
+    def value_units(self, applied: Tensor | None) -> None:
+        """What the rewards that the critic has learned from were multiplied with, `[K]`.
+
+        Raises:
+            ValueError: where that is not one number for a component.
+        """
+        if applied is None:
+            raise ValueError(
+                "trainer.continuous_gradient: needs values in units of the task, which "
+                "trainer.reward_normalization.normalization_method must not hide; set it to scale"
+            )
+        weights = self.rollout.reward_weights
+        self._units = torch.zeros_like(self._units)
+        if len(self._units) > len(weights):  # the last head predicts the task reward
+            self._units[-1] = 1.0
+        else:
+            self._units[: len(weights)] = weights / applied
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def _step(
+        self,
+        act: Callable[..., tuple[ActorOutput, Tensor | None, Actions]],
+        gumbel: Tensor,
+        normal: Tensor,
+        log_std: Tensor | None,
+    ) -> tuple[Step, Mapping[str, Tensor]]:
+        if len(self._taken) == self._horizon:
+            self._differentiate()
+        with self._counting():
+            return self._step_with_graph(act, gumbel, normal, log_std)
+
+    def _step_with_graph(
+        self,
+        act: Callable[..., tuple[ActorOutput, Tensor | None, Actions]],
+        gumbel: Tensor,
+        normal: Tensor,
+        log_std: Tensor | None,
+    ) -> tuple[Step, Mapping[str, Tensor]]:
+        now, before = self._now, self._now.observation
+        # Copies: what inference has made cannot be saved for a backward pass.
+        log_std = None if log_std is None else log_std.clone()
+        heads, mask, actions = act(before, now.action_mask, gumbel.clone(), normal.clone(), log_std)
+        valid = mask if mask is not None or isinstance(now.action_mask, DependentMask) else now.action_mask
+        nudge = torch.zeros_like(actions.continuous, requires_grad=True)
+        actions = actions._replace(continuous=actions.continuous + nudge)
+        timestep = self._checked.step(self.policy.to_native(actions))
+        self._taken.append(
+            _Taken(
+                nudge,
+                timestep.rewards @ self.rollout.reward_weights,
+                timestep.truncated & ~timestep.terminated,
+                timestep.terminated,
+                before,
+                timestep.final_observation,
+                self._log_prob(heads, actions, valid) if self._cross_term else None,
+            )
+        )
+        now.observation, now.action_mask = timestep.observation, timestep.action_mask
+        outcome = timestep.rewards, timestep.terminated, timestep.truncated, timestep.final_observation
+        return Step(mask, *(part.detach() for part in (*actions, *heads, *outcome))), timestep.metrics
+
+    def _counting(self) -> AbstractContextManager[object]:
+        """Counts, during the first horizon, the bytes that are kept for the backward pass."""
+        if self._counted is None:
+            return nullcontext()
+        counted = self._counted
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            counted[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+
+    def _log_prob(self, heads: ActorOutput, actions: Actions, mask: Tensor | None) -> Tensor:
+        distribution: HybridDistribution = self.policy.as_distribution(*heads, action_mask=mask)
+        return distribution.discrete_log_prob(actions.discrete).sum(-1)
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def _differentiate(self) -> None:
+        """Write the derivatives of the steps since this was last done, and let go of the graph."""
+        taken, count = self._taken, len(self._taken)
+        if self._counted is not None:
+            self._graph_bytes, self._counted = sum(self._counted.values()), None
+        rest = self._worth(self._now.observation)
+        last = taken[-1]
+        # A new episode, if one has begun, owes nothing to what was done before.
+        ended = last.truncated | last.terminated
+        cut = self._worth(torch.cat([step.final_observation for step in taken])).view(count, -1)
+        truncated = torch.stack([step.truncated for step in taken])
+        rewards = torch.stack([step.reward for step in taken]) + self._gamma * torch.where(
+            truncated, cut, 0.0
+        )
+        discounts = self._gamma ** torch.arange(count + 1, device=rewards.device, dtype=rewards.dtype)
+        total = (rewards * discounts[:-1, None]).sum() + discounts[-1] * torch.where(ended, 0.0, rest).sum()
+        if self._cross_term:
+            total = total + (self._choices(taken, rewards, rest) * discounts[:-1, None]).sum()
+        parts = torch.autograd.grad(total, [step.nudge for step in taken], allow_unused=True)
+        assert self.rollout.pathwise is not None
+        place = self.rollout.pathwise.gradient[self._done : self._done + count]
+        for row, part, discount in zip(place, parts, discounts[:-1], strict=True):
+            row.copy_(torch.zeros_like(row) if part is None else part / discount)
+        self._taken, self._done = [], self._done + count
+        self._now.observation = self._now.observation.detach()
+        self.env.detach()  # type: ignore[attr-defined]
+
+    def _worth(self, observations: Tensor) -> Tensor:
+        """`[...]`: what the critic expects from `observations` `[..., O]` on, in units of the task."""
+        values = self.policy.critic(self.policy.normalize(observations))
+        return self.policy.value_normalizer.denormalize(values) @ self._units
+
+    def _choices(self, taken: list[_Taken], rewards: Tensor, rest: Tensor) -> Tensor:
+        """`[T, N]`: advantage over the rest of the horizon · log-probability of the choices."""
+        with torch.no_grad():
+            values = self._worth(torch.cat([step.observation for step in taken])).view(len(taken), -1)
+            following, returns = rest, []
+            for step, reward in zip(reversed(taken), rewards.flip(0), strict=True):
+                following = reward + self._gamma * torch.where(
+                    step.truncated | step.terminated, 0.0, following
+                )
+                returns.append(following)
+            advantages = torch.stack(returns[::-1]) - values
+        log_probs = [step.log_prob for step in taken if step.log_prob is not None]
+        return advantages.detach() * torch.stack(log_probs)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"value_units": self._units.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        if "value_units" in state:
+            self._units = state["value_units"].to(self._units)
