@@ -16,6 +16,8 @@ class Package(NamedTuple):
     """Settings that it needs beside `env.id`."""
     besides: tuple[str, ...] = ()
     """Packages that have to be installed with it."""
+    found: str = ""
+    """Where the environment's name and what is typed were found; empty where nobody has noted it."""
 
     @property
     def environment(self) -> str:
@@ -23,8 +25,13 @@ class Package(NamedTuple):
         return f"env.{self.id}" if self.id.startswith("make=") else f"env.id={self.id}"
 
 
+README = "README"
+"""What the registry shows of a package, or its documentation: what somebody types who has read it."""
 MARS_ROVER = ("env.kwargs.domain=MarsRover_ippc2023", "env.kwargs.instance='0'")
-SMALLER = ("env.wrappers=[{_target_: gymnasium.wrappers.ResizeObservation, shape: [64, 64]}]",)
+SMALLER = (
+    "env.wrappers=[gymnasium.wrappers.GrayscaleObservation,"
+    "{_target_: gymnasium.wrappers.ResizeObservation, shape: [84, 84]}]",
+)
 BUTTONS = ("env.action_bounds=[-1,1]",)
 
 PACKAGES = (
@@ -96,7 +103,15 @@ PACKAGES = (
     Package("anesthesim", "0.1.0", "anesthesim:anesthesim/CombinedAnesthesia-v0", "medicine"),
     Package("antibiosim", "0.1.0", "antibiosim:antibiosim/TherapySwitch-v0", "medicine"),
     Package("cardiosim", "0.1.0", "cardiosim:cardiosim/PacingControl-v0", "medicine"),
-    Package("gym-zelda-pygame", "0.1.9", "gym_zelda_pygame:ZeldaCC-v0", "game", SMALLER, ("opencv-python",)),
+    Package(
+        "gym-zelda-pygame",
+        "0.1.9",
+        "gym_zelda_pygame:ZeldaCC-v0",
+        "game, pictures",
+        SMALLER,
+        ("opencv-python",),
+        README,
+    ),
     Package("gymnasium-sudoku", "0.3.5", "gymnasium_sudoku:sudoku-v0", "puzzle"),
     Package(
         "gymnasium-mars-lander",
@@ -109,13 +124,14 @@ PACKAGES = (
     Package(
         "tile-match-gym",
         "0.0.4",
-        "tile_match_gym:TileMatch-v0",
+        "make=tile_match_gym.tile_match_env:TileMatchEnv",
         "game",
         (
-            "env.kwargs={num_rows: 5, num_cols: 5, num_colours: 4, num_moves: 20}",
+            "env.kwargs={num_rows: 10, num_cols: 10, num_colours: 4, num_moves: 30, seed: 2}",
             "env.kwargs.colourless_specials=[]",
             "env.kwargs.colour_specials=[]",
         ),
+        found=README,
     ),
     Package("gym-simplegrid", "1.1.0", "gym_simplegrid:SimpleGrid-4x4-v0", "grid world"),
     Package("food-distribution-gym", "0.1.0a1", "food_distribution_gym:FoodDistribution-v0", "logistics"),
@@ -136,9 +152,109 @@ PACKAGES = (
         "driving",
         ("env.kwargs.map_name=barto-small", "env.kwargs.rt_args=''"),
         ("gymnasium",),
+        "message",
     ),
-    Package("sliding-puzzles", "0.9.3", "sliding_puzzles:SlidingPuzzles-v0", "puzzle", ("env.kwargs.w=3",)),
+    Package(
+        "sliding-puzzles",
+        "0.9.3",
+        "sliding_puzzles:SlidingPuzzles-v0",
+        "puzzle",
+        ("env.kwargs.w=3", "env.kwargs.variation=onehot"),
+        found=README,
+    ),
     Package("kuzongaenv", "0.3.3", "kuzongaenv:Kuzonga-v0", "game, dict, multi-discrete, masked"),
     Package("panda-gym", "3.0.7", "panda_gym:PandaReach-v3", "goal, robot"),
     Package("gpu-choochoo", "0.1.0", "make=gpu_choochoo:create_diverse_training_env", "scheduling, network"),
+    # A fourth one, written down from what each README shows before any of them was tried.
+    Package(
+        "dermek-bp-tower-defense-env",
+        "0.1.5",
+        "dermek_bp_tower_defense_env:DermekBPTowerDefense-v0",
+        "game, dict, multi-discrete",
+        ("env.kwargs.render_mode=dictionary",),
+        found=README,
+    ),
+    Package(
+        "gymnasium-base-siege",
+        "0.1.0",
+        "gymnasium_base_siege:BaseSiege-v0",
+        "game, dict, masked",
+        ("env.kwargs.base_seed=42",),
+        found=README,
+    ),
+    Package("gymnasium-orchard", "1.0.0", "orchard:Orchard-round", "game", found=README),
+    Package(
+        "econgym",
+        "0.2.0",
+        "make=econgym:BertrandEnv",
+        "economics, several agents",
+        ("env.kwargs={n: 2, K: 7, c: 1.0, p_max: 10.0}",),
+        found=README,
+    ),
+    Package(
+        "hitori-gym",
+        "0.0.3",
+        "hitori_env:hitori_env/Hitori-v2",
+        "puzzle, dict, masked",
+        ("env.kwargs.size=5",),
+        found=README,
+    ),
+    Package(
+        "hill-climb-racing-env",
+        "0.1.0",
+        "hill_racing_env:hill_racing_env/HillRacing-v0",
+        "driving",
+        found=README,
+    ),
+    Package(
+        "gym-zombie-shooter", "0.1.1", "zombie_shooter_gym:ZombieShooter-v1", "game, pictures", found=README
+    ),
+    Package("divide21env", "0.2.8", "divide21env:Divide21-v0", "game, dict", found=README),
+    Package(
+        "space-mining",
+        "0.1.2",
+        "make=space_mining:make_env",
+        "game, robot",
+        ("env.kwargs.max_episode_steps=1200",),
+        found=README,
+    ),
+    Package(
+        "storage-node-env",
+        "0.14.0",
+        "storage_node_env:storage_node_env/EnergyStorage-v0",
+        "electric network, masked",
+        (
+            "env.kwargs={node_type: prosumer, csv_path: dataset/1h/prosumer_test_data.csv, delta_t: 1.0}",
+            "env.kwargs.battery_config={capacity: 5.12, dod_max: 90, power_charge_max: 2.5}",
+            "env.kwargs.battery_config.power_discharge_max=2.5",
+            "env.kwargs.battery_config.efficiency_charge=0.95",
+            "env.kwargs.battery_config.efficiency_discharge=0.95",
+        ),
+        found=README,
+    ),
+    Package("immunosim", "0.1.0", "immunosim:immunosim/CheckpointInhibitor-v0", "medicine", found=README),
+    Package("hemosim", "0.2.2", "hemosim:hemosim/WarfarinDosing-v0", "medicine", found=README),
+    Package(
+        "procedural-frozenlake",
+        "1.0.0",
+        "procedural_frozenlake:Procedural-FrozenLake-v1",
+        "grid world",
+        ("env.kwargs={map_seed: 0, emit_map: true, emit_q_star: true}",),
+        found=README,
+    ),
+    # Its README ends before it shows how it is made: the name is the one that the package registers.
+    Package("mobile-robot-nav", "0.2", "mobile_robot_nav:MobileRobotNav-v0", "robot", found="source"),
+    Package("plume-nav-sim", "0.1.0", "make=plume_nav_sim:make_env", "navigation", found=README),
+    Package("drone-rl-env", "0.1.0", "make=drone_env:DroneEnv", "control", found=README),
+    Package("target-gym", "0.6.1", "make=target_gym:GymnasiumPlane", "control, aircraft", found=README),
+    Package(
+        "gym-classics2",
+        "1.0.3",
+        "gym_classics2:ClassicGridworld-v1",
+        "grid world",
+        ("env.kwargs.tabular=true",),
+        found=README,
+    ),
+    Package("gymnasium-hardmaze", "0.1.1", "gymnasium_hardmaze:HardMaze-v0", "maze, robot", found=README),
+    Package("sepsisim", "0.1.0", "sepsisim:sepsisim/FluidResuscitation-v0", "medicine", found=README),
 )
