@@ -5,29 +5,34 @@
 
 Every package of `scripts/studies/environments.py` is installed, at its pinned version, into a virtual
 environment of its own, which sees this one's packages and is removed afterwards. There the commands look,
-train, evaluate, play and export are run, in a folder under `--out`. What is there already is not tried again
-(`--again` does), so the same command goes on where it was stopped. Installs and runs other people's code.
+train, evaluate, play and export are run, in a folder under `--out`. What does not train is tried with
+Gymnasium alone, too. What is there already is not tried again (`--again` does), so the same command goes on
+where it was stopped; what came of all is kept in `--kept`. Installs and runs other people's code.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from equipoise.scripts.studies.environments import PACKAGES, Package
-from equipoise.scripts.studies.outsiders import Outcome, attempt, read
+from equipoise.scripts.studies.environments import MESSAGE, NEW, PACKAGES, Package
+from equipoise.scripts.studies.outsiders import Outcome, attempt, keep, read
 from equipoise.scripts.studies.report import cpu_model, table, write_report
 from equipoise.trainer.monitor.summary import git_revision, versions
 
 LEGEND = """\
 Each package was installed at the version named, into a virtual environment of its own, and its environment
 was looked at, trained for {steps:,} steps with the defaults, evaluated, filmed and exported by the console
-command. *Typed*: what was needed beside `env.id`. *Random*, *deterministic*, *sampled*: mean returns of
-random actions and of both policies after so short a training, which shows that it runs, not how well it
-can learn.
+command. *Typed*: what was needed beside what names the environment. *Found*: where that was found, in the
+README that the registry shows, in the source, or in the message of a first attempt; empty where nobody noted
+it. *Random*, *deterministic*, *sampled*: mean returns of random actions and of both policies after so short a
+training, which shows that it runs, not how well it can learn. Rows were made at the commits that they state,
+on a busy machine of two cores.
 """
 
 
@@ -35,15 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     chosen = [package for package in PACKAGES if not options.only or package.name in options.only]
     for package in chosen:
-        if options.report_only or (read(package, options.out) is not None and not options.again):
+        known = read(package, options.out, options.kept)
+        if options.report_only or (known is not None and not options.again):
             continue
         print(f"{package.name} {package.version}: {package.id} …", flush=True)
         outcome = attempt(package, options.out, options.steps, options.timeout)
         print(f"  {outcome.verdict} ({outcome.seconds:.0f} s)", flush=True)
-    found = [(package, known) for package in PACKAGES if (known := read(package, options.out)) is not None]
+    found = [
+        (package, known)
+        for package in PACKAGES
+        if (known := read(package, options.out, options.kept)) is not None
+    ]
     if not found:
         print(f"{options.out}: nothing has been tried yet", file=sys.stderr)
         return 1
+    keep([outcome for _, outcome in found], options.kept)
     command = shlex.join(["python", "-m", "scripts.try_environments", *(arguments or sys.argv[1:])])
     write_report(options.report, "Environments of others", _origin(command), report(found, options.steps))
     print(f"report: {options.report}")
@@ -52,40 +63,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report(found: Sequence[tuple[Package, Outcome]], steps: int) -> str:
     """What was tried, counted; a row for each; how spaces were understood; what failed, with its message."""
-    ran = [package for package, outcome in found if outcome.runs]
-    plain = [package for package in ran if not package.typed]
-    counts = (
-        f"**{len(ran)} of {len(found)} train**, {len(plain)} of them with nothing typed but `env.id`; "
-        f"{sum(o.commands.get('export') == 'ok' for _, o in found)} export, "
-        f"{sum(o.commands.get('play') == 'ok' for _, o in found)} can be filmed.\n\n"
-    )
-    head = [
-        "package",
-        "environment",
-        "kind",
-        "typed",
-        "random",
-        "deterministic",
-        "sampled",
-        "steps/s",
-        "film",
-        "commit",
-    ]
-    rows = [head, *(_row(package, outcome) for package, outcome in found)]
+    head = "package environment kind typed found random deterministic sampled steps/s film commit"
+    rows = [head.split(), *(_row(package, outcome) for package, outcome in found)]
     spaces = [f"**{package.name}** `{package.id}`\n\n{_indented(outcome.look)}" for package, outcome in found]
     failures = [
         f"- **{package.name}**: {name}: {_code(said.rpartition('it failed with: ')[2])}"
         for package, outcome in found
-        for name, said in outcome.commands.items()
-        if said != "ok"
+        for name, said in outcome.failed.items()
     ]
+    notes = [f"- **{package.name}**: {package.note}" for package, _ in found if package.note]
     return "\n".join(
         [
-            LEGEND.format(steps=steps), counts + table(rows),
-            "## What failed, with its message\n", *(failures or ["Nothing."]),
+            LEGEND.format(steps=steps), _counts(found) + table(rows),
+            "## What is known besides\n", *(notes or ["Nothing."]),
+            "\n## What failed, with its message\n", *(failures or ["Nothing."]),
             "\n## How each was understood\n", *spaces,
         ]
     )  # fmt: skip
+
+
+def _counts(found: Sequence[tuple[Package, Outcome]]) -> str:
+    ran = [package for package, outcome in found if outcome.runs]
+    plain = sum(not package.typed for package in ran)
+    new = [(package, outcome) for package, outcome in found if package in NEW]
+    makeable = [(package, outcome) for package, outcome in new if not package.cannot]
+    train = [package for package, outcome in new if outcome.runs]
+    first = [package for package in train if package.found != MESSAGE]
+    mended = sum(package.mended for package in first)
+    return (
+        f"**{len(ran)} of {len(found)} train**, {plain} of them with nothing typed but what names the "
+        f"environment; {sum(o.commands.get('export') == 'ok' for _, o in found)} export, "
+        f"{sum(o.commands.get('play') == 'ok' for _, o in found)} can be filmed.\n\n"
+        f"**Of the {len(new)} that nobody here had tried before, {_share(train, new)}; of the "
+        f"{len(makeable)} of these that can be made here at all, {_share(train, makeable)}.** With what one "
+        f"would type at first, from what the package shows: {_share(first, new)} of all and "
+        f"{_share(first, makeable)} of those that can be made, {mended} of them since this project was "
+        "mended for what they showed.\n\n"
+    )
+
+
+def _share(part: Sequence[Any], whole: Sequence[Any]) -> str:
+    return f"{len(part)} train ({len(part) / max(len(whole), 1):.0%})"
 
 
 def _row(package: Package, outcome: Outcome) -> list[str]:
@@ -96,9 +114,10 @@ def _row(package: Package, outcome: Outcome) -> list[str]:
         f"`{package.id}`",
         package.kind,
         " ".join(f"`{setting}`" for setting in package.typed),
+        package.found,
         *("–" if number is None else f"{number:,.4g}" for number in numbers),
         "yes" if outcome.commands.get("play") == "ok" else "–",
-        outcome.commit[:7] + "-dirty" * outcome.commit.endswith("-dirty"),
+        re.sub(r"\b([0-9a-f]{7})[0-9a-f]+", r"\1", outcome.commit),
     ]
 
 
@@ -130,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--again", action="store_true", help="also what has been tried already")
     add("--report-only", action="store_true", help="try nothing; write the report of what is there")
     add("--out", type=Path, default=Path("runs/environments"), help="default: runs/environments")
+    add("--kept", type=Path, default=Path("docs/results/environments.json"), help="what came of all so far")
     add("--report", type=Path, default=Path("docs/results/environments.md"))
     return parser
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
+import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import gymnasium
@@ -14,6 +18,9 @@ import gymnasium
 from equipoise.envs.action_table import UnsupportedSpaceError
 from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs
 from equipoise.envs.gymnasium_adapter.wrapping import Wrapping
+
+_REGISTERS = re.compile(r"register(_\w*(env|environment)s?)?")
+_OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -70,17 +77,16 @@ def _make(
     id: str, call: str | Callable[..., Any] | None, kwargs: dict[str, Any], render_mode: str | None
 ) -> gymnasium.Env[Any, Any]:
     # An environment without pictures need not know the keyword.
-    rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    given = kwargs if render_mode is None else {**kwargs, "render_mode": render_mode}
     try:
         if call is not None:
-            env = (found_at(call) if isinstance(call, str) else call)(**rendering, **kwargs)
+            env = (found_at(call) if isinstance(call, str) else call)(**given)
             if not isinstance(env, gymnasium.Env):
                 batched = hasattr(env, "num_envs") or hasattr(env, "possible_agents")
                 hint = "; env=vector or env=on_device takes what steps many at once" if batched else ""
                 raise TypeError(f"it gives a {type(env).__name__}, which is no gymnasium.Env{hint}")
         else:
-            # Gymnasium's checker is replaced by `Guard`, which also looks at every step after the first.
-            env = gymnasium.make(id, disable_env_checker=True, **rendering, **kwargs)
+            env = _registered(id, given)
     except gymnasium.error.UnregisteredEnv as error:
         near = difflib.get_close_matches(id.partition(":")[2] or id, gymnasium.registry, n=3, cutoff=0.5)
         hint = f"; the closest known: {', '.join(near)}" if near else ""
@@ -96,6 +102,35 @@ def _make(
             f"{id}: render_mode {render_mode!r} is not one of {env.metadata.get('render_modes')}"
         )
     return env
+
+
+def _registered(id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    """By its id; some packages register theirs only when a function of theirs is called."""
+    # Gymnasium's checker is replaced by `Guard`, which also looks at every step after the first.
+    make = functools.partial(gymnasium.make, id, disable_env_checker=True, **kwargs)
+    try:
+        return make()
+    except gymnasium.error.UnregisteredEnv:
+        module, colon, _ = id.partition(":")
+        registering = _registering(importlib.import_module(module)) if colon else []
+        if not registering:
+            raise
+        for call in registering:
+            call()
+        return make()
+
+
+def _registering(module: ModuleType) -> list[Callable[[], Any]]:
+    """Its functions `register()`, `register_envs()` and the like that need no argument."""
+    named = [call for name, call in vars(module).items() if _REGISTERS.fullmatch(name) and callable(call)]
+    return [
+        call
+        for call in named
+        if all(
+            parameter.default is not parameter.empty or parameter.kind in _OPEN
+            for parameter in inspect.signature(call).parameters.values()
+        )
+    ]
 
 
 def found_at(place: str) -> Callable[..., Any]:

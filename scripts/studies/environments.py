@@ -17,7 +17,14 @@ class Package(NamedTuple):
     besides: tuple[str, ...] = ()
     """Packages that have to be installed with it."""
     found: str = ""
-    """Where the environment's name and what is typed were found; empty where nobody has noted it."""
+    """Where what is typed was found: `README`, `source`, or the `message` of a first attempt; empty where
+    nobody has noted it."""
+    note: str = ""
+    """What is known of it besides its outcome: why it fails, what was mended for it."""
+    cannot: bool = False
+    """Whether nobody can make it here: its own code fails, or wants a download or another program."""
+    mended: bool = False
+    """Whether this project was mended for it, before what is typed worked."""
 
     @property
     def environment(self) -> str:
@@ -25,8 +32,8 @@ class Package(NamedTuple):
         return f"env.{self.id}" if self.id.startswith("make=") else f"env.id={self.id}"
 
 
-README = "README"
-"""What the registry shows of a package, or its documentation: what somebody types who has read it."""
+README, SOURCE, MESSAGE = "README", "source", "message"
+"""`Package.found`. The README as the registry shows it is what one has read who types for the first time."""
 MARS_ROVER = ("env.kwargs.domain=MarsRover_ippc2023", "env.kwargs.instance='0'")
 SMALLER = (
     "env.wrappers=[gymnasium.wrappers.GrayscaleObservation,"
@@ -34,8 +41,7 @@ SMALLER = (
 )
 BUTTONS = ("env.action_bounds=[-1,1]",)
 
-PACKAGES = (
-    # Those that had been tried by hand before.
+TRIED_BEFORE = (
     Package("hybrid-platform", "0.1.0", "gym_platform:Platform-v0", "hybrid", besides=("numba", "pygame")),
     Package("pyRDDLGym", "2.7", "make=pyRDDLGym:make", "hybrid", MARS_ROVER, ("rddlrepository==2.2",)),
     Package(
@@ -51,7 +57,10 @@ PACKAGES = (
     Package("gym-invmgmt", "0.2.1", "gym_invmgmt:GymInvMgmt/MultiEchelon-v0", "inventory"),
     Package("or-gymnasium", "0.1.0", "or_gymnasium:InvManagement-v1", "inventory, integer box"),
     Package("gymnasium-robotics", "1.4.2", "gymnasium_robotics:PointMaze_UMaze-v3", "goal, dict"),
-    # Those that nobody here had tried.
+)
+"""Those that had been tried by hand before."""
+
+NEW = (
     Package(
         "hybrid-shoot",
         "0.3.0",
@@ -69,7 +78,14 @@ PACKAGES = (
         "gymnasium_search_race:gymnasium_search_race/SearchRace-v3",
         "driving",
     ),
-    Package("rushhour-gym", "0.7.0", "rushhour_gym:RushHour-Easy-v0", "game, masked"),
+    Package(
+        "rushhour-gym",
+        "0.7.0",
+        "rushhour_gym:RushHour-Easy-v0",
+        "game, masked",
+        note="it fetches a program from a place that cannot be reached here",
+        cannot=True,
+    ),
     Package("numberlink", "0.1.7", "numberlink:NumberLinkRGB-v0", "puzzle, pictures, masked"),
     Package(
         "petrirl",
@@ -77,6 +93,8 @@ PACKAGES = (
         "petrirl:petrirl-dft-v0",
         "scheduling, masked",
         besides=("matplotlib", "graphviz", "ipython"),
+        note="the published package lacks one of its own modules",
+        cannot=True,
     ),
     Package(
         "jsspetri",
@@ -85,6 +103,10 @@ PACKAGES = (
         "scheduling, masked",
         ("env.kwargs.instance_id=ta01",),
         ("matplotlib",),
+        note=(
+            "a `reset` before the end of an episode leaves jobs and machines of the package occupied, with "
+            "Gymnasium alone, too; its `step` then waits for them without end"
+        ),
     ),
     Package("pickomino-env", "1.4.1", "pickomino_env:Pickomino-v0", "game, dict"),
     Package("gymnasium-2048", "0.1.2", "gymnasium_2048:gymnasium_2048/TwentyFortyEight-v0", "game"),
@@ -111,6 +133,10 @@ PACKAGES = (
         SMALLER,
         ("opencv-python",),
         README,
+        note=(
+            "with its full pictures it is refused, `observations of 2,764,800 numbers need 47.5 GiB of "
+            "memory`, with the line that makes them smaller; its README advises that, too"
+        ),
     ),
     Package("gymnasium-sudoku", "0.3.5", "gymnasium_sudoku:sudoku-v0", "puzzle"),
     Package(
@@ -144,6 +170,7 @@ PACKAGES = (
         "gym_dcmotor:DCMotor-v0",
         "electric motor, goal",
         besides=("gymnasium-robotics",),
+        note="its `step` needs a goal that only its `set_goal` sets, which `reset` does not call",
     ),
     Package(
         "racetrackgym",
@@ -152,7 +179,8 @@ PACKAGES = (
         "driving",
         ("env.kwargs.map_name=barto-small", "env.kwargs.rt_args=''"),
         ("gymnasium",),
-        "message",
+        MESSAGE,
+        note="its README says nothing of how it is made, and its two arguments have no defaults",
     ),
     Package(
         "sliding-puzzles",
@@ -162,9 +190,25 @@ PACKAGES = (
         ("env.kwargs.w=3", "env.kwargs.variation=onehot"),
         found=README,
     ),
-    Package("kuzongaenv", "0.3.3", "kuzongaenv:Kuzonga-v0", "game, dict, multi-discrete, masked"),
+    Package(
+        "kuzongaenv",
+        "0.3.3",
+        "kuzongaenv:Kuzonga-v0",
+        "game, dict, multi-discrete, masked",
+        note=(
+            "its number loses digits when it is divided, and the observation shrinks with it, out of the "
+            "declared space"
+        ),
+    ),
     Package("panda-gym", "3.0.7", "panda_gym:PandaReach-v3", "goal, robot"),
-    Package("gpu-choochoo", "0.1.0", "make=gpu_choochoo:create_diverse_training_env", "scheduling, network"),
+    Package(
+        "gpu-choochoo",
+        "0.1.0",
+        "make=gpu_choochoo:create_diverse_training_env",
+        "scheduling, network",
+        note="its constructor fails with Gymnasium alone, too",
+        cannot=True,
+    ),
     # A fourth one, written down from what each README shows before any of them was tried.
     Package(
         "dermek-bp-tower-defense-env",
@@ -243,7 +287,7 @@ PACKAGES = (
         found=README,
     ),
     # Its README ends before it shows how it is made: the name is the one that the package registers.
-    Package("mobile-robot-nav", "0.2", "mobile_robot_nav:MobileRobotNav-v0", "robot", found="source"),
+    Package("mobile-robot-nav", "0.2", "mobile_robot_nav:MobileRobotNav-v0", "robot", found=SOURCE),
     Package("plume-nav-sim", "0.1.0", "make=plume_nav_sim:make_env", "navigation", found=README),
     Package("drone-rl-env", "0.1.0", "make=drone_env:DroneEnv", "control", found=README),
     Package("target-gym", "0.6.1", "make=target_gym:GymnasiumPlane", "control, aircraft", found=README),
@@ -258,3 +302,6 @@ PACKAGES = (
     Package("gymnasium-hardmaze", "0.1.1", "gymnasium_hardmaze:HardMaze-v0", "maze, robot", found=README),
     Package("sepsisim", "0.1.0", "sepsisim:sepsisim/FluidResuscitation-v0", "medicine", found=README),
 )
+"""Those that nobody here had tried."""
+
+PACKAGES = TRIED_BEFORE + NEW

@@ -24,6 +24,10 @@ from equipoise.trainer.monitor.summary import git_revision
 INSTALL_SECONDS = 600.0
 CONSTRAINTS = (f"torch=={metadata.version('torch').partition('+')[0]}", "gymnasium>=1.1", "numpy>=2.0")
 """What this package needs; else a package of others may bring versions of its own."""
+NUMBERS = ("random_return_mean", "return_mean", "sampled_return_mean", "steps_per_second")
+"""What is kept of a run's summary."""
+ALONE = "Gymnasium alone"
+"""The command that says whose fault it is that an environment does not train."""
 
 
 @dataclass
@@ -36,14 +40,19 @@ class Outcome:
     look: list[str] = field(default_factory=list)
     """The lines of the first look."""
     summary: dict[str, Any] = field(default_factory=dict)
-    """Of the run."""
+    """Of the run: `NUMBERS`."""
     seconds: float = 0.0
     commit: str = ""
     """Of this source tree, when it was tried."""
 
     @property
+    def failed(self) -> dict[str, str]:
+        """Command -> what it said."""
+        return {name: said for name, said in self.commands.items() if said != "ok"}
+
+    @property
     def verdict(self) -> str:
-        failed = {name: said for name, said in self.commands.items() if said != "ok"}
+        failed = self.failed
         return "; ".join(f"{name}: {said}" for name, said in failed.items()) or "ok"
 
     @property
@@ -72,19 +81,30 @@ def attempt(package: Package, out: Path, steps: int, timeout: float) -> Outcome:
     return outcome
 
 
-def read(package: Package, out: Path) -> Outcome | None:
-    """What an earlier attempt at the same version and settings came to; None if there was none."""
-    try:
-        known = Outcome(**json.loads((out / package.name / "outcome.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-    return known if known.package == _plain(package) else None
+def read(package: Package, out: Path, kept: Path) -> Outcome | None:
+    """What an earlier attempt at the same version and settings came to, in `out` or among those in the file
+    `kept`; None if there was none."""
+    for path in (out / package.name / "outcome.json", kept):
+        try:
+            given = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        for each in given if path == kept else [given]:
+            known = Outcome(**each)
+            if known.package.items() >= _plain(package).items():
+                return known
+    return None
+
+
+def keep(outcomes: Sequence[Outcome], path: Path) -> None:
+    """All in one file, from which the report can be written again."""
+    path.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n")
 
 
 def _plain(package: Package) -> dict[str, Any]:
-    """As JSON has it."""
-    plain: dict[str, Any] = json.loads(json.dumps(package._asdict()))
-    return plain
+    """What an attempt depends on, as JSON has it."""
+    plain = {name: getattr(package, name) for name in ("name", "version", "id", "typed", "besides")}
+    return json.loads(json.dumps(plain))  # type: ignore[no-any-return]
 
 
 def _make(venv: Path) -> Path:
@@ -134,8 +154,17 @@ def _commands(
             outcome.look = [line for line in said.splitlines() if re.match(known, line)]
         if name == "train":
             if code != 0:
+                outcome.commands[ALONE] = _alone(python, settings, folder, timeout)
                 return
-            outcome.summary = json.loads((folder / "run" / "summary.json").read_text())
+            summary = json.loads((folder / "run" / "summary.json").read_text())
+            outcome.summary = {number: summary.get(number) for number in NUMBERS}
+
+
+def _alone(python: Path, settings: Sequence[str], folder: Path, timeout: float) -> str:
+    command = [str(python), "-m", "equipoise.scripts.studies.alone", *settings]
+    code, said = _run(command, folder, child("look")[1], timeout)
+    (folder / "alone.log").write_text(said)
+    return "ok" if code == 0 else _reason(said)
 
 
 def _run(command: Sequence[str], cwd: Path, environment: dict[str, str], timeout: float) -> tuple[int, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -188,3 +191,49 @@ def test_other_braces_are_texts() -> None:
 def test_a_factory_that_is_not_written_as_module_and_callable_is_named(make: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         GymnasiumEnv(make=make)
+
+
+class Pictured(Numbered):
+    def __init__(self, render_mode: str) -> None:
+        super().__init__()
+        self.render_mode = render_mode
+
+
+def test_pictures_are_asked_for_though_another_render_mode_was_typed() -> None:
+    env = GymnasiumEnv(make=Pictured, kwargs={"render_mode": "text"}, render_mode="rgb_array")
+    assert env.render_mode == "rgb_array"
+    env.close()
+
+
+REGISTERING = """
+import gymnasium
+from gymnasium.envs.registration import register
+
+def register_envs(prefix=""):
+    gymnasium.register(f"{prefix}Late-v0", "tests.envs.test_ways_in:Numbered")
+
+def register_everything():
+    raise AssertionError("not meant by its name")
+"""
+
+
+@pytest.fixture
+def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A package whose environments are registered by a function, as `package.register_envs()`."""
+    (tmp_path / "late_package.py").write_text(REGISTERING)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "late_package"
+    sys.modules.pop("late_package", None)
+    gymnasium.registry.pop("Late-v0", None)
+
+
+@BOTH
+def test_what_a_package_registers_by_a_function_is_found_by_its_id(late: str, vectorization: Any) -> None:
+    env = GymnasiumEnv(f"{late}:Late-v0", num_envs=2, vectorization=vectorization, kwargs={"level": 3.0})
+    assert env.reset(0)[0][:, 1].tolist() == [3.0, 3.0]
+    env.close()
+
+
+def test_an_id_that_is_not_among_them_is_named_with_the_closest(late: str) -> None:
+    with pytest.raises(ValueError, match="no environment that Gymnasium knows; the closest known: Late-v0"):
+        GymnasiumEnv(f"{late}:Later-v0")
