@@ -188,7 +188,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             row, outside = self._layout.row(observation)
         except ValueError as error:
-            self._fail(str(error))
+            self._fail(f"{error}{self._layout.way_out(observation)}")
         if outside is not None and self._contract.check_bounds == "strict":
             self._fail(f"{outside}; env.check_bounds=tell would use the nearest")
         return row, {} if outside is None else {"outside": outside}

@@ -10,7 +10,7 @@ structures are errors.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -68,6 +68,16 @@ class _Leaf:
                 return None
         fault = self.write(row[None], self.read(value)[None])
         return None if fault is None else fault[1]
+
+    def fits(self, observation: Any) -> bool:
+        """Whether it is there in a whole observation, and can be read."""
+        try:
+            for key in self.keys:
+                observation = observation[key]
+            self.read(observation)
+        except (LookupError, TypeError, ValueError):
+            return False
+        return True
 
     def read(self, value: Any) -> Array:
         """The entries of one observation, `[entries]`. Raises ValueError."""
@@ -202,6 +212,12 @@ class ObservationLayout:
         """The parts of an observation that fits which its space does not have, and nobody sees."""
         return list(_beyond(self._tree, observation, "observation"))
 
+    def way_out(self, observation: Any) -> str:
+        """What to add to the message on an observation that does not fit: how to do without its unfit parts;
+        nothing where all are unfit, or none."""
+        unfit = [".".join(map(str, leaf.keys)) for leaf in self._leaves if not leaf.fits(observation)]
+        return f"; {self._leaving_out(unfit)}" if 0 < len(unfit) < len(self._leaves) else ""
+
     def rows(self, observations: Any, count: int) -> tuple[Floats, tuple[int, str] | None]:
         """`[count, O]` of a batch as vector environments give it, each array with a leading axis; and the row
         of the first integer outside its space, with what is wrong with it. The rest is not checked."""
@@ -270,9 +286,12 @@ class ObservationLayout:
         named = ", ".join(said)
         way_out = "wrap the environment so that it gives numbers"
         if len(unread) < len(seen):
-            listed = ",".join([*self.ignore, *(name for _, name, _ in unread)])
-            way_out = f"env.ignore=[{listed}] leaves {'it' if len(unread) == 1 else 'them'} out"
+            way_out = self._leaving_out([name for _, name, _ in unread])
         raise ValueError(f"{named}; accepted are {ACCEPTED}; {way_out}")
+
+    def _leaving_out(self, names: Sequence[str]) -> str:
+        listed = ",".join([*self.ignore, *names])
+        return f"env.ignore=[{listed}] leaves {'it' if len(names) == 1 else 'them'} out"
 
     def _fill(self, row: Floats, node: _Leaf | _Node, value: Any, keys: tuple[Any, ...]) -> str | None:
         """Fill the columns of what is under `node`; gives what is wrong with the first integer outside."""

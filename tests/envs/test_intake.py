@@ -190,6 +190,40 @@ def test_a_misfit_inside_a_nested_observation_is_named(observation: Any, message
 
 # ---------------------------------------------------------------- parts that are left out
 
+
+class Shrinking(gymnasium.Env[Any, Any]):
+    """Its digits get fewer in an episode, as a number has fewer once it has been divided."""
+
+    observation_space = spaces.Dict(digits=spaces.MultiBinary(2), free=spaces.MultiBinary(20), turn=BOX)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        return self._shown(2), {}
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        return self._shown(1), 0.0, False, False, {}
+
+    def _shown(self, digits: int) -> dict[str, Any]:
+        shown = {"digits": np.ones(digits, np.int8), "free": np.ones(10 * digits, np.int8)}
+        return {**shown, "turn": np.zeros(1, np.float32)}
+
+
+def test_what_leaves_its_declared_shape_can_be_left_out_as_the_message_says() -> None:
+    env = GymnasiumEnv(make=Shrinking)
+    env.reset(0)
+    with pytest.raises(EnvError, match=r"shape \(1,\), .*; env.ignore=\[digits,free\] leaves them out$"):
+        step(env)
+    env = GymnasiumEnv(make=Shrinking, ignore=["digits", "free"])
+    env.reset(0)
+    assert step(env).observation.tolist() == [[0.0]]
+
+
+def test_no_part_is_to_be_left_out_where_none_would_be_left() -> None:
+    layout = ObservationLayout(spaces.Dict(place=BOX))
+    assert layout.way_out({"place": np.zeros(3)}) == ""
+    assert layout.way_out(7) == ""
+
+
 MISSION = spaces.Dict(
     mission=spaces.Text(9),
     place=BOX,
