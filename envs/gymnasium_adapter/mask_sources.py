@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -17,10 +17,39 @@ from equipoise.envs.gymnasium_adapter.own_spaces import layers
 
 KEY = "action_mask"
 INFO, METHOD, OBSERVATION = f"info[{KEY!r}]", "action_masks()", f"observation[{KEY!r}]"
-READ_FROM_OBSERVATION = f"action masks are read from {OBSERVATION}, which is an input of the policy, too"
+_TOLD = {
+    METHOD: [f"action masks are read from {METHOD}"],
+    OBSERVATION: [f"action masks are read from {OBSERVATION}, which is an input of the policy, too"],
+}
 _LOOKS_LIKE_ONE = re.compile(
     r"(?i)(\b|_)(actions?_?masks?|masks?_?actions?|(legal|valid|avail|available|allowed)_?(actions?|moves?))\b"
 )
+
+
+def chosen(
+    there: Sequence[str], observed: Callable[[], Any], table: ActionTable
+) -> tuple[str | None, list[str]]:
+    """Which source of masks counts, if any, and what is to be told of it and of the others.
+
+    Args:
+        there: what the environment has, from the one that counts most on.
+        observed: gives the mask in an observation.
+        table: of the actions.
+    """
+    if not table.num_heads:
+        return None, [f"{name} is not used: the actions hold no choice to be masked" for name in there]
+    if list(there) == [OBSERVATION]:
+        try:
+            read_mask(observed(), table)
+        except MaskError as error:
+            return None, [f"{OBSERVATION} is not used as a mask, only as an input: it {error}"]
+    if not there:
+        return None, []
+    source, *others = there
+    return source, [
+        *_TOLD.get(source, []),
+        *(f"{name} is not used as a mask: {source} is there, too" for name in others),
+    ]
 
 
 class MaskSource:
@@ -51,26 +80,14 @@ class MaskSource:
     def _find(self, observation: Any, info: Mapping[str, Any]) -> list[str]:
         """Sets the source; returns what is to be told."""
         there = [INFO] * (KEY in info) + [METHOD] * callable(self._method) + [OBSERVATION] * self._observed
-        if not self._table.num_heads:
-            return [f"{name} is not used: the actions hold no choice to be masked" for name in there]
-        told = []
-        if there and there[0] == OBSERVATION:
-            try:
-                read_mask(observation[KEY], self._table)
-            except MaskError as error:
-                told, there = [f"{OBSERVATION} is not used as a mask, only as an input: it {error}"], []
-        if not there:
-            return told or [
-                f"{name} may be a mask of actions and is not used: what is read is {INFO}, {METHOD} or "
-                f"{OBSERVATION}"
-                for name in self._alike(observation, info)
-            ]
-        self.source = there[0]
-        if self.source == METHOD:
-            told.append(f"action masks are read from {METHOD}")
-        elif self.source == OBSERVATION:
-            told.append(READ_FROM_OBSERVATION)
-        return told + [f"{name} is not used as a mask: {self.source} is there, too" for name in there[1:]]
+        self.source, told = chosen(there, lambda: observation[KEY], self._table)
+        if there or not self._table.num_heads:
+            return told
+        return [
+            f"{name} may be a mask of actions and is not used: what is read is {INFO}, {METHOD} or "
+            f"{OBSERVATION}"
+            for name in self._alike(observation, info)
+        ]
 
     def read(self, observation: Any, info: Mapping[str, Any]) -> Read | None:
         """As `read_mask` gives it; None where there is none.

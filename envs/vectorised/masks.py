@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter.declared import declares
-from equipoise.envs.gymnasium_adapter.given_masks import Joined, MaskError, TablesOfCopies
-from equipoise.envs.gymnasium_adapter.mask_sources import KEY, METHOD, OBSERVATION, READ_FROM_OBSERVATION
+from equipoise.envs.gymnasium_adapter.given_masks import Joined, TablesOfCopies
+from equipoise.envs.gymnasium_adapter.mask_sources import KEY, METHOD, OBSERVATION, chosen
 from equipoise.envs.gymnasium_adapter.masks import read_mask
 from equipoise.envs.gymnasium_adapter.own_spaces import layers
 
@@ -41,24 +41,12 @@ class Masks:
 
     def find(self, env: Any, observation: Any, infos: Mapping[str, Any]) -> list[str]:
         """Sets the source, and gives what is to be told of it."""
-        self.source, told = None, []
         if env is not self._asked:
             self._asked, self._method = env, method_of(env)
         there = [INFOS] * (KEY in infos) + [METHOD] * (self._method is not None)
         there += [OBSERVATION] * self._observed
-        if not self._table.num_heads:
-            return [f"{name} is not used: the actions hold no choice to be masked" for name in there]
-        if there == [OBSERVATION]:
-            try:
-                read_mask(observation[KEY][0], self._table)
-            except MaskError as error:
-                return [f"{OBSERVATION} is not used as a mask, only as an input: it {error}"]
-            told.append(READ_FROM_OBSERVATION)
-        if there:
-            self.source = there[0]
-        if self.source == METHOD:
-            told.append(f"action masks are read from {METHOD}")
-        return told + [f"{name} is not used as a mask: {self.source} is there, too" for name in there[1:]]
+        self.source, told = chosen(there, lambda: observation[KEY][0], self._table)
+        return told
 
     def given(self, observation: Any, infos: Mapping[str, Any]) -> Any:
         """One for each copy, as it comes; None where there is none."""
