@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.report_only or (known is not None and not options.again):
             continue
         print(f"{package.name} {package.version}: {package.id} …", flush=True)
-        outcome = attempt(package, options.out, options.steps, options.timeout)
+        outcome = attempt(package, options.out, options.steps, options.timeout, options.eval_steps)
         print(f"  {outcome.verdict} ({outcome.seconds:.0f} s)", flush=True)
     found = [
         (package, known)
@@ -146,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", type=lambda text: text.split(","), default=[], help="names of packages, with commas")
     add("--steps", type=int, default=4_000, help="of training (default 4000)")
     add("--timeout", type=float, default=600.0, help="seconds that a command may take (default 600)")
+    add("--eval-steps", type=int, default=1000, help="of an episode of evaluation at most (default 1000)")
     add("--again", action="store_true", help="also what has been tried already")
     add("--report-only", action="store_true", help="try nothing; write the report of what is there")
     add("--out", type=Path, default=Path("runs/environments"), help="default: runs/environments")

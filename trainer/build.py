@@ -177,6 +177,8 @@ def environment_maker(
 ) -> MakeEnv:
     """`make(num_envs)` for the environment of the section `env`.
 
+    What one finds out with effort about all (its attribute `found_out`), the next ones are told.
+
     `environment`: makes a single Gymnasium environment, in place of the one that the section names.
     """
     target, keywords = find_class(section.target), section.keywords
@@ -184,10 +186,13 @@ def environment_maker(
         name = str(keywords.get("make") or keywords.get("id"))
         keywords = {**keywords, "id": None, "make": _Named(environment, name)}
 
+    known: dict[str, Any] = {}
+
     def make(num_envs: int) -> BatchedEnv:
         try:
             with torch_switches.kept(section.label):
-                env: BatchedEnv = target(**SuppliedToEnv(num_envs, device)._asdict(), **keywords)
+                env: BatchedEnv = target(**SuppliedToEnv(num_envs, device)._asdict(), **keywords | known)
+            known.update(getattr(env, "found_out", {}))
         except (EnvError, ValueError, KeyboardInterrupt):  # a ValueError says which argument is wrong
             raise
         except BaseException as error:  # user code: may raise anything, SystemExit too

@@ -82,6 +82,8 @@ class GymnasiumEnv:
             one, `[1]` for one of a `Tuple`.
         action_bounds: see `envs.action_bounds.bounded`.
         render_mode: `rgb_array` for `render()`.
+        reward_sizes: how many numbers the reward and the keys of `info` hold, as another one's `found_out`
+            has it; None: a first step tells.
 
     Raises:
         ValueError: unknown id, a constructor that fails, or arguments and spaces that do not fit.
@@ -108,6 +110,7 @@ class GymnasiumEnv:
         ignore: Sequence[str | float] = (),
         action_bounds: ActionBounds | None = None,
         render_mode: str | None = None,
+        reward_sizes: Mapping[str, int] | None = None,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
@@ -159,14 +162,17 @@ class GymnasiumEnv:
                 return Workers(make_one, contract, count, min(num_workers or cores(), count), drawn, timeout)
 
             # In another process where the environments are to be: it may die, or never answer.
-            held = measured(
-                lambda given: start(1, given, lambda _: probe),
-                contract,
-                unannounced(reward_components, reward_weights),
-            )
-            rewards = rewards_of(probe, reward_components, reward_weights, held)
+            if reward_sizes is None:
+                reward_sizes = measured(
+                    lambda given: start(1, given, lambda _: probe),
+                    contract,
+                    unannounced(reward_components, reward_weights),
+                )
+            rewards = rewards_of(probe, reward_components, reward_weights, reward_sizes)
             if reward_components is None and reward_weights is None:
                 self._remarks += vector_remark(rewards.names)
+        self.found_out = {"reward_sizes": reward_sizes}
+        """Keywords that spare another one of the same environment the looking."""
         self.reward_names, self.reward_weights = rewards.names, rewards.weights
         self.native_observation_space = probe.observation_space
         """As the environment itself has it; `observation_space` is that of the flat rows."""

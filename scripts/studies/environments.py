@@ -67,6 +67,8 @@ NEW = (
         "make=hybrid_shoot.gym_wrapper:HybridShootEnv",
         "hybrid",
         besides=("pettingzoo",),
+        found=MESSAGE,
+        note="it imports PettingZoo, which it does not require",
     ),
     Package("uppaal-gym", "1.0.1", "uppaal_gym:CruiseControl-v0", "hybrid systems"),
     Package("popgym", "1.0.7", "popgym:popgym-BattleshipEasy-v0", "multi-discrete, memory"),
@@ -120,7 +122,15 @@ NEW = (
     Package(
         "gymnasium-cartpole-swingup", "0.1.8", "gymnasium_cartpole_swingup:CartPoleSwingUp-v0", "control"
     ),
-    Package("bluesky-gym", "0.2.0", "make=bluesky_gym.envs.descent_env:DescentEnv", "air traffic, dict"),
+    Package(
+        "bluesky-gym",
+        "0.2.0",
+        "bluesky_gym:MergeEnv-v0",
+        "air traffic, dict",
+        found=README,
+        note="its README calls its `register_envs()`, which is done here since it was seen to be needed",
+        mended=True,
+    ),
     # A second lot, chosen by what they say of themselves and by being of this Python, before any was tried.
     Package("anesthesim", "0.1.0", "anesthesim:anesthesim/CombinedAnesthesia-v0", "medicine"),
     Package("antibiosim", "0.1.0", "antibiosim:antibiosim/TherapySwitch-v0", "medicine"),

@@ -61,7 +61,7 @@ class Outcome:
         return self.commands.get("train") == "ok"
 
 
-def attempt(package: Package, out: Path, steps: int, timeout: float) -> Outcome:
+def attempt(package: Package, out: Path, steps: int, timeout: float, eval_steps: int = 1000) -> Outcome:
     """Install `package` and take it through the commands; kept in `out`, and the installation removed."""
     folder, began, outcome = (out / package.name).absolute(), time.monotonic(), Outcome(_plain(package))
     outcome.commit = git_revision() or ""
@@ -73,7 +73,7 @@ def attempt(package: Package, out: Path, steps: int, timeout: float) -> Outcome:
         said = _pip(python, package)
         outcome.commands["install"] = said
         if said == "ok":
-            _commands(package, python, folder, outcome, steps, timeout)
+            _commands(package, python, folder, outcome, steps, timeout, eval_steps)
     finally:
         shutil.rmtree(venv, ignore_errors=True)
         outcome.seconds = time.monotonic() - began
@@ -126,12 +126,18 @@ def _pip(python: Path, package: Package) -> str:
 
 
 def _commands(
-    package: Package, python: Path, folder: Path, outcome: Outcome, steps: int, timeout: float
+    package: Package,
+    python: Path,
+    folder: Path,
+    outcome: Outcome,
+    steps: int,
+    timeout: float,
+    eval_steps: int,
 ) -> None:
     settings = [package.environment, *package.typed]
     short = [
         f"trainer.total_env_steps={steps}", "trainer.eval_every=0", "trainer.final_eval_episodes=10",
-        "trainer.eval_max_steps=1000", f"hydra.run.dir={folder / 'run'}",
+        f"trainer.eval_max_steps={eval_steps}", f"hydra.run.dir={folder / 'run'}",
     ]  # fmt: skip
     module, colon, _ = package.id.removeprefix("make=").partition(":")
     allow = [f"allow=[{module}]"] if colon else []

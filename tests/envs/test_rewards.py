@@ -12,6 +12,8 @@ from gymnasium import spaces
 
 from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv
 from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.trainer.build import environment_maker
+from equipoise.trainer.configuration.compose import compose
 
 BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
 VECTOR = spaces.Box(-10.0, 10.0, (2,), np.float32)
@@ -163,6 +165,27 @@ def test_looking_for_vectors_leaves_what_follows_as_it_was() -> None:
         return rewards(env), np.random.uniform()
 
     assert drawn() == drawn(reward_weights=[1])  # where nothing is looked for
+
+
+class Tallied(Treasure):
+    steps = 0
+
+    def step(self, action: Any) -> Any:
+        type(self).steps += 1
+        return super().step(action)
+
+
+def test_what_training_has_found_out_evaluation_does_not_look_for_again() -> None:
+    section = compose(["env=gymnasium", f"env.make={__name__}:Tallied", "env.kwargs.reward=[1.0, 2.0]"]).env
+    make = environment_maker(section, torch.device("cpu"))
+    Tallied.steps = 0
+    training = make(2)
+    assert Tallied.steps == 1
+    evaluation = make(1)
+    assert Tallied.steps == 1
+    assert evaluation.reward_names == training.reward_names == ("reward_0", "reward_1")
+    evaluation.reset(0)
+    assert evaluation.step(torch.zeros(1, dtype=torch.int64)).rewards.tolist() == [[1.0, 2.0]]
 
 
 def test_a_vector_whose_length_changes_is_named() -> None:
