@@ -97,10 +97,9 @@ def _make(
         raise ValueError(
             f"{id!r} could not be made with {kwargs}: {type(error).__name__}: {error}"
         ) from error
-    if render_mode is not None and env.render_mode != render_mode:
-        raise ValueError(
-            f"{id}: render_mode {render_mode!r} is not one of {env.metadata.get('render_modes')}"
-        )
+    modes = env.metadata.get("render_modes") or []
+    if render_mode is not None and env.render_mode != render_mode and render_mode not in modes:
+        raise ValueError(f"{id}: render_mode {render_mode!r} is not one of {modes}")
     return env
 
 

@@ -235,8 +235,16 @@ NEW = (
         "game, dict, masked",
         ("env.kwargs.base_seed=42",),
         found=README,
+        note="tried with Python 3.12, the only one that it takes",
     ),
-    Package("gymnasium-orchard", "1.0.0", "orchard:Orchard-round", "game", found=README),
+    Package(
+        "gymnasium-orchard",
+        "1.0.0",
+        "orchard:Orchard-round",
+        "game",
+        found=README,
+        note="tried with Python 3.12, below which it is not to be had",
+    ),
     Package(
         "econgym",
         "0.2.0",
@@ -244,6 +252,7 @@ NEW = (
         "economics, several agents",
         ("env.kwargs={n: 2, K: 7, c: 1.0, p_max: 10.0}",),
         found=README,
+        note="no Gymnasium environment: several agents by an interface of its own",
     ),
     Package(
         "hitori-gym",
@@ -252,6 +261,7 @@ NEW = (
         "puzzle, dict, masked",
         ("env.kwargs.size=5",),
         found=README,
+        note="tried with Python 3.12, below which it is not to be had",
     ),
     Package(
         "hill-climb-racing-env",
@@ -259,18 +269,42 @@ NEW = (
         "hill_racing_env:hill_racing_env/HillRacing-v0",
         "driving",
         found=README,
+        note="SWIG has to be there before it is installed, as its README says",
     ),
     Package(
-        "gym-zombie-shooter", "0.1.1", "zombie_shooter_gym:ZombieShooter-v1", "game, pictures", found=README
+        "gym-zombie-shooter",
+        "0.1.1",
+        "zombie_shooter_gym:ZombieShooter-v1",
+        "game, pictures",
+        found=README,
+        note=(
+            "evaluated for 100 steps of an episode; with 1,000, training and evaluation were not done after"
+            " 600 seconds of a busy machine"
+        ),
     ),
-    Package("divide21env", "0.2.8", "divide21env:Divide21-v0", "game, dict", found=README),
+    Package(
+        "divide21env",
+        "0.2.8",
+        "divide21env:Divide21-v0",
+        "game, dict",
+        found=README,
+        note=(
+            "its number loses digits when it is divided, and the observation shrinks with it, out of the "
+            "declared space, with Gymnasium alone, too"
+        ),
+    ),
     Package(
         "space-mining",
         "0.1.2",
         "make=space_mining:make_env",
         "game, robot",
         ("env.kwargs.max_episode_steps=1200",),
-        found=README,
+        besides=("--no-deps", "pygame"),
+        found=MESSAGE,
+        note=(
+            "it wants Gymnasium below 0.30 and NumPy below 2 and is refused by pip beside this project; "
+            "without these wishes it runs"
+        ),
     ),
     Package(
         "storage-node-env",
@@ -285,6 +319,11 @@ NEW = (
             "env.kwargs.battery_config.efficiency_discharge=0.95",
         ),
         found=README,
+        note=(
+            "the data file that its README names is not in the package; with a file of one's own, written "
+            "as its README says, it trains"
+        ),
+        cannot=True,
     ),
     Package("immunosim", "0.1.0", "immunosim:immunosim/CheckpointInhibitor-v0", "medicine", found=README),
     Package("hemosim", "0.2.2", "hemosim:hemosim/WarfarinDosing-v0", "medicine", found=README),
@@ -295,6 +334,7 @@ NEW = (
         "grid world",
         ("env.kwargs={map_seed: 0, emit_map: true, emit_q_star: true}",),
         found=README,
+        note="tried with Python 3.12, below which it is not to be had",
     ),
     # Its README ends before it shows how it is made: the name is the one that the package registers.
     Package("mobile-robot-nav", "0.2", "mobile_robot_nav:MobileRobotNav-v0", "robot", found=SOURCE),
@@ -308,6 +348,8 @@ NEW = (
         "grid world",
         ("env.kwargs.tabular=true",),
         found=README,
+        note="its README calls its `register()`, which is done here since it was seen to be needed",
+        mended=True,
     ),
     Package("gymnasium-hardmaze", "0.1.1", "gymnasium_hardmaze:HardMaze-v0", "maze, robot", found=README),
     Package("sepsisim", "0.1.0", "sepsisim:sepsisim/FluidResuscitation-v0", "medicine", found=README),

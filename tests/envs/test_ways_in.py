@@ -205,6 +205,25 @@ def test_pictures_are_asked_for_though_another_render_mode_was_typed() -> None:
     env.close()
 
 
+class Forgetful(Numbered):
+    """Draws what it was asked for, and does not keep what that was."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode: str) -> None:
+        super().__init__()
+
+    def render(self) -> Any:
+        return np.zeros((2, 3, 3), np.uint8)
+
+
+def test_an_environment_that_lists_a_render_mode_and_forgets_it_is_filmed() -> None:
+    env = GymnasiumEnv(make=Forgetful, render_mode="rgb_array")
+    env.reset(0)
+    assert env.render().shape == (2, 3, 3)
+    env.close()
+
+
 REGISTERING = """
 import gymnasium
 from gymnasium.envs.registration import register
