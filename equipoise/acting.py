@@ -20,6 +20,7 @@ from equipoise.envs.gymnasium_adapter.masks import Read, read_mask
 from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
 from equipoise.envs.gymnasium_adapter.scalars import with_numbers
 from equipoise.trainer.evaluate import acting_of, measure, numbers
+from equipoise.trainer.policy.player import Player
 from equipoise.trainer.restore import load_policy, restore
 
 if TYPE_CHECKING:
@@ -85,18 +86,28 @@ class Policy:
         self.observation_space = loaded.observation_space
         self.action_space = loaded.network.space.native
         self._network, self._table = loaded.network, loaded.network.space.table
+        self._player = Player(loaded.network)
         self._layout = ObservationLayout(self.observation_space, loaded.ignored)
         self.env, self.allow = env, tuple(allow)
 
     def __repr__(self) -> str:
         return f"<Policy {self.path}: {self.observation_space} -> {self.action_space}>"
 
-    def act(self, observation: Any, mask: Any = None, deterministic: bool = True) -> Any:
+    def reset(self) -> None:
+        """Forget all episodes: the next observation begins one. Only a policy with a memory needs it."""
+        self._player = Player(self._network)
+
+    def act(self, observation: Any, mask: Any = None, deterministic: bool = True, done: Any = None) -> Any:
         """The action for an observation, as the environment's `step` takes it.
 
         >>> action = policy.act(observation)
         >>> action = policy.act(observation, info["action_mask"], deterministic=False)
         >>> actions = policy.act(vector_env.reset()[0])
+
+        A policy with a memory (`policy=gru`) remembers each episode from call to call, one or a whole batch.
+        It is told where new ones begin by `done`, or by `reset` before the first observation of each:
+
+        >>> actions = policy.act(observations, done=terminated | truncated)
 
         Args:
             observation: what `reset` and `step` return, of one environment, or of several in one batch as
@@ -105,10 +116,12 @@ class Policy:
                 None: `observation["action_mask"]`, if the policy was trained with that, else all of them.
             deterministic: the likeliest choices and the mean of each parameter; else a sample, drawn with
                 PyTorch's generator.
+            done: whether an episode ended before this observation, which is the first of the next one; one
+                flag, or one for each of a batch.
 
         Raises:
-            ValueError: the observation or the mask does not fit the environment's spaces; the message names
-                the part.
+            ValueError: the observation or the mask does not fit the environment's spaces, or `done` or the
+                size of the batch does not fit what is remembered; the message names the part.
         """
         if mask is None and self._mask_in_observation:
             mask = _mask_in(observation)
@@ -132,18 +145,37 @@ class Policy:
             tables = TablesOfCopies(self._table, count).join({i: one.tables for i, one in read.items()})
             masks = as_action_mask(own, tables)
         flat = torch.from_numpy(np.concatenate([self._flat(row) for row in rows]).reshape(count, -1))
+        self._begin(count, done)
         leaves: list[Any] = self._leaves(flat, masks, deterministic)
         if size is not None:
             return self._table.actions_of(leaves)
         action = self._table.action_of(leaves, 0)
         return with_numbers(self.action_space, action) if self._numbers_for_arrays else action
 
+    def _begin(self, count: int, done: Any) -> None:
+        """Forget the episodes that are over, of so many as there are observations now."""
+        flags = np.asarray(False if done is None else _arrays(done), np.bool_)
+        if flags.shape not in ((), (count,)):
+            raise ValueError(f"done has shape {flags.shape}; must be one flag, or one for each of {count}")
+        state = self._player.state
+        if state is None or not self._network.state_size:
+            return
+        where = torch.from_numpy(np.broadcast_to(flags, (count,)).copy())
+        if bool(where.all()):
+            self.reset()
+        elif len(state) != count:
+            raise ValueError(
+                f"{count} observations follow {len(state)}, whose episodes the policy remembers: "
+                "policy.reset() lets it begin anew"
+            )
+        else:
+            self._player.forget(where.to(state.device))
+
     @torch.inference_mode()
     def _leaves(self, flat: Tensor, masks: ActionMask | None, deterministic: bool) -> list[Array]:
         """An array `[B, ...]` for each leaf of the action, for observations `[B, O]` and masks."""
         network, device = self._network, self._network.space.device
-        inputs = network.normalize(flat.to(device))
-        acting = network.acting(inputs, masks)
+        acting = self._player.acting(flat.to(device), masks)
         actions = acting.mode() if deterministic else acting.draw()
         leaves = self._table.take_apart(network.to_native(actions))
         return [_as_array(part, leaf) for part, leaf in zip(leaves, self._table.leaves, strict=True)]

@@ -23,12 +23,13 @@ class ExportedPolicy:
     def __init__(self, path: Path) -> None:
         described = json.loads(path.with_name(f"{path.name}.json").read_text())
         self.inputs = {entry["name"]: entry for entry in described["inputs"]}
-        self.outputs = described["outputs"]
+        self.outputs = [entry for entry in described["outputs"] if "keys" in entry]
+        self.reset()
         if path.suffix == ".onnx":
             import onnxruntime
 
             session = onnxruntime.InferenceSession(path)
-            names = [entry["name"] for entry in self.outputs]
+            names = [entry["name"] for entry in described["outputs"]]
             self._call = lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
         else:
             import torch
@@ -43,6 +44,12 @@ class ExportedPolicy:
 
             self._call = call
 
+    def reset(self) -> None:
+        """Forget the episode so far; only a policy with a memory needs it, before each episode."""
+        self.state = np.zeros(
+            (1, self.inputs["state"]["shape"][1]) if "state" in self.inputs else 0, np.float32
+        )
+
     def act(self, observation: Any, masks: list[Any] | None = None) -> Any:
         """The action for an observation, in the structure that the environment expects.
 
@@ -52,7 +59,10 @@ class ExportedPolicy:
         inputs = {"observation": self._row(observation)}
         if "action_mask" in self.inputs:
             inputs |= self._masks(masks)
+        if "state" in self.inputs:
+            inputs["state"] = self.state
         outputs, action = self._call(inputs), {}
+        self.state = outputs.get("next_state", self.state)
         for entry in self.outputs:
             value = outputs[entry["name"]][0].astype(entry["environment_dtype"])
             _put(action, entry["keys"], value)
@@ -118,6 +128,7 @@ def main() -> None:
     policy, env = ExportedPolicy(Path(sys.argv[1])), gymnasium.make(sys.argv[2])
     for episode in range(int(sys.argv[3]) if len(sys.argv) > 3 else 1):
         observation, info = env.reset(seed=episode)
+        policy.reset()
         total, done = 0.0, False
         while not done:
             action = policy.act(observation, info.get("action_mask"))

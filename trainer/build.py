@@ -119,6 +119,7 @@ def make_trainer(
     num_values = pipeline.num_values(len(env.reward_names))
     shape, parts = env.observation_space.shape, parts_of(env)
     policy = make_policy(config.policy, space_of(env), shape, num_values, parts)
+    check_sequences(policy, env.num_envs, batch)
     collector = make_collector(env, policy, settings, config.seed, process)
     return Trainer(
         config,
@@ -272,6 +273,17 @@ def make_policy(
     except Exception as error:  # user code: may raise anything
         raise ValueError(f"policy._target_ = {section.target}: {type(error).__name__}: {error}") from error
     return check_policy(policy, section.target, num_values).to(space.device)
+
+
+def check_sequences(policy: Policy, num_envs: int, batch: schema.BatchConfig) -> None:
+    """A memory is trained on whole sequences. Raises ValueError where minibatches would cut them."""
+    if policy.state_size and num_envs % batch.num_minibatches:
+        fits = ", ".join(str(count) for count in range(1, num_envs + 1) if num_envs % count == 0)
+        raise ValueError(
+            f"trainer.batch.num_minibatches = {batch.num_minibatches}; allowed is a divisor of {num_envs}, "
+            "the environments of a process, as a policy with a memory learns from whole sequences of each: "
+            f"{fits}"
+        )
 
 
 def make_collector(

@@ -44,6 +44,13 @@ class SuppliedToEncoder(NamedTuple):
     """Of the classes that take it."""
 
 
+class SuppliedToMemory(NamedTuple):
+    """Constructor arguments of a memory that are no configuration keys of its section."""
+
+    width: int
+    """Features of an observation, as the encoder gives them."""
+
+
 class SuppliedToStage(NamedTuple):
     """Constructor arguments that a stage gets if it takes them; they are no configuration keys."""
 

@@ -3,7 +3,8 @@
 `T` rollout steps · `N` parallel environments · `B` minibatch samples · `K` reward components ·
 `V` value heads (`K`, or `K + 1` with one for the task reward) · `H` categorical heads · `C` the largest
 number of choices of a head · `S` choices of all heads together · `P` continuous entries · `D` continuous
-decisions (`H`, or `H + 1` with one for the parameters that belong to no head) · `O` observation width.
+decisions (`H`, or `H + 1` with one for the parameters that belong to no head) · `O` observation width ·
+`M` numbers that a memory keeps of an episode.
 
 Tensors are float32 on the run's device, masks are bool.
 """
@@ -60,6 +61,19 @@ class Pathwise(NamedTuple):
     """`[..., 1]`: of this estimate in the continuous side's gradient, the rest is the score function's."""
 
 
+class Sequences(NamedTuple):
+    """How a memory goes through samples that are `n` sequences of `T` steps, `B = T·n`, step by step."""
+
+    state: Tensor
+    """`[n, M]`: what it knows before the first step."""
+    begins: Tensor
+    """`[T, n]` bool: an episode begins with the step, and nothing is known any more."""
+
+    def of(self, chosen: Tensor) -> Sequences:
+        """The sequences `chosen` `[n']`."""
+        return Sequences(self.state.index_select(0, chosen), self.begins.index_select(1, chosen))
+
+
 @dataclass
 class Rollout:
     """What one iteration collects, allocated once and written in place."""
@@ -93,6 +107,10 @@ class Rollout:
     all."""
     pathwise: Pathwise | None = None
     """None: the environment was not differentiated."""
+    sequences: Sequences | None = None
+    """Of the policy's memory, with `n = N`; None: it has none."""
+    last_state: Tensor | None = None
+    """`[N, M]`: what it knows when it sees `last_observation`."""
 
     @property
     def done(self) -> Tensor:
@@ -142,6 +160,8 @@ class Minibatch(NamedTuple):
     returns: Tensor
     """`[B, V]` the value targets, in normalised units."""
     pathwise: Pathwise | None = None
+    sequences: Sequences | None = None
+    """Of the policy's memory; None: it has none."""
 
 
 class Term(NamedTuple):

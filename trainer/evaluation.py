@@ -17,6 +17,8 @@ from equipoise.envs.protocol import Act, BatchedEnv, DiagnosticEnv, NativeAction
 from equipoise.envs.references import References
 from equipoise.trainer.data import Actions
 from equipoise.trainer.footage import Footage, Frame, can_render
+from equipoise.trainer.idle_steps import IdleSteps
+from equipoise.trainer.policy.player import Player
 from equipoise.trainer.policy.protocol import Policy
 
 Acting = Literal["deterministic", "sampled", "both"]
@@ -100,7 +102,10 @@ def evaluate(
         )
         return replace(one, sampled=other)
     generator = torch.Generator(env.device).manual_seed(seed)
-    record = _play(_behaviour(policy, shares, generator), env, shares, seed, render, max_steps)
+    player = Player(policy)
+    record = _play(
+        player, _behaviour(player, policy, shares, generator), env, shares, seed, render, max_steps
+    )
     results = {how: record.evaluation(share, references) for how, share in shares.items() if share.any()}
     if "deterministic" not in results:
         return results["sampled"]
@@ -126,13 +131,15 @@ def _shares(episodes: int, env: BatchedEnv, acting: Acting) -> dict[str, Tensor]
     return shares
 
 
-def _behaviour(policy: Policy, shares: Mapping[str, Tensor], generator: torch.Generator) -> Act:
+def _behaviour(
+    player: Player, policy: Policy, shares: Mapping[str, Tensor], generator: torch.Generator
+) -> Act:
     sampled = (shares["sampled"] > 0)[:, None]
     if not bool(sampled.any()):
-        return lambda observation, mask: policy.to_native(policy.act(observation, mask))
+        return lambda observation, mask: policy.to_native(player.acting(observation, mask).mode())
 
     def act(observation: Tensor, action_mask: ActionMask | None) -> NativeAction:
-        distribution = policy.acting(policy.normalize(observation), action_mask)
+        distribution = player.acting(observation, action_mask)
         pairs = zip(distribution.draw(generator), distribution.mode(), strict=True)
         return policy.to_native(Actions(*(drawn.where(sampled, mode) for drawn, mode in pairs)))
 
@@ -172,10 +179,16 @@ class _Record(NamedTuple):
 
 @torch.inference_mode()
 def _play(
-    act: Act, env: BatchedEnv, shares: Mapping[str, Tensor], seed: int, render: bool, max_steps: int
+    player: Player,
+    act: Act,
+    env: BatchedEnv,
+    shares: Mapping[str, Tensor],
+    seed: int,
+    render: bool,
+    max_steps: int,
 ) -> _Record:
     share = torch.stack(list(shares.values())).sum(0)
-    checked = CheckedEnv(env)
+    checked, idle = CheckedEnv(env), IdleSteps(env)
     observation, action_mask = checked.reset(seed)
     running, lengths = torch.zeros(2, env.num_envs, device=env.device)
     weights = torch.tensor(env.reward_weights, device=env.device)
@@ -187,6 +200,8 @@ def _play(
         step = checked.step(act(observation, action_mask))
         observation, action_mask = step.observation, step.action_mask
         counts, done = finished < share, step.terminated | step.truncated
+        player.forget(done)
+        player.forget(idle.latest())
         running, lengths = running + step.rewards @ weights, lengths + 1.0
         overdue = counts & ~done & (lengths >= max_steps)
         columns.append((running, lengths, (done & counts) | overdue, overdue))

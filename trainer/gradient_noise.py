@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from equipoise.trainer.configuration.schema import TrainerConfig
-from equipoise.trainer.data import Metric, Metrics, Minibatch
+from equipoise.trainer.data import Metric, Metrics, Minibatch, Sequences
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.losses import surrogates
-from equipoise.trainer.minibatches import map_tensors
+from equipoise.trainer.minibatches import map_tensors, of_environments
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.stages.protocol import SIDES, reduce_terms
 from equipoise.trainer.system import distributed
@@ -35,6 +35,8 @@ def signal_shares(
     scatters around 0. A share s of n samples means a noise scale (McCandlish et al., "An empirical model of
     large-batch training", 2018) of n·(1 − s)/s samples.
 
+    Not measured of a single environment whose sequence a memory goes through.
+
     Args:
         flat: the policy's parameters.
         shared: `[n]` 1 for the parameters to take it over, which both sides reach; None: each side's own.
@@ -42,10 +44,14 @@ def signal_shares(
     """
     if len(samples.advantages) < 2:
         return {}
-    found = [
-        _gradients(policy, flat, take(samples, rows), settings)
-        for rows in halves(samples, settings.batch.rollout_steps, SAMPLES)
-    ]
+    steps = settings.batch.rollout_steps
+    if samples.sequences is None:
+        parts = [take(samples, rows) for rows in halves(samples, steps, SAMPLES)]
+    elif steps < len(samples.advantages):
+        parts = _whole_sequences(samples, samples.sequences)
+    else:
+        return {}
+    found = [_gradients(policy, flat, half, settings) for half in parts]
     metrics = {}
     for side, one, other in zip(SIDES, *found, strict=True):
         if shared is not None:
@@ -78,6 +84,14 @@ def halves(samples: Minibatch, steps: int, limit: int | None = None) -> tuple[Te
     return spread(first), spread(second)
 
 
+def _whole_sequences(samples: Minibatch, sequences: Sequences) -> list[Minibatch]:
+    """Those of every other environment, equally many of both."""
+    steps, num_envs = sequences.begins.shape
+    size = min(num_envs // 2, max(1, SAMPLES // distributed.world_size() // steps))
+    each = torch.arange(num_envs, device=sequences.begins.device)
+    return [of_environments(samples, sequences, half[:size]) for half in (each[::2], each[1::2])]
+
+
 @torch.enable_grad()
 def _gradients(
     policy: Policy, flat: FlatParameters, batch: Minibatch, settings: TrainerConfig
@@ -89,7 +103,8 @@ def _gradients(
 
 def side_losses(policy: Policy, batch: Minibatch, settings: TrainerConfig) -> dict[str, Tensor]:
     """The surrogate of each side, without any stage."""
-    distribution = policy.distribution(batch.inputs, batch.action_mask, batch.actions.discrete)
+    inputs = policy.recall(batch.inputs, batch.sequences)
+    distribution = policy.distribution(inputs, batch.action_mask, batch.actions.discrete)
     sides = surrogates(
         batch,
         distribution,

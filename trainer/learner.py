@@ -191,7 +191,8 @@ class Learner:
         return Direction(gradient, clipped, skipped, kl, both, metrics, kept)
 
     def _heads(self, batch: Minibatch) -> Heads:
-        heads: Heads = self.policy(batch.inputs, batch.actions.discrete)
+        inputs = self.policy.recall(batch.inputs, batch.sequences)
+        heads: Heads = self.policy(inputs, batch.actions.discrete)
         return heads
 
     def _state(

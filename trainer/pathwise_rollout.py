@@ -23,7 +23,7 @@ from equipoise.trainer.data import Actions, Metric, Metrics, Pathwise, Rollout
 from equipoise.trainer.policy.continuous import Gaussian, Squashed
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.protocol import Policy
-from equipoise.trainer.rollout import ActorOutput, Collector, Step
+from equipoise.trainer.rollout import Acting, ActorOutput, Collector, Step
 
 
 @dataclass
@@ -52,6 +52,8 @@ def check_differentiable(env: BatchedEnv, policy: Policy, settings: TrainerConfi
         obstacle = f"the actions of {name} have no continuous parameters"
     elif not isinstance(policy.family, Gaussian | Squashed):
         obstacle = f"policy.distribution = {family} has no sample that is mean + σ · noise; gaussian has"
+    elif policy.state_size:
+        obstacle = "what a memory knows is not differentiated (policy.memory = null is)"
     elif settings.compile == "cudagraphs":
         obstacle = "trainer.compile = cudagraphs keeps no graph to differentiate; use default or none"
     if obstacle is not None:
@@ -137,7 +139,7 @@ class PathwiseCollector(Collector):
     @torch.enable_grad()
     def _step(
         self,
-        act: Callable[..., tuple[ActorOutput, Tensor | None, Actions]],
+        act: Acting,
         gumbel: Tensor,
         normal: Tensor,
         log_std: Tensor | None,
@@ -149,7 +151,7 @@ class PathwiseCollector(Collector):
 
     def _step_with_graph(
         self,
-        act: Callable[..., tuple[ActorOutput, Tensor | None, Actions]],
+        act: Acting,
         gumbel: Tensor,
         normal: Tensor,
         log_std: Tensor | None,
@@ -157,7 +159,8 @@ class PathwiseCollector(Collector):
         now, before = self._now, self._now.observation
         # Copies: what inference has made cannot be saved for a backward pass.
         log_std = None if log_std is None else log_std.clone()
-        heads, mask, actions = act(before, now.action_mask, gumbel.clone(), normal.clone(), log_std)
+        noise = gumbel.clone(), normal.clone()
+        heads, mask, actions, _ = act(before, now.state, now.action_mask, *noise, log_std)
         valid = mask if mask is not None or isinstance(now.action_mask, DependentMask) else now.action_mask
         nudge = torch.zeros_like(actions.continuous, requires_grad=True)
         actions = actions._replace(continuous=actions.continuous + nudge)

@@ -33,19 +33,19 @@ class PolicyProbe:
         # Every other one: the same halves whatever the number of processes that have an even share each.
         first, second = (index[:, ::2], index[:, 1::2]) if num_envs > 1 else index.chunk(2, dim=0)
         columns = candidates.flatten(0, 1).unbind(-1)
-        ours = self._gradients(first.reshape(-1), [reference.flatten()])
-        theirs = self._gradients(second.reshape(-1), list(columns))
+        ours = self._gradients(first, [reference.flatten()])
+        theirs = self._gradients(second, list(columns))
         joined = distributed.all_reduce_mean(torch.cat([ours, theirs]))
         return torch.cosine_similarity(joined[:1], joined[1:], dim=-1)
 
     @torch.enable_grad()
-    def _gradients(self, samples: Tensor, advantages: list[Tensor]) -> Tensor:
-        """`[len(advantages), n]`: one policy gradient for each advantage, on the same samples."""
-        samples = samples[:: max(1, len(samples) * distributed.world_size() // SAMPLES)]
+    def _gradients(self, half: Tensor, advantages: list[Tensor]) -> Tensor:
+        """`[len(advantages), n]`: one policy gradient for each advantage, on the same samples of a `half`
+        `[T', N']`."""
         policy, rollout = self.policy, self.rollout
-        observations, action_mask = rollout.observations.flatten(0, 1), rollout.action_mask.flatten(0, 1)
+        samples, inputs = self._inputs(half)
+        action_mask = rollout.action_mask.flatten(0, 1)
         actions = Actions(*(part.flatten(0, 1).index_select(0, samples) for part in rollout.actions))
-        inputs = policy.normalize(observations.index_select(0, samples))
         mask = action_mask.index_select(0, samples)
         distribution = policy.distribution(inputs, mask, actions.discrete)
         relevant = distribution.relevant(actions.discrete)
@@ -64,3 +64,18 @@ class PolicyProbe:
             )
             rows.append(torch.cat([part.reshape(-1) for part in parts]))
         return torch.stack(rows)
+
+    def _inputs(self, half: Tensor) -> tuple[Tensor, Tensor]:
+        """Some samples of a `half` `[T', N']`, and what the heads take for them."""
+        policy, rollout = self.policy, self.rollout
+        steps, num_envs = rollout.done.shape
+        most = SAMPLES // distributed.world_size()
+        if rollout.sequences is None:
+            samples = half.reshape(-1)
+            samples = samples[:: max(1, len(samples) // most)]
+            return samples, policy.normalize(rollout.observations.flatten(0, 1).index_select(0, samples))
+        half = half[:, : max(1, most // steps)]  # whole sequences, of fewer environments
+        chosen = half[0] % num_envs
+        inputs = policy.normalize(rollout.observations.index_select(1, chosen)).flatten(0, 1)
+        features = policy.recall(inputs, rollout.sequences.of(chosen)).view(steps, len(chosen), -1)
+        return half.reshape(-1), features.index_select(0, half[:, 0] // num_envs).flatten(0, 1)

@@ -13,12 +13,14 @@ from torch import Tensor
 from equipoise.envs.checked import CheckedEnv, close
 from equipoise.envs.dependent_masks import ActionMask, DependentMask, from_plain, to_plain
 from equipoise.envs.gymnasium_adapter import GymnasiumEnv
-from equipoise.envs.protocol import BatchedEnv, IdlingEnv, RemarkingEnv
+from equipoise.envs.protocol import BatchedEnv, RemarkingEnv
 from equipoise.envs.vectorised import VectorisedEnv
 from equipoise.trainer.compilation import Compiled, Setting
-from equipoise.trainer.data import Actions, Metric, Metrics, Rollout
+from equipoise.trainer.data import Actions, Metric, Metrics, Rollout, Sequences
 from equipoise.trainer.episodes import LENGTH, Unfinished, count_episodes, short_ones_only
+from equipoise.trainer.idle_steps import IdleSteps
 from equipoise.trainer.policy.head_after_head import check_order
+from equipoise.trainer.policy.player import forget
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.policy.storage import Storage
 from equipoise.trainer.spaces import HybridSpace
@@ -63,11 +65,18 @@ class Carry:
     unfinished: Unfinished
     ended: Tensor
     """`[N]` int64: how many episodes have ended since all environments were reset."""
+    state: Tensor
+    """`[N, M]`: what the policy's memory knows before it sees `observation`."""
 
 
 ActorOutput = tuple[Tensor, Tensor, Tensor]
 """Logits `[N, H, C]` or `[N, S]`, mean `[N, P]` and log-std `[N, P]`, or `[P]` where it is the same in all
 states."""
+
+
+Acting = Callable[..., tuple[ActorOutput, Tensor | None, Actions, Tensor]]
+"""What `Collector._act` is: gives the heads, the mask where it depends on choices, the actions, and the state
+of the memory."""
 
 
 class Step(NamedTuple):
@@ -108,7 +117,7 @@ class Collector:
         compiling: Setting = "none",
     ) -> None:
         self.env, self.policy, self.rollout, self.generator = env, policy, rollout, generator
-        self._checked = CheckedEnv(env)
+        self._checked, self._idle = CheckedEnv(env), IdleSteps(env)
         observation, mask = self._checked.reset(seed)
         self.masked = mask is not None
         """Whether the environment gives action masks."""
@@ -117,7 +126,11 @@ class Collector:
             own = mask.own if isinstance(mask, DependentMask) else mask
             rollout.action_mask = own.new_zeros(len(rollout.rewards), *own.shape)
         zeros = torch.zeros(env.num_envs, device=env.device)
-        self._now = Carry(observation, mask, Unfinished(zeros, zeros.clone()), zeros.to(torch.int64))
+        unfinished, state = Unfinished(zeros, zeros.clone()), policy.initial_state(env.num_envs)
+        self._now = Carry(observation, mask, unfinished, zeros.to(torch.int64), state)
+        if policy.state_size:
+            rollout.sequences = Sequences(state.clone(), rollout.done)
+            rollout.last_state = state.clone()
         self._heads = _allocate_heads(policy, *rollout.done.shape)
         self._slots = _slots(rollout, self._heads, isinstance(mask, DependentMask))
         in_python = isinstance(env, GymnasiumEnv | VectorisedEnv)
@@ -139,6 +152,8 @@ class Collector:
         gumbel, normal = _noise(self.policy, steps, num_envs, self.generator)
         log_std = self.policy.global_log_std()
         found: list[Metrics] = []
+        if rollout.sequences is not None:
+            rollout.sequences.state.copy_(now.state)
         for *noise, observation, mask, slot in zip(
             gumbel, normal, rollout.observations, rollout.action_mask, self._slots, strict=True
         ):
@@ -147,6 +162,8 @@ class Collector:
                 mask.copy_(now.action_mask)
             step, metrics = self.step.call(*noise, log_std)
             after_step()
+            if rollout.sequences is not None and (idle := self._idle.latest()) is not None:
+                now.state = forget(now.state, idle)
             for place, value in zip(slot, step, strict=True):
                 if place is not None and value is not None:
                     place.copy_(value)
@@ -157,23 +174,28 @@ class Collector:
         ended, now.unfinished = count_episodes(rollout.task_reward, rollout.done, now.unfinished)
         now.ended = now.ended + rollout.done.sum(0)
         found.append({"episode/return": Metric(ended.returns), LENGTH: Metric(ended.lengths)})
-        if isinstance(self.env, IdlingEnv):
-            idle = self.env.take_idle()
-            rollout.idle = None if idle is None else idle.to(self.env.device)
+        rollout.idle = self._idle.all()
+        if rollout.sequences is not None and rollout.last_state is not None:
+            rollout.last_state.copy_(now.state)
+            over = rollout.done if rollout.idle is None else rollout.done | rollout.idle
+            rollout.sequences.begins[1:] = over[:-1]
         return rollout, found
 
     def _step(
         self,
-        act: Callable[..., tuple[ActorOutput, Tensor | None, Actions]],
+        act: Acting,
         gumbel: Tensor,
         normal: Tensor,
         log_std: Tensor | None,
     ) -> tuple[Step, Mapping[str, Tensor]]:
         """Act once; also returns the environment's own metrics."""
         now = self._now
-        heads, mask, actions = act(now.observation, now.action_mask, gumbel, normal, log_std)
+        given = now.observation, now.state, now.action_mask
+        heads, mask, actions, state = act(*given, gumbel, normal, log_std)
         timestep = self._checked.step(self.policy.to_native(actions))
         now.observation, now.action_mask = timestep.observation, timestep.action_mask
+        if self.policy.state_size:
+            now.state = forget(state, timestep.terminated | timestep.truncated)
         final = self.policy.pack(timestep.final_observation)
         outcome = timestep.rewards, timestep.terminated, timestep.truncated, final
         return Step(mask, *actions, *heads, *outcome), timestep.metrics
@@ -181,16 +203,18 @@ class Collector:
     def _act(
         self,
         observation: Tensor,
+        state: Tensor,
         action_mask: ActionMask | None,
         gumbel: Tensor,
         normal: Tensor,
         log_std: Tensor | None,
-    ) -> tuple[ActorOutput, Tensor | None, Actions]:
-        acting = self.policy.acting(self.policy.normalize(observation), action_mask, log_std)
+    ) -> tuple[ActorOutput, Tensor | None, Actions, Tensor]:
+        inputs, state = self.policy.remember(self.policy.normalize(observation), state)
+        acting = self.policy.acting(inputs, action_mask, log_std)
         actions = acting.sample(gumbel, normal)
         taken_from = acting.given(actions.discrete)
         mask = taken_from.action_mask if isinstance(action_mask, DependentMask) else None
-        return (taken_from.logits, taken_from.mean, taken_from.log_std), mask, actions
+        return (taken_from.logits, taken_from.mean, taken_from.log_std), mask, actions, state
 
     def value_units(self, applied: Tensor | None) -> None:
         """The rewards of this rollout were multiplied with `applied` `[K]` before the critic learned of them;
@@ -210,20 +234,21 @@ class Collector:
             "episode_return": returns.clone(),
             "episode_length": lengths.clone(),
             "episodes_ended": self._now.ended.clone(),
+            "state": self._now.state.clone(),
             "generator": self.generator.get_state(),
         }
 
     def exchange(self, env: BatchedEnv, seed: int) -> None:
         """Continue in other environments of the same spaces, with new episodes; closes the former ones."""
         close(self.env)
-        self.env, self._checked = env, CheckedEnv(env)
+        self.env, self._checked, self._idle = env, CheckedEnv(env), IdleSteps(env)
         self._begin_anew(seed)
 
     def _begin_anew(self, seed: int | None = None) -> None:
         now = self._now
         now.observation, now.action_mask = self._checked.reset(seed)
         now.unfinished = Unfinished(*map(torch.zeros_like, now.unfinished))
-        now.ended = torch.zeros_like(now.ended)
+        now.ended, now.state = torch.zeros_like(now.ended), torch.zeros_like(now.state)
 
     @property
     def notice(self) -> str | None:
@@ -250,6 +275,8 @@ class Collector:
         now.action_mask = self._checked.complete(mask)
         now.unfinished = Unfinished(state["episode_return"].to(device), state["episode_length"].to(device))
         now.ended = state["episodes_ended"].to(device)
+        if self.policy.state_size:
+            now.state = state["state"].to(device)
 
 
 def _allocate_heads(policy: Policy, steps: int, num_envs: int) -> ActorOutput:

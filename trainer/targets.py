@@ -38,9 +38,12 @@ def prepare(
         result = pipeline.rewards.rewards(rollout)
         log.add(result.metrics)
     inputs = policy.normalize(rollout.observations.flatten(0, 1))
-    values = policy.value_normalizer.denormalize(policy.critic(inputs)).view(*rollout.done.shape, -1)
+    features, states = inputs, None
+    if rollout.sequences is not None:
+        features, states = policy.replay(inputs, rollout.sequences)
+    values = policy.value_normalizer.denormalize(policy.critic(features)).view(*rollout.done.shape, -1)
     log.add(value_metrics(values, result.applied, rollout.reward_names))
-    targets = _targets(rollout, policy, result, values, settings)
+    targets = _targets(rollout, policy, result, values, states, settings)
     if (
         targets.returns.device.type == "cpu"
     ):  # elsewhere the loop looks later: here the device would be waited for
@@ -64,6 +67,7 @@ def prepare(
         values=normalize(targets.values).flatten(0, 1),
         returns=normalize(targets.returns).flatten(0, 1),
         pathwise=_pathwise(rollout, targets),
+        sequences=rollout.sequences,
     )
     return targets, samples if rollout.idle is None else _without(rollout.idle.flatten(), samples)
 
@@ -81,19 +85,25 @@ def _without(idle: Tensor, samples: Minibatch) -> Minibatch:
 
 
 def _targets(
-    rollout: Rollout, policy: Policy, result: RewardResult, values: Tensor, settings: TrainerConfig
+    rollout: Rollout,
+    policy: Policy,
+    result: RewardResult,
+    values: Tensor,
+    states: Tensor | None,
+    settings: TrainerConfig,
 ) -> Targets:
-    """GAE of every value head, from the values `[T, N, V]` of all observations."""
+    """GAE of every value head, from the values `[T, N, V]` of all observations, and what a memory knew
+    `[T, N, M]` after each of them."""
     rewards, components = result.rewards, len(rollout.reward_weights)
     if values.shape[-1] > components:  # the last head predicts the task reward
         rewards = torch.cat([rewards, rollout.task_reward.unsqueeze(-1)], dim=-1)
     advantages, returns = compute_gae(
         rewards,
         values,
-        _values_of(policy, rollout.last_observation),
+        _values_of(policy, rollout.last_observation, rollout.last_state),
         rollout.terminated,
         rollout.truncated,
-        _final_values(policy, rollout, values),
+        _final_values(policy, rollout, values, states),
         settings.gamma,
         settings.gae_lambda,
     )
@@ -102,20 +112,24 @@ def _targets(
     return Targets(rollout, rewards, values, returns, raw, result.applied, task)
 
 
-def _values_of(policy: Policy, observations: Tensor) -> Tensor:
-    """`[..., O]` -> `[..., V]` in reward units."""
-    return policy.value_normalizer.denormalize(policy.critic(policy.normalize(observations)))
+def _values_of(policy: Policy, observations: Tensor, state: Tensor | None) -> Tensor:
+    """`[B, O]` and what a memory knows before them `[B, M]` -> `[B, V]` in reward units."""
+    inputs = policy.normalize(observations)
+    if state is not None:
+        inputs, _ = policy.remember(inputs, state)
+    return policy.value_normalizer.denormalize(policy.critic(inputs))
 
 
-def _final_values(policy: Policy, rollout: Rollout, values: Tensor) -> Tensor:
+def _final_values(policy: Policy, rollout: Rollout, values: Tensor, states: Tensor | None) -> Tensor:
     """Values of the final observations, shaped like `values`; needed only where an episode was truncated."""
     final = rollout.final_observations
     if final.device.type != "cpu":
-        return _values_of(policy, final.flatten(0, 1)).view_as(values)
+        all_states = None if states is None else states.flatten(0, 1)
+        return _values_of(policy, final.flatten(0, 1), all_states).view_as(values)
     # On the CPU looking is free, and most steps truncate nothing.
     where = rollout.truncated.nonzero(as_tuple=True)
     found = torch.zeros_like(values)
-    found[where] = _values_of(policy, final[where])
+    found[where] = _values_of(policy, final[where], None if states is None else states[where])
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from equipoise.trainer.configuration.annotations import admits, as_whole, hints_of, takes_factory
 from equipoise.trainer.configuration.errors import Problem, allowed, bad_value, missing, shown, unknown
-from equipoise.trainer.configuration.roles import ENCODER, Role
+from equipoise.trainer.configuration.roles import ENCODER, MEMORY, Role
 
 TARGET = "_target_"
 MISSING = "???"
@@ -99,7 +99,7 @@ def check_section(key: str, section: Mapping[str, Any], role: Role) -> tuple[dic
     named = {n: p for n, p in constructor.parameters.items() if n not in role.supplied}
     encoders = _Encoders({}, set(), set(), [])
     if role.encoders:
-        encoders = _check_encoders(key, keywords, constructor, named)
+        encoders = _check_encoders(key, keywords, constructor, named, role)
     problems = [
         *encoders.problems,
         *(
@@ -137,10 +137,14 @@ class _Encoders(NamedTuple):
 
 
 def _check_encoders(
-    key: str, keywords: Mapping[str, Any], constructor: Constructor, named: Mapping[str, inspect.Parameter]
+    key: str,
+    keywords: Mapping[str, Any],
+    constructor: Constructor,
+    named: Mapping[str, inspect.Parameter],
+    role: Role,
 ) -> _Encoders:
-    """A key that the class itself does not take goes to each of its encoders that takes it, as long as the
-    encoder's own section does not say otherwise: `policy.hidden_sizes` is short for all of them.
+    """A key that the class itself does not take goes to each of its encoders, and its memory, that takes it,
+    as long as their own section does not say otherwise: `policy.hidden_sizes` is short for all of them.
     """
     sections: dict[str, dict[str, Any]] = {}
     for name, parameter in named.items():
@@ -152,12 +156,13 @@ def _check_encoders(
     extra = {n: v for n, v in keywords.items() if not constructor.takes_any and n not in {*named, *sections}}
     found = _Encoders(sections, set(), set(), [])
     for part, section in sections.items():
+        kind = MEMORY if part in role.memories else ENCODER
         try:
-            theirs = {*constructor_of(find_class(section[TARGET])).parameters} - ENCODER.supplied
+            theirs = {*constructor_of(find_class(section[TARGET])).parameters} - kind.supplied
         except ImportError:  # check_section says it
             theirs = set()
         handed = {name: value for name, value in extra.items() if name in theirs}
-        sections[part], problems = check_section(f"{key}.{part}", {**handed, **section}, ENCODER)
+        sections[part], problems = check_section(f"{key}.{part}", {**handed, **section}, kind)
         problems += _check_named(f"{key}.{part}", sections[part])
         found.parameters.update(theirs)
         found.shared.update(handed)

@@ -9,6 +9,7 @@ from equipoise.trainer.contracts import (
     HOOKS,
     SuppliedToEncoder,
     SuppliedToEnv,
+    SuppliedToMemory,
     SuppliedToPolicy,
     SuppliedToStage,
 )
@@ -27,6 +28,8 @@ class Role(NamedTuple):
     """What to write instead of a key that people expect here."""
     encoders: bool = False
     """Sections with a `_target_` inside it are encoders."""
+    memories: tuple[str, ...] = ()
+    """Names of those that are memories."""
 
 
 _GYMNASIUM = "Gymnasium's environments need env=gymnasium, too"
@@ -42,10 +45,12 @@ POLICY = Role(
     frozenset(SuppliedToPolicy._fields),
     instead={"kind": "choose policy=mlp, policy=node_set or your own policy.encoder._target_"},
     encoders=True,
+    memories=("memory",),
 )
 CALLBACK = Role(("on_start", "on_iteration", "on_evaluation", "on_end"), frozenset())
 LOGGER = Role(("scalars",), frozenset())
 ENCODER = Role(("forward",), frozenset(SuppliedToEncoder._fields), encoders=True)
+MEMORY = Role(("forward",), frozenset(SuppliedToMemory._fields))
 OPTIMIZER = Role(
     ("step",),
     # How it computes is the trainer's choice, and it minimizes.

@@ -17,6 +17,7 @@ from equipoise.trainer.data import Actions
 from equipoise.trainer.evaluation import normalized_score
 from equipoise.trainer.monitor.action_panel import FAINT, PAPER, TEXT, Names, draw_panel
 from equipoise.trainer.policy.distributions import HybridDistribution
+from equipoise.trainer.policy.player import Player
 from equipoise.trainer.policy.protocol import Policy
 
 WIDTH = 800
@@ -53,11 +54,11 @@ def film_episode(
     weights = torch.tensor(env.reward_weights, device=env.device)
     names = Names(env.choice_names, env.parameter_names) if isinstance(env, IllustratedEnv) else Names()
     noise = torch.Generator(env.device).manual_seed(seed)
-    checked = CheckedEnv(env)
+    checked, player = CheckedEnv(env), Player(policy)
     observation, action_mask = checked.reset(seed)
     task_return, steps, frames = 0.0, 0, []
     while True:
-        acting = policy.acting(policy.normalize(observation), action_mask)
+        acting = player.acting(observation, action_mask)
         actions = acting.mode() if deterministic else acting.draw(noise)
         native = policy.to_native(actions)
         picture = env.render_action(native) if isinstance(env, IllustratedEnv) else env.render()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.envs.observation_parts import ObservationPart
+from equipoise.trainer.data import Sequences
 from equipoise.trainer.policy.choosing import Choose, in_turn, order_of, told
 from equipoise.trainer.policy.conditioning import (
     Conditioning,
@@ -20,6 +21,7 @@ from equipoise.trainer.policy.conditioning import (
 from equipoise.trainer.policy.continuous import FamilyName
 from equipoise.trainer.policy.encoders import MLP, linear
 from equipoise.trainer.policy.log_std import LogStd, LogStdRange
+from equipoise.trainer.policy.memory import MakeMemory, Memories
 from equipoise.trainer.policy.nodes import NodeLayout
 from equipoise.trainer.policy.protocol import Encoder, MakeEncoder, Policy, make_encoder
 from equipoise.trainer.spaces import HybridSpace
@@ -35,6 +37,7 @@ class ActorCritic(Policy):
         observation_parts: what lies in which columns of an observation.
         encoder: the network from observations to features.
         critic_encoder: the critic's own; null: another one like `encoder`
+        memory: what is kept of an episode, behind each encoder; null: nothing
         shared_trunk: both action types read the same features; else each has an encoder of its own
         shared_critic: the critic reads the features of the discrete head
         state_dependent_std: σ is an output of the network, not one number for each parameter
@@ -60,6 +63,7 @@ class ActorCritic(Policy):
         *,
         encoder: MakeEncoder = MLP,
         critic_encoder: MakeEncoder | None = None,
+        memory: MakeMemory | None = None,
         shared_trunk: bool = True,
         shared_critic: bool = False,
         state_dependent_std: bool = False,
@@ -79,6 +83,8 @@ class ActorCritic(Policy):
         raw = getattr(trunk, "raw_observations", False)
         normalize = normalize_observations and not raw
         super().__init__(space, observation_shape, num_values, normalize, distribution, observation_parts)
+        self.memories = None if memory is None else Memories(memory)
+        behind = self._remembered(trunk)
         self.log_std_range = LogStdRange(log_std_min, log_std_max)
         self.owned = owned = NodeLayout(trunk, space)
         nodes = owned.nodes
@@ -87,11 +93,11 @@ class ActorCritic(Policy):
             check_conditioning(conditioning, space, nodes)
 
         discrete, continuous = space.num_heads > 0, space.num_continuous > 0
-        self.discrete_trunk = trunk if discrete else None
-        self.continuous_trunk = None if discrete else trunk
+        self.discrete_trunk = behind if discrete else None
+        self.continuous_trunk = None if discrete else behind
         if discrete and continuous and not shared_trunk:
-            self.continuous_trunk = shaped(encoder, key="policy.encoder")
-        width = trunk.width
+            self.continuous_trunk = self._remembered(shaped(encoder, key="policy.encoder"))
+        width = behind.width
         choices = sum(space.choice_counts) if nodes == 1 else owned.heads_each * space.max_choices
         parameters = owned.parameters_each
         self.discrete_head = linear(width, choices, gain=0.01) if discrete else None
@@ -113,7 +119,10 @@ class ActorCritic(Policy):
                 f"policy.critic_encoder: must give features of the whole observation; {name} gives those of "
                 "each node (NodeSetSummary suits NodeSet, EntitiesSummary suits Entities)"
             )
-        self.value_head = linear(critic.width, num_values, gain=1.0)
+        if self.value_trunk is not None:
+            behind = self.value_trunk = self._remembered(self.value_trunk)
+        self.value_head = linear(behind.width, num_values, gain=1.0)
+        self.state_size = 0 if self.memories is None else self.memories.state_size
         if getattr(trunk, "packed", False) and getattr(critic, "packed", False):
             self.take_packed([name for one in (trunk, critic) for name in getattr(one, "raw_parts", ())])
 
@@ -124,6 +133,21 @@ class ActorCritic(Policy):
         if self.conditional and continuous:
             outputs = parameters * (1 if self.log_std_head is None else 2)
             self.given_choices = ParametersGivenChoices(width, space, nodes, outputs)
+
+    def _remembered(self, encoder: Encoder) -> Encoder:
+        """What gives the features of `encoder`, as the memory behind it has them if there is one."""
+        return encoder if self.memories is None else self.memories.behind(encoder)
+
+    def remember(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Policy.remember`."""
+        return (inputs, state) if self.memories is None else self.memories.step(inputs, state)
+
+    def replay(self, inputs: Tensor, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """See `Policy.replay`."""
+        if self.memories is None:
+            return super().replay(inputs, sequences)
+        features, states = self.memories(inputs, sequences)
+        return features, states
 
     @property
     def order(self) -> Sequence[int]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from equipoise.envs.dependent_masks import ActionMask, DependentMask
 from equipoise.envs.observation_parts import ObservationPart
 from equipoise.envs.protocol import NativeAction
-from equipoise.trainer.data import Actions
+from equipoise.trainer.data import Actions, Sequences
 from equipoise.trainer.policy.choosing import Choose
 from equipoise.trainer.policy.continuous import FAMILIES, FamilyName
 from equipoise.trainer.policy.distributions import HybridDistribution
@@ -120,7 +120,8 @@ class Policy(nn.Module, ABC):
 
     A subclass calls this constructor, sets `value_head`, and implements `actor` and `critic`. The constructor
     of the subclass takes `space`, `observation_shape` and `num_values`, which are supplied; what else it
-    takes are keys of the section `policy`. `trainer.policy.actor_critic` is an example.
+    takes are keys of the section `policy`. `trainer.policy.actor_critic` is an example. One with a memory
+    sets `state_size` and implements `remember` and `replay`, too.
 
     Args:
         space: of the actions.
@@ -138,6 +139,8 @@ class Policy(nn.Module, ABC):
     """The last layer of `critic`, with `V` outputs: it is rescaled when the targets' statistics move."""
     conditional: bool = False
     """Whether outputs of `actor` depend on the choices that are taken, which it then gets as `choices`."""
+    state_size: int = 0
+    """`M`: numbers that the policy keeps of an episode; 0: it has no memory."""
 
     def __init__(
         self,
@@ -197,7 +200,8 @@ class Policy(nn.Module, ABC):
         return None
 
     def forward(self, inputs: Tensor, choices: Tensor | None = None) -> Heads:
-        """All outputs for normalised observations `[B, O]`, given the choices `[B, H]` that were taken."""
+        """All outputs for what `remember` or `replay` gave, which are the observations without a memory, and
+        given the choices `[B, H]` that were taken."""
         return Heads(*self.outputs(inputs, choices), self.critic(inputs))
 
     def outputs(
@@ -207,6 +211,24 @@ class Policy(nn.Module, ABC):
         if self.conditional:
             return self.actor(inputs, log_std, choices)
         return self.actor(inputs, log_std)
+
+    def initial_state(self, count: int) -> Tensor:
+        """`[count, M]`: what is known of episodes that begin."""
+        return self.value_head.weight.new_zeros(count, self.state_size)
+
+    def remember(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step: what `actor` and `critic` take in the place of the normalised observations `[B, O]`, and
+        the state `[B, M]` after it."""
+        return inputs, state
+
+    def replay(self, inputs: Tensor, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """`remember` for the observations `[T·n, O]` of whole sequences, and the states `[T, n, M]` after
+        each step."""
+        return inputs, sequences.state.expand(*sequences.begins.shape, -1)
+
+    def recall(self, inputs: Tensor, sequences: Sequences | None) -> Tensor:
+        """What `actor` and `critic` take, for the normalised observations `[B, O]` of samples."""
+        return inputs if sequences is None else self.replay(inputs, sequences)[0]
 
     def take_packed(self, raw_parts: Collection[str] = ()) -> None:
         """Let rollouts keep observations packed, where that saves anything: all networks must take them so.
@@ -264,8 +286,9 @@ class Policy(nn.Module, ABC):
 
     @torch.inference_mode()
     def act(self, observation: Tensor, action_mask: ActionMask | None) -> Actions:
-        """The deterministic action for raw observations `[B, O]`."""
-        return self.acting(self.normalize(observation), action_mask).mode()
+        """The deterministic action for raw observations `[B, O]`, with which episodes begin."""
+        inputs, _ = self.remember(self.normalize(observation), self.initial_state(len(observation)))
+        return self.acting(inputs, action_mask).mode()
 
     @torch.enable_grad()
     def side_parameters(self, side: Literal["discrete", "continuous"]) -> list[nn.Parameter]:
@@ -273,7 +296,8 @@ class Policy(nn.Module, ABC):
         parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
         if side not in self._reached:
             zeros = next(self.parameters()).new_zeros(2, self.observation_width)
-            logits, mean, log_std = self.outputs(zeros, self.space.first_choices(2))
+            inputs, _ = self.remember(zeros, self.initial_state(2))
+            logits, mean, log_std = self.outputs(inputs, self.space.first_choices(2))
             outputs = [logits] if side == "discrete" else [mean, log_std]
             total = torch.stack([output.sum() for output in outputs]).sum()
             parts: Sequence[Any] = [None] * len(parameters)
@@ -299,7 +323,8 @@ def check_policy(policy: object, target: str, num_values: int) -> Policy:
     space, training = policy.space, policy.training
     try:
         with torch.no_grad():
-            heads = policy.eval()(torch.zeros(2, policy.observation_width), space.first_choices(2))
+            zeros, state = torch.zeros(2, policy.observation_width), policy.initial_state(2)
+            heads = policy.eval()(policy.remember(zeros, state)[0], space.first_choices(2))
     except Exception as error:  # user code: may raise anything
         what = f"{type(error).__name__}: {error}"
         raise ValueError(f"{key}: fails on two observations of zeros: {what}") from error

@@ -14,6 +14,9 @@ from equipoise.envs.action_table import ActionLeaf
 from equipoise.envs.dependent_masks import ActionMask, DependentMask, MaskTable
 from equipoise.trainer.policy.protocol import Policy
 
+STATE, NEXT_STATE = "state", "next_state"
+"""What goes in and comes out of a policy with a memory, beside observation and action."""
+
 
 class StandalonePolicy(nn.Module):
     """Normalisation, network, likeliest choices and parameters, scaling and clamping to native units."""
@@ -27,16 +30,19 @@ class StandalonePolicy(nn.Module):
         tables = mask.tables if isinstance(mask, DependentMask) else ()
         self.tables = {f"action_mask_{table.head}": (table.head, table.given) for table in tables}
         """Inputs beside that: masks of a head for each choice of others."""
-        self.names = tuple(_name(leaf) for leaf in policy.space.table.leaves)
+        remembered = (NEXT_STATE,) if policy.state_size else ()
+        self.names = (*(_name(leaf) for leaf in policy.space.table.leaves), *remembered)
 
     def forward(
         self,
         observation: Tensor,
         action_mask: Tensor | None = None,
+        state: Tensor | None = None,
         tables: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Observations `[B, O]` float32 and masks as `HybridSpace.valid_choices` -> the leaves of the action
-        space by name, each `[B, ...]`. `tables`: see `MaskTable`, by the names of `tables`."""
+        """Observations `[B, O]` float32, masks as `HybridSpace.valid_choices` and what a memory knows
+        `[B, M]` -> the leaves of the action space by name, each `[B, ...]`, and what it knows then. `tables`:
+        see `MaskTable`, by the names of `tables`."""
         policy = self.policy
         mask: ActionMask | None = action_mask
         if self.tables:
@@ -44,11 +50,15 @@ class StandalonePolicy(nn.Module):
             assert tables is not None
             each = (MaskTable(*self.tables[name], valid) for name, valid in tables.items())
             mask = DependentMask(action_mask, tuple(each))
-        actions = policy.acting(policy.normalize(observation), mask).mode()
+        inputs = policy.normalize(observation)
+        if state is not None:
+            inputs, state = policy.remember(inputs, state)
+        actions = policy.acting(inputs, mask).mode()
         table = policy.space.table
         parts = table.take_apart(policy.to_native(actions))
         outputs = [_in_bounds(part, leaf) for part, leaf in zip(parts, table.leaves, strict=True)]
-        return dict(zip(self.names, outputs, strict=True))
+        remembered = [] if state is None else [state]
+        return dict(zip(self.names, [*outputs, *remembered], strict=True))
 
     def examples(self) -> dict[str, Any]:
         """Inputs of the right shape; the batch is 2, as tracing takes 1 for a constant."""
@@ -62,6 +72,8 @@ class StandalonePolicy(nn.Module):
         inputs = {"observation": torch.zeros(2, self.policy.observation_width)}
         if self.masked:
             inputs["action_mask"] = torch.stack([space.valid_choices] * 2)
+        if self.policy.state_size:
+            inputs[STATE] = self.policy.initial_state(2).detach()
         for name, (head, given) in self.tables.items():
             counts = [space.choice_counts[n] for n in (*given, head)]
             inputs[name] = torch.ones(2, *counts, dtype=torch.bool)
@@ -87,6 +99,7 @@ class StandalonePolicy(nn.Module):
                     else "one head's choices after the other's"
                 )
             },
+            STATE: {"meaning": f"what is remembered: 0 when an episode begins, else {NEXT_STATE} before"},
         }
         for name, (head, given) in self.tables.items():
             about[name] = {
@@ -104,9 +117,13 @@ class StandalonePolicy(nn.Module):
             }
             for name, example in self._flat_examples().items()
         ]
-        leaves = zip(self.names, table.leaves, strict=True)
         numbers = self.policy.family.deterministic
-        return {"inputs": inputs, "outputs": [_output(name, leaf, numbers) for name, leaf in leaves]}
+        outputs = [_output(name, leaf, numbers) for name, leaf in zip(self.names, table.leaves, strict=False)]
+        if self.policy.state_size:
+            shape = ["batch", self.policy.state_size]
+            meaning = f"what is remembered: {STATE} of the next step, unless an episode begins with it"
+            outputs.append({"name": NEXT_STATE, "dtype": "float32", "shape": shape, "meaning": meaning})
+        return {"inputs": inputs, "outputs": outputs}
 
 
 def _name(leaf: ActionLeaf) -> str:
