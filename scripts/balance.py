@@ -53,6 +53,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "unit": (*_UNIT, *_FIXED),
     "unit_even": (*_UNIT, *_FIXED, *_EVEN),
     "unit_half": (*_UNIT, f"{_SCALING}.scaling_exponent=0.5"),
+    "signal": (f"{_SCALING}.balance_on=signal",),
     "unit_adaptive": (*_UNIT, f"{_SCALING}.enable_adaptive_scaling=true"),
 }
 MEANINGS = {
@@ -62,6 +63,7 @@ MEANINGS = {
     "unit": "surrogates of unit size, fixed 0.7 and 0.3",
     "unit_even": "surrogates of unit size, fixed 0.5 and 0.5",
     "unit_half": "surrogates of unit size, half of the difference between both gradients corrected",
+    "signal": "gradient scaling of what is not noise in both gradients",
     "unit_adaptive": "surrogates of unit size and gradient scaling",
 }
 FACTORS = (0.03, 30.0, 1000.0)

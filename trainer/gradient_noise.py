@@ -28,7 +28,7 @@ def signal_shares(
     settings: TrainerConfig,
 ) -> Metrics:
     """`‖E g‖² / E‖g‖²` of each surrogate's gradient `g` over half of a rollout: 1 where nothing is noise; and
-    `‖E g‖`, the norm of what is not noise.
+    `‖E g‖`, the norm of what is not noise (where the estimate of its square is negative, so is it).
 
     The gradients of two halves that have nothing in common, g₁ and g₂, have one expectation, so that g₁·g₂
     estimates ‖E g‖² without bias; ½(‖g₁‖² + ‖g₂‖²) estimates E‖g‖². Where there is no signal the share
@@ -59,8 +59,12 @@ def signal_shares(
         size = 0.5 * (one.square().sum() + other.square().sum())
         share = torch.where(size > 0, torch.dot(one, other) / size, torch.nan)
         metrics[f"gradient_scaling/{side}_signal_share"] = Metric(share)
-        metrics[f"gradient_scaling/{side}_signal_norm"] = Metric(torch.dot(one, other).clamp(min=0.0).sqrt())
+        metrics[f"gradient_scaling/{side}_signal_norm"] = Metric(signed_root(torch.dot(one, other)))
     return metrics
+
+
+def signed_root(number: Tensor) -> Tensor:
+    return number.sign() * number.abs().sqrt()
 
 
 def take(samples: Minibatch, rows: Tensor) -> Minibatch:

@@ -26,7 +26,7 @@ from equipoise.trainer.objective import Losses, Objective
 from equipoise.trainer.optimizer import PolicyOptimizer
 from equipoise.trainer.policy.protocol import Heads, Policy
 from equipoise.trainer.stages.pipeline import Pipeline
-from equipoise.trainer.stages.protocol import SIDES, LossState, WeightResult
+from equipoise.trainer.stages.protocol import SIDES, LossState, SignalStage, WeightResult
 from equipoise.trainer.system import distributed
 
 SIGNAL_EVERY = 5
@@ -121,7 +121,11 @@ class Learner:
                 self._mix.measure(samples, log)
             samples = self._mix.mix(samples)
         if due and self._gradient_stage is not None:
-            log.add(signal_shares(self.policy, self.flat, self._shared, samples, self.settings))
+            found = signal_shares(self.policy, self.flat, self._shared, samples, self.settings)
+            log.add(found)
+            if found and isinstance(self._gradient_stage, SignalStage):
+                norms = [found[f"gradient_scaling/{side}_signal_norm"].value for side in SIDES]
+                self._gradient_stage.observe_signal(torch.stack(norms))
         done = torch.full((), progress, device=self.flat.vector.device)
         moved = False
         for _ in range(batch.update_epochs):

@@ -18,6 +18,7 @@ def test_every_arm_is_what_its_name_says(tmp_path: Path) -> None:
         adaptive = name not in (*REFERENCES, "unit", "unit_even")
         assert trainer["gradient_scaling"]["enable_adaptive_scaling"] is adaptive
         assert trainer["gradient_scaling"]["scaling_exponent"] == (0.5 if name == "unit_half" else 1.0)
+        assert trainer["gradient_scaling"]["balance_on"] == ("signal" if name == "signal" else "norm")
         even = name in ("fixed_0.5", "unit_even")
         assert trainer["policy_loss_weights"]["discrete_weight"] == (0.5 if even else 0.7)
 

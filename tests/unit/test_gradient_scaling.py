@@ -653,3 +653,22 @@ def test_the_example_of_somebody_elses_loop_runs() -> None:
             assert abs(line["discrete weight"] - 0.7) > 0.1
             assert line["balance ratio"] == 1.0
     assert numbers[-1]["reward"] > numbers[0]["reward"] + 1.0
+
+
+def test_the_signal_is_balanced_where_that_is_asked_for() -> None:
+    """Scales follow the signals 4 and 1, whatever the minibatches' norms are: 0.7·½ to 0.3·2."""
+    scaling = GradientScaling(balance_on="signal", warmup_steps=0)
+    scaling.observe_signal(torch.tensor([4.0, 1.0]))
+    for norms in ([1.0, 100.0], [50.0, 2.0]):
+        weights = scaling._weigh(torch.tensor(norms, dtype=torch.float64), learn=False, decay=0.9)
+        assert weights.tolist() == pytest.approx([0.35 / 0.95, 0.6 / 0.95])
+    scaling.observe_signal(torch.tensor([-40.0, 1.0]))  # noise: 0.9·16 − 0.1·1600 < 0 says nothing of a norm
+    assert scaling._weigh(None, learn=False, decay=0.9).tolist() == pytest.approx([0.35 / 0.95, 0.6 / 0.95])
+    other = GradientScaling(balance_on="signal", warmup_steps=0)
+    other.load_state_dict(scaling.state_dict())
+    scaling.observe_signal(torch.tensor([60.0, 1.0]))
+    other.observe_signal(torch.tensor([60.0, 1.0]))
+    assert other._weigh(None, learn=False, decay=0.9).equal(scaling._weigh(None, learn=False, decay=0.9))
+    plain = GradientScaling(warmup_steps=0)
+    plain.observe_signal(torch.tensor([4.0, 1.0]))
+    assert plain._weigh(None, learn=False, decay=0.9).tolist() == pytest.approx([0.7, 0.3])

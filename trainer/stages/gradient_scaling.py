@@ -49,6 +49,8 @@ class GradientScaling:
             `absolute` bounds target / ema itself, and so does nothing once both scales sit at a bound.
         weight_normalization: `sum` divides the weights by their sum; `none` lets the target act.
         scaling_exponent: α, the part of the difference between both norms that is corrected.
+        balance_on: `norm` of each minibatch's gradient, signal and noise; or `signal`, what of it two
+            halves of a rollout have in common (see `trainer.gradient_noise`), as every fifth iteration finds.
         norm_parameters: `all` that a side's loss reaches, or only those `shared` by both sides, where one can
             drown the other; `auto`: the shared ones if there are any, else all.
         measure_every: updates from one measurement to the next.
@@ -76,6 +78,7 @@ class GradientScaling:
         scaling_reference: Literal["relative", "absolute"] = "relative",
         weight_normalization: Literal["sum", "none"] = "sum",
         scaling_exponent: Annotated[float, Ge(0.0), Le(1.0)] = 1.0,
+        balance_on: Literal["norm", "signal"] = "norm",
         norm_parameters: Literal["auto", "all", "shared"] = "auto",
         measure_every: Count = 1,
         monitor_every: CountOrZero = 50,
@@ -101,6 +104,7 @@ class GradientScaling:
         self.relative = scaling_reference == "relative"
         self.normalize = weight_normalization == "sum"
         self.exponent = scaling_exponent
+        self.on_signal = balance_on == "signal"
         self.norm_parameters = norm_parameters
         self.interval = measure_every if enable_adaptive_scaling else monitor_every
         self.audit_every = audit_every
@@ -110,6 +114,8 @@ class GradientScaling:
         self._base = torch.tensor(base, dtype=torch.float64, device=device)
         self._nothing = torch.full((2,), math.nan, dtype=torch.float64, device=device)
         self._ema = self._nothing.clone()
+        self._signal = self._nothing.clone()
+        """EMA of the squared norms of the signal, of which single estimates may be negative."""
         self._updates = torch.zeros((), dtype=torch.int64, device=device)
 
     def gradients(self, sides: Sides) -> WeightResult:
@@ -122,9 +128,20 @@ class GradientScaling:
             norms = torch.stack([discrete, continuous]).to(torch.float64)
             full = norms.prod() if not shared else sides.norm("discrete") * sides.norm("continuous")
             cosine = sides.dot() / full
-        weights = self._weigh(norms, learn=measured, cosine=cosine, decay=self.momentum**self.interval)
+        weights = self._weigh(
+            norms, learn=measured and not self.on_signal, cosine=cosine, decay=self.momentum**self.interval
+        )
         discrete_weight, continuous_weight = weights.unbind()
         return WeightResult(discrete_weight, continuous_weight, self._metrics())
+
+    def observe_signal(self, norms: Tensor) -> None:
+        """Take in `[2]` norms of each side's signal, negative where the estimate of their square is."""
+        if not self.on_signal:
+            return
+        squares = (norms * norms.abs()).to(self._signal)
+        smoothed = self.momentum * self._signal + (1.0 - self.momentum) * squares
+        self._signal = torch.where(self._signal.isnan(), squares, smoothed)
+        self._ema = torch.where(self._signal > 0, self._signal.sqrt(), self._ema)
 
     def compute_adaptive_gradient_scaling(
         self, discrete_loss: Tensor, continuous_loss: Tensor, parameters: Iterable[Tensor] | None = None
@@ -244,11 +261,12 @@ class GradientScaling:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"ema": self._ema.clone(), "updates": self._updates.clone()}
+        return {"ema": self._ema.clone(), "updates": self._updates.clone(), "signal": self._signal.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._ema = state["ema"].to(self._ema)
         self._updates = state["updates"].to(self._updates)
+        self._signal = state.get("signal", self._nothing).to(self._signal)
 
 
 def _usable(norms: Tensor) -> Tensor:

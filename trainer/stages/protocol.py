@@ -138,6 +138,16 @@ class GradientStage(Protocol):
         ...
 
 
+@runtime_checkable
+class SignalStage(Protocol):
+    """A gradient stage that also wants to know how much of both gradients is signal."""
+
+    def observe_signal(self, norms: Tensor) -> None:
+        """`[2]`: `‖E g‖` of the discrete and the continuous surrogate's gradient, in some iterations before
+        their first update; negative where there was more noise than signal to be seen."""
+        ...
+
+
 Stage = RewardStage | AdvantageStage | LossStage | GradientStage
 
 
