@@ -63,7 +63,7 @@ def soak(run_dir: Path, minutes: float, overrides: Sequence[str]) -> list[Sample
     samples: list[Sample] = []
     with subprocess.Popen(command, env=environment) as process:
         while began is None or time.monotonic() - began < 60 * minutes:
-            time.sleep(POLL_SECONDS)
+            time.sleep(min(POLL_SECONDS, 60 * minutes / 4))
             if process.poll() is not None:
                 raise RuntimeError(f"the run ended by itself with exit code {process.returncode}")
             if began is not None:
@@ -108,6 +108,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="a folder that is not there yet")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the run")
     arguments = parser.parse_args()
+    if not arguments.minutes >= 0.01:
+        parser.error(f"argument --minutes: must be 0.01 or more, not {arguments.minutes}")
     try:
         samples = soak(arguments.out / "run", arguments.minutes, arguments.overrides)
     except RuntimeError as error:

@@ -271,7 +271,7 @@ def test_the_dashboard_opens(equipoise: Path, here: Path, trained: Path) -> None
 
 def test_a_study_of_memory_runs_the_wheel_too(equipoise: Path, here: Path) -> None:
     python = equipoise.with_name("python")
-    run(python, "-m", "equipoise.scripts.soak", "--minutes", "0.1", "env=mine", *SHORT[1:], cwd=here)
+    run(python, "-m", "equipoise.scripts.soak", "--minutes", "0.03", "env=mine", *SHORT[1:], cwd=here)
     assert (here / "runs/soak/soak.json").exists()
 
 
