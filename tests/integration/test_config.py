@@ -541,6 +541,8 @@ def test_a_sweep_runs_every_combination_in_a_folder_of_its_own(tmp_path: Path) -
     ranked = result.stdout.partition("ranking, topology_spawn")[2]
     assert all(f"│ preset={preset} " in ranked for preset in ("balanced", "conservative"))
     assert ranked.count("2/2") == 2
+    page = Path(ranked.partition("report: ")[2].splitlines()[0])
+    assert "4 runs in 2 groups" in (tmp_path / page).read_text()
     configs = [yaml.safe_load(path.read_text()) for path in tmp_path.glob("runs/*/*/config.yaml")]
     found = {(config["preset"], config["seed"]) for config in configs}
     assert found == {(preset, seed) for preset in ("balanced", "conservative") for seed in (1, 2)}

@@ -87,6 +87,9 @@ def test_the_report_holds_table_pictures_and_raw_numbers(study: tuple[Path, list
         assert f"({name}.png)" in report
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (folder / f"{name}.svg").read_text()
+    page = (folder / "report.html").read_text()
+    assert "3 runs in 3 groups · 2 finished, 1 failed" in page
+    assert "NonFiniteError" in page
     rows = {row["arm"]: row for row in csv.DictReader((folder / "runs.csv").open())}
     assert rows.keys() == {"adaptive", "fixed"}
     summary = json.loads((out / "topology_spawn" / "adaptive" / "s1" / "summary.json").read_text())
