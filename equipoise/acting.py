@@ -31,7 +31,7 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 
 def load(
-    location: str | Path,
+    location: str | Path | Run,
     env: MakeEnv | None = None,
     device: str = "auto",
     allow: Collection[str] = (),
@@ -48,7 +48,7 @@ def load(
     class in a notebook), pass it again as `env`.
 
     Args:
-        location: a run folder, whose newest checkpoint is taken, a checkpoint, the folder that
+        location: a run or its folder, whose newest checkpoint is taken, a checkpoint, the folder that
             `equipoise export format=safetensors` has made, or one of these on the Hugging Face hub:
             `hf://user/repo`, or `hf://user/repo@revision`.
         env: makes the environment, as for `train`.
@@ -60,7 +60,9 @@ def load(
         equipoise.ConfigError: there is no checkpoint that this version of the package can read, or it names
             code that is not allowed.
     """
-    return Policy(location, env, device, allow)
+    if isinstance(location, str | Path):
+        return Policy(location, env, device, allow)
+    return Policy(location.folder, env or location.env, device, (*location.allow, *allow))
 
 
 class Policy:

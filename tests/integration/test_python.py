@@ -177,6 +177,7 @@ def test_progress_is_printed_unless_it_is_not_wanted(
 def test_a_run_goes_on(tmp_path: Path) -> None:
     run = train(lambda: Crane(), tmp_path / "run").resume(total_env_steps=96, progress=False)
     assert list(run.metrics["env_steps"]) == [32, 64, 96]
+    assert equipoise.load(run).path == run.folder / "checkpoints/last.pt"
     with pytest.raises(ConfigError, match="seed cannot be changed"):
         run.resume(seed=3, progress=False)
     again = train("CartPole-v1", tmp_path / "auto", resume="auto")
