@@ -228,6 +228,8 @@ MISTAKES = [
     ("optimizer=sign optimizer.lr=0.5", "unknown key; write optimizer.learning_rate"),
     ("optimizer=sign optimizer.maximize=true", "unknown key; the trainer supplies it"),
     ("optimizer=sign optimizer.kind=adam", "choose optimizer=adam, optimizer=sgd or any"),
+    ("optimizer._target_=torch.optim.SGD", "optimizer.eps = 1e-05: unknown key; optimizer has"),
+    ("optimizer._target_=torch.optim.SGD", "(~optimizer.eps leaves it out)"),
 ]  # fmt: skip
 
 

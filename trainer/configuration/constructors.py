@@ -191,7 +191,11 @@ def _unknown(key: str, name: str, value: Any, role: Role, known: Collection[str]
         return Problem(f"{key}.{name}", f" = {shown(value)}: unknown key; {role.instead[name]}")
     if name in role.supplied:
         return Problem(f"{key}.{name}", f" = {shown(value)}: unknown key; the trainer supplies it")
-    return unknown(f"{key}.{name}", value, known)
+    problem = unknown(f"{key}.{name}", value, known)
+    if "did you mean" in problem.complaint:
+        return problem
+    # It may come with the default: whoever names another class has not typed it.
+    return Problem(problem.key, f"{problem.complaint} (~{problem.key} leaves it out)")
 
 
 def _disagreements(key: str, cls: type[Any], keywords: Mapping[str, Any]) -> Iterator[Problem]:
