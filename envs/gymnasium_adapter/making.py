@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
 import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 
@@ -19,6 +18,7 @@ from equipoise.envs.action_table import UnsupportedSpaceError
 from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs
 from equipoise.envs.gymnasium_adapter.wrapping import Wrapping
 
+Made = TypeVar("Made")
 _REGISTERS = re.compile(r"register(_\w*(env|environment)s?)?")
 _OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -86,7 +86,8 @@ def _make(
                 hint = "; env=vector or env=on_device takes what steps many at once" if batched else ""
                 raise TypeError(f"it gives a {type(env).__name__}, which is no gymnasium.Env{hint}")
         else:
-            env = _registered(id, given)
+            # Gymnasium's checker is replaced by `Guard`, which also looks at every step after the first.
+            env = registered(id, lambda: gymnasium.make(id, disable_env_checker=True, **given))
     except gymnasium.error.UnregisteredEnv as error:
         near = difflib.get_close_matches(id.partition(":")[2] or id, gymnasium.registry, n=3, cutoff=0.5)
         hint = f"; the closest known: {', '.join(near)}" if near else ""
@@ -103,10 +104,8 @@ def _make(
     return env
 
 
-def _registered(id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    """By its id; some packages register theirs only when a function of theirs is called."""
-    # Gymnasium's checker is replaced by `Guard`, which also looks at every step after the first.
-    make = functools.partial(gymnasium.make, id, disable_env_checker=True, **kwargs)
+def registered(id: str, make: Callable[[], Made]) -> Made:
+    """What `make` gives; some packages register `id` only when a function of theirs is called."""
     try:
         return make()
     except gymnasium.error.UnregisteredEnv:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import gymnasium
 from gymnasium.vector import AutoresetMode
 
-from equipoise.envs.gymnasium_adapter.making import found_at
+from equipoise.envs.gymnasium_adapter.making import found_at, registered
 from equipoise.envs.vectorised.parallel import Agents, TeamsError
 
 Autoreset: TypeAlias = Literal["same_step", "next_step", "disabled"]
@@ -25,7 +25,7 @@ def make_vectorised(
     """Raises ValueError where it cannot be made, or is something else."""
     try:
         if make is None:
-            return gymnasium.make_vec(id, num_envs=num_envs, **kwargs)
+            return registered(id, lambda: gymnasium.make_vec(id, num_envs=num_envs, **kwargs))
         call = found_at(make) if isinstance(make, str) else make
         if isinstance(call, type) and hasattr(call, "possible_agents"):
             return Agents(lambda: call(**kwargs), num_envs)

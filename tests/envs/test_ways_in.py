@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from equipoise.envs.gymnasium_adapter import GymnasiumEnv
 from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs
+from equipoise.envs.vectorised import VectorisedEnv
 from equipoise.trainer.configuration.compose import compose
 
 BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
@@ -249,6 +250,12 @@ def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @BOTH
 def test_what_a_package_registers_by_a_function_is_found_by_its_id(late: str, vectorization: Any) -> None:
     env = GymnasiumEnv(f"{late}:Late-v0", num_envs=2, vectorization=vectorization, kwargs={"level": 3.0})
+    assert env.reset(0)[0][:, 1].tolist() == [3.0, 3.0]
+    env.close()
+
+
+def test_so_it_is_where_gymnasium_makes_many_at_once(late: str) -> None:
+    env = VectorisedEnv(f"{late}:Late-v0", num_envs=2, kwargs={"level": 3.0})
     assert env.reset(0)[0][:, 1].tolist() == [3.0, 3.0]
     env.close()
 
