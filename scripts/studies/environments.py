@@ -339,7 +339,15 @@ NEW = (
     # Its README ends before it shows how it is made: the name is the one that the package registers.
     Package("mobile-robot-nav", "0.2", "mobile_robot_nav:MobileRobotNav-v0", "robot", found=SOURCE),
     Package("plume-nav-sim", "0.1.0", "make=plume_nav_sim:make_env", "navigation", found=README),
-    Package("drone-rl-env", "0.1.0", "make=drone_env:DroneEnv", "control", found=README),
+    Package(
+        "drone-rl-env",
+        "0.1.0",
+        "make=drone_env:DroneEnv",
+        "control",
+        found=README,
+        note="the published package imports from `src`, a folder that it does not hold",
+        cannot=True,
+    ),
     Package("target-gym", "0.6.1", "make=target_gym:GymnasiumPlane", "control, aircraft", found=README),
     Package(
         "gym-classics2",
