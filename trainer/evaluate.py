@@ -118,6 +118,8 @@ def measure(
     Raises:
         EnvError: the environment misbehaves.
     """
+    import torch
+
     from equipoise.envs.checked import close
     from equipoise.envs.process_wide import preserved
     from equipoise.trainer.evaluation import evaluate
@@ -125,11 +127,15 @@ def measure(
 
     wanted = episodes * (2 if acting == "both" else 1)
     seed, most = fresh_seed(seed), restored.config.trainer.eval_max_steps
+    threads = torch.get_num_threads()
     with preserved(seed):
         env = restored.make_env(min(wanted, restored.config.env.num_envs))
+        # As in training: for networks this small, threads that wait for each other cost more than they bring.
+        torch.set_num_threads(restored.config.threads)
         try:
             return evaluate(restored.policy, env, episodes, seed, restored.references, render, most, acting)
         finally:
+            torch.set_num_threads(threads)
             close(env)
 
 

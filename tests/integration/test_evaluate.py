@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from equipoise.envs.topology_spawn import TopologySpawn
+from equipoise.trainer import evaluation
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.schema import Config
-from equipoise.trainer.evaluate import main
+from equipoise.trainer.evaluate import main, measure
 from equipoise.trainer.restore import restore
 from equipoise.trainer.system.checkpoint import load, save
 from tests.conftest import TINY
@@ -54,6 +56,21 @@ def test_the_restored_policy_is_the_one_that_was_saved(
     theirs, ours = (policy.act(observation, mask) for policy in (trainer.policy, restored.policy))
     assert theirs.discrete.equal(ours.discrete)
     assert theirs.continuous.equal(ours.continuous)
+
+
+def test_it_computes_with_the_threads_of_training(
+    tiny_topology: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tiny_topology(), tmp_path / "run").train()
+    seen: list[int] = []
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        measure(restore(tmp_path / "run"), 1, 0)
+        assert (seen, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
