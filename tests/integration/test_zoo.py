@@ -20,7 +20,7 @@ SHORT = {"pendulum": 10, "cartpole": 8}
 
 
 def test_it_is_there_and_small() -> None:
-    assert {"platform"} <= {folder.name for folder in FOLDERS} <= set(ZOO)
+    assert {"cartpole", "platform", "topology_spawn"} <= {folder.name for folder in FOLDERS} <= set(ZOO)
     size = sum(file.stat().st_size for folder in FOLDERS for file in folder.iterdir())
     assert size < 800_000
 
