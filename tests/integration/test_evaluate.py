@@ -73,6 +73,21 @@ def test_it_computes_with_the_threads_of_training(
         torch.set_num_threads(before)
 
 
+def test_a_checkpoint_without_the_settings_of_later_releases_is_read(checkpoint: Path) -> None:
+    state = load(checkpoint)
+    for later in (
+        "target_kl",
+        "pathwise_clip",
+        "pathwise_horizon",
+        "continuous_gradient",
+        "pathwise_cross_term",
+    ):
+        del state["config"]["trainer"][later]
+    save(checkpoint, state)
+    settings = restore(checkpoint).config.trainer
+    assert (settings.target_kl, settings.pathwise_clip, settings.continuous_gradient) == (None, 0.5, "score")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

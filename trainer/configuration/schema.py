@@ -27,6 +27,7 @@ from equipoise.trainer.configuration.errors import (
 from equipoise.trainer.configuration.imports import refuse_foreign, used_parts
 from equipoise.trainer.configuration.loggers import LOGGERS, as_section, as_written
 from equipoise.trainer.configuration.loggers import problems as logger_problems
+from equipoise.trainer.configuration.older import with_later_settings
 from equipoise.trainer.configuration.own_names import with_own_names
 from equipoise.trainer.configuration.roles import CALLBACK, ENV, LOGGER, OPTIMIZER, POLICY, STAGE, Role
 
@@ -249,6 +250,7 @@ def check(raw: Mapping[str, Any], allow: Collection[str] | None = None, *, actin
     used = used_parts(raw, acting)
     if allow is not None:
         refuse_foreign(used, allow)
+        raw = with_later_settings(raw)
     nested, problems = dict(raw), []
     for key, role, model in (
         ("env", ENV, EnvConfig),
