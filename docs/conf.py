@@ -40,7 +40,7 @@ napoleon_numpy_docstring = False
 
 NAVIGATION = {
     "index": {
-        "Start": ("first-hour", "own-environment", "policies", "own-network", "own-stage"),
+        "Start": ("first-hour", "own-environment", "policies", "observations", "own-network", "own-stage"),
         "Use": (
             "configuration",
             "callbacks",

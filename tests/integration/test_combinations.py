@@ -121,6 +121,16 @@ def test_it_learns_resumes_acts_and_is_exported(
     torch.testing.assert_close(exported["action.number"], torch.from_numpy(numbers), atol=1e-5, rtol=0.0)
 
 
+def test_stacked_frames_become_channels(tmp_path: Path) -> None:
+    made = (f"env.make={__name__}:Sampled", "env.kwargs={sees: picture, masked: false}")
+    stack = "env.wrappers=[{_target_: gymnasium.wrappers.FrameStackObservation, stack_size: 2}]"
+    trainer = build(compose([*SHORT, *made, stack]), tmp_path / "run")
+    assert trainer.policy.discrete_trunk.layers[0].in_channels == 2 * 3
+    trainer.iterate()
+    assert trainer.collector.rollout.observations.shape == (6, 4, 2 * 147)
+    trainer.close()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler on this machine")
 def test_mixed_observations_compiled(tmp_path: Path) -> None:
