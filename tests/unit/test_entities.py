@@ -16,7 +16,8 @@ from equipoise.envs.observation_parts import read_parts
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.policy.actor_critic import ActorCritic
-from equipoise.trainer.policy.encoders import Entities, EntitiesSummary, entities
+from equipoise.trainer.policy.encoders import Entities, EntitiesSummary
+from equipoise.trainer.policy.encoders.living import Living
 from equipoise.trainer.policy.nodes import NodeLayout
 from equipoise.trainer.spaces import HybridSpace
 from tests.envs.squad import Squad
@@ -79,12 +80,16 @@ def test_what_does_not_exist_has_no_influence_and_costs_no_row() -> None:
 
 
 def test_living_rows_alone_give_what_all_rows_give() -> None:
-    network, all_rows = torch.nn.Linear(3, 2), torch.randn(8, 3)
-    exists = torch.tensor([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
-    expected = network(all_rows) * exists.view(-1, 1)
-    torch.testing.assert_close(entities._of_living(network, all_rows, exists), expected)
-    nobody = entities._of_living(network, all_rows, exists * 0.0)
-    assert torch.equal(nobody, torch.zeros(8, 2))
+    exists = torch.tensor([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    everything, of_sets = torch.randn(12, 2), torch.randn(3, 2)
+    few, many = Living(exists), Living(exists)
+    many._rows = None  # as on a GPU
+    there = exists.view(-1) > 0
+    assert torch.equal(few.of(everything), everything[there])
+    torch.testing.assert_close(few.mean(few.of(everything)), many.mean(everything))
+    torch.testing.assert_close(few.mean(few.of(everything))[0], everything[[0, 2, 3]].mean(0))
+    assert torch.equal(few.given(of_sets), many.given(of_sets)[there])
+    assert torch.equal(few.placed(few.of(everything)), many.placed(everything))
 
 
 def test_several_parts_of_an_action_by_hand() -> None:

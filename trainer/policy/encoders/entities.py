@@ -11,8 +11,8 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from equipoise.envs.observation_parts import ObservationPart
+from equipoise.trainer.policy.encoders.living import Living
 from equipoise.trainer.policy.encoders.mlp import ACTIVATIONS, MLP, Activation, Sizes, linear
-from equipoise.trainer.policy.encoders.node_set import pool
 from equipoise.trainer.policy.encoders.parts import Parts, masks_by_name
 from equipoise.trainer.policy.protocol import Encoder
 from equipoise.trainer.policy.storage import Storage
@@ -60,12 +60,13 @@ class Entities(Encoder):
         self._edges = edges
         count, kinds = self._set.shape[0], 0 if edges is None else _kinds(named, edges, self._set.shape[0])
         self.nodes: int | None = count
+        self._size = count, math.prod(self._set.shape[1:])
         self.storage = Storage(observation_parts)
         self._index = {name: index for index, name in enumerate(named)}
         self.width = width = hidden_sizes[-1]
         used = [self._set.name, *([] if edges is None else [edges]), *([self._mask] if self._mask else [])]
         self.raw_parts = used[1:]
-        self.each = MLP((math.prod(self._set.shape[1:]),), hidden_sizes, activation)
+        self.each = MLP((self._size[1],), hidden_sizes, activation)
         self.rest: Parts | None = None
         if len(used) < len(named):
             parts = (tuple(observation_shape), tuple(observation_parts))
@@ -80,32 +81,33 @@ class Entities(Encoder):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.features(inputs)[0]
+        living, hidden = self.features(inputs)
+        return living.placed(hidden)
 
-    def features(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, N, W]`, and which exist `[B, N]`."""
+    def features(self, inputs: Tensor) -> tuple[Living, Tensor]:
+        """Which exist, and the features `[R, W]` of those."""
         parts = self.storage.split(inputs)
-        rows = parts[self._index[self._set.name]].to(torch.float32)
-        things = rows.view(inputs.shape[0], self._set.shape[0], -1)
+        things = parts[self._index[self._set.name]].to(torch.float32).view(-1, *self._size)
         exists = torch.ones_like(things[..., 0])
         if self._mask is not None:
             exists = parts[self._index[self._mask]].to(torch.float32)
-        hidden = _of_living(self.each, things.flatten(0, 1), exists).view(*exists.shape, self.width)
-        world = 0.0
+        living = Living(exists)
+        hidden = self.each(living.of(things.flatten(0, 1)))
+        world = None
         if self.rest is not None and self.world is not None:
-            world = self.world(self.rest(inputs)).unsqueeze(1)
+            world = self.world(self.rest(inputs))
         shares = None
         if self._edges is not None:
             edges = parts[self._index[self._edges]].to(torch.float32)
             shares = _shares(edges.view(*exists.shape, exists.shape[1], -1), exists)
         for index, own in enumerate(self.own):
-            common = self.common[index](pool(hidden.flatten(0, 1), exists)).unsqueeze(1)
-            found = own(hidden) + common + world
+            common = self.common[index](living.mean(hidden))
+            found = own(hidden) + living.given(common if world is None else common + world)
             if shares is not None:
-                heard = torch.matmul(shares, hidden.unsqueeze(1)).transpose(1, 2).flatten(2)
-                found = found + self.heard[index](heard)
+                heard = torch.matmul(shares, living.placed(hidden).unsqueeze(1))  # [B, kinds, N, W]
+                found = found + living.of(self.heard[index](heard.transpose(1, 2).flatten(2)).flatten(0, 1))
             hidden = self.activation(found)
-        return hidden, exists
+        return living, hidden
 
 
 class EntitiesSummary(Entities):
@@ -132,25 +134,9 @@ class EntitiesSummary(Entities):
         self.summary = MLP((self.width,), [self.width], activation)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        hidden, exists = self.features(inputs)
-        summary: Tensor = self.summary(pool(hidden.flatten(0, 1), exists))
+        living, hidden = self.features(inputs)
+        summary: Tensor = self.summary(living.mean(hidden))
         return summary
-
-
-def _of_living(network: nn.Module, rows: Tensor, exists: Tensor) -> Tensor:
-    """`network` of the rows `[B·N, F]` that exist, 0 for the others.
-
-    On a GPU, and in a graph, of all: how many there are is known to the device alone, which nobody is to wait
-    for.
-    """
-    if rows.device.type != "cpu" or torch.compiler.is_compiling():
-        features: Tensor = network(rows)
-        return features * exists.reshape(-1, 1)
-    living = exists.reshape(-1).nonzero().squeeze(1)
-    found: Tensor = network(rows if len(living) == len(rows) else rows.index_select(0, living))
-    if len(living) == len(rows):
-        return found
-    return found.new_zeros(len(rows), found.shape[1]).index_copy(0, living, found)
 
 
 def _shares(edges: Tensor, exists: Tensor) -> Tensor:
