@@ -205,7 +205,7 @@ def test_what_this_package_imports_for_itself_is_not_its_own(
 ) -> None:
     """`functools.partial` would call anything."""
     monkeypatch.chdir(tmp_path)
-    for target in ("equipoise.trainer.policy.encoders.partial", "equipoise.trainer.build.Path"):
+    for target in ("equipoise.trainer.rollout.partial", "equipoise.trainer.build.Path"):
         borrowed = {"_target_": target}
         with pytest.raises(ConfigError, match="names code that is not Equipoise's"):
             restore(changed(honest, "policy.encoder", borrowed), "cpu")

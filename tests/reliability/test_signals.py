@@ -45,7 +45,8 @@ def in_update(name: str, at: int) -> list[str]:
 PHASES = {  # where the signal comes, what is asked for, how many iterations are done then
     "collect": ("SIGINT", in_env("SIGINT", at=COLLECT_4), 4),
     "update": ("SIGTERM", in_update("SIGTERM", at=4 * 4 - 1), 4),
-    "evaluate": ("SIGTERM", in_env("SIGTERM", at=17, instance=EVALUATION_ENV), 2),
+    "evaluation before": ("SIGTERM", in_env("SIGTERM", at=17, instance=EVALUATION_ENV), 0),
+    "evaluate": ("SIGTERM", in_env("SIGTERM", at=37, instance=EVALUATION_ENV), 2),
     "final evaluation": (
         "SIGINT",
         ["trainer.eval_every=0", *in_env("SIGINT", at=17, instance=EVALUATION_ENV)],
