@@ -1,7 +1,7 @@
 """Compares policies whose numbers and later decisions do, or do not, see the choices just taken.
 
     python -m scripts.conditioning --seeds 1-20 --out runs/conditioning
-    python -m scripts.conditioning --tasks nasim --seeds 1-3        # pip install nasim
+    python -m scripts.conditioning --tasks "nasim tiny,nasim small" --seeds 1-3  # pip install nasim
 
 All runs are made one after the other, in this process; one that is there is not made again. `--report-only`
 reports the runs that exist.
@@ -51,7 +51,8 @@ SMALL = {"num_envs": 64, "rollout_steps": 16}
 TASKS: Mapping[str, Task] = {
     "shared box": Task(SharedBox, 32_768, ARMS[:2], SMALL),
     "climbing": Task(Climbing, 32_768, (ARMS[0], ARMS[2]), SMALL),
-    "nasim": Task("nasim:TinyVA-v0", 30_720, (ARMS[0], ARMS[2]), {"eval_max_steps": 500}),
+    "nasim tiny": Task("nasim:TinyVA-v0", 30_720, (ARMS[0], ARMS[2]), {"eval_max_steps": 500}),
+    "nasim small": Task("nasim:SmallVA-v0", 61_440, (ARMS[0], ARMS[2]), {"eval_max_steps": 1_000}),
 }
 
 
@@ -87,7 +88,7 @@ def one(task: str, arm: str, seed: int, out: Path) -> Row:
         seed=seed,
         total_env_steps=about.steps,
         eval_every=0,
-        final_eval_episodes=256 if task != "nasim" else 32,
+        final_eval_episodes=32 if task.startswith("nasim") else 256,
         progress=False,
         resume="auto",
         **about.settings,
