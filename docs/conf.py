@@ -63,7 +63,14 @@ NAVIGATION = {
     "results/README": {
         "": (
             *("balance", "scaling", "scaling_full", "regret", "default", "ablation", "alignment"),
-            *("benchmarks", "benchmarks-notes", "first_try", "first_try_ablation", "distributions"),
+            *(
+                "benchmarks",
+                "benchmarks-notes",
+                "first_try",
+                "first_try_ablation",
+                "distributions",
+                "conditioning",
+            ),
             "environments",
             *("speed", "speed_peers", "workers", "tuning", "reliability"),
         )

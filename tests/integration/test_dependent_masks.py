@@ -23,6 +23,7 @@ from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.monitor.film import film_episode
 from equipoise.trainer.restore import restore
+from equipoise.trainer.targets import prepare
 from tests.envs.pairs import BatchedPairs, FunctionPairs, Pairs
 from tests.reliability.test_resume import assert_resumes_exactly
 
@@ -227,3 +228,29 @@ def test_a_mask_that_two_choices_leave_empty_is_found_when_they_are_made(tmp_pat
     ):
         policy.acting(observation, given).draw()
     env.close()
+
+
+@pytest.mark.parametrize("conditioning", EVERY)
+@pytest.mark.parametrize("distribution", ["gaussian", "beta", "squashed"])
+def test_the_first_update_finds_the_probabilities_that_were_acted_by(
+    conditioning: str, distribution: str, tmp_path: Path
+) -> None:
+    target = "env._target_=tests.envs.pairs.BatchedPairs"
+    chosen = (f"policy.conditioning={conditioning}", f"policy.distribution={distribution}")
+    trainer = build(compose([target, *SMALL, *chosen, "policy.state_dependent_std=true"]), tmp_path / "run")
+    trainer.iterate()  # away from the beginning, where all choices are alike
+    rollout, _ = trainer.collector.collect()
+    _, samples = prepare(
+        rollout, trainer.policy, trainer.learner.pipeline, trainer.config.trainer, trainer.log
+    )
+    choices, parameters = samples.actions
+    logits, mean, log_std, _ = trainer.policy(samples.inputs, choices)
+    now = trainer.policy.as_distribution(logits, mean, log_std, samples.action_mask)
+    torch.testing.assert_close(
+        now.discrete_log_prob(choices), samples.discrete_log_prob, atol=1e-5, rtol=1e-5
+    )
+    continuous = now.continuous_log_prob(parameters, now.relevant(choices))
+    torch.testing.assert_close(continuous, samples.continuous_log_prob, atol=1e-4, rtol=1e-4)
+    others = choices.roll(1, 0)
+    other = trainer.policy(samples.inputs, others)
+    assert bool((other.mean != mean).any()) is (conditioning != "none")
