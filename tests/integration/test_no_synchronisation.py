@@ -115,6 +115,21 @@ def test_nor_where_choices_are_seen_or_masks_depend_on_them(
     assert reads.found <= ON_THE_CPU_ALONE
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("env.make=tests.integration.test_combinations:Sampled", "env.kwargs={sees: mixed, masked: true}"),
+        ("env.make=tests.envs.squad:Squad", "policy=entities"),
+    ],
+)
+def test_nor_for_pictures_sets_and_entities(settings: tuple[str, ...], tmp_path: Path) -> None:
+    chosen = ("env=gymnasium", *settings, "trainer.batch.rollout_steps=16", "device=cpu", "threads=1")
+    trainer = build(compose([*chosen]), tmp_path)
+    with Reads() as reads:
+        learn(trainer)
+    assert reads.found <= ON_THE_CPU_ALONE | {("living.py", "__init__")}  # who exists
+
+
 @contextmanager
 def waiting_is_an_error() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")
