@@ -44,6 +44,7 @@ NAVIGATION = {
         "Use": (
             "configuration",
             "callbacks",
+            "teachers",
             "loggers",
             "tuning",
             "dashboard",

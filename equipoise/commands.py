@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": Command("trainer.evaluate", "measure a trained policy on fresh episodes"),
     "play": Command("trainer.play", "film a trained policy"),
     "export": Command("trainer.export", "write a policy that runs without this package"),
+    "clone": Command("trainer.clone", "teach a policy what an expert or another policy does"),
     "compare": Command("scripts.compare", "train variants over several seeds and report on them"),
     "tune": Command("scripts.tune", "search for good settings, with any number of workers"),
     "report": Command("scripts.report", "one page of HTML that shows how runs went and compares them"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from equipoise.trainer.configuration import schema
 from equipoise.trainer.data import Metric, Metrics, Minibatch, Term
 from equipoise.trainer.losses import surrogates
+from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.protocol import Heads, Policy
 from equipoise.trainer.stages.pipeline import Pipeline
 from equipoise.trainer.stages.protocol import SIDES, LossState, reduce_terms
@@ -60,8 +61,12 @@ class Objective:
             progress=progress,
             side_scale=side_scale,
             metrics=sides.metrics,
+            policy_at=self._policy_at,
         )
         return self._pipeline.losses(state), sides.kl
+
+    def _policy_at(self, observations: Tensor, mask: Tensor, choices: Tensor) -> HybridDistribution:
+        return self._policy.distribution(self._policy.normalize(observations), mask, choices)
 
     def reduce(self, state: LossState) -> Losses:
         losses = reduce_terms(state.terms)

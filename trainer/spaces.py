@@ -182,6 +182,32 @@ class HybridSpace:
         scaled = torch.lerp(self._low, self._high, unit)  # exact at both bounds
         return self.table.assemble([part.native(actions.discrete, scaled) for part in self._parts])
 
+    def from_native(self, action: NativeAction) -> Actions:
+        """The inverse of `to_native`: `[N, H]`, `[N, P]` in [-1, 1]. Constant numbers become 0.
+
+        Raises:
+            ValueError: the action has another structure; the message gives the path.
+        """
+        parts = self.table.take_apart(action)
+        choices: dict[int, Tensor] = {}
+        numbers = torch.zeros(len(parts[0]), self.num_continuous, device=self.device)
+        for part, leaf in zip(parts, self.table.leaves, strict=True):
+            columns = part.reshape(len(part), -1)
+            if leaf.outcomes:  # of several leaves that one choice decides about
+                each = torch.tensor(leaf.outcomes, device=self.device).view(1, len(leaf.outcomes), -1)
+                same = (columns.unsqueeze(1) == each).all(-1)
+                choices[leaf.first] = same & choices[leaf.first] if leaf.first in choices else same
+            elif leaf.discrete:
+                for head, column, start in zip(range(leaf.count), columns.unbind(1), leaf.start, strict=True):
+                    choices[leaf.first + head] = column - start
+            else:  # a whole number stands for the middle of its share
+                numbers[:, leaf.first : leaf.first + leaf.count] = columns + 0.5 * leaf.rounded
+        heads = [c.to(torch.int64).argmax(1) if c.dim() == 2 else c for _, c in sorted(choices.items())]
+        discrete = torch.stack(heads, 1) if heads else self.first_choices(len(numbers))
+        width = self._high - self._low
+        unit = torch.where(width > 0, (numbers - self._low) / torch.where(width > 0, width, 1.0), 0.5)
+        return Actions(discrete, 2.0 * unit.clamp(0.0, 1.0) - 1.0)
+
     def describe(self) -> str:
         """Where heads and parameters are in the action, and the relevance table: a few lines of ASCII."""
         parts = []

@@ -12,7 +12,7 @@ by name, in the order in which they run; each name is a section of `trainer` wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -56,6 +56,10 @@ class WeightResult(NamedTuple):
     metrics: Metrics = {}
 
 
+def _nowhere(observations: Tensor, mask: Tensor, choices: Tensor) -> HybridDistribution:
+    raise RuntimeError("this state was made without a policy")
+
+
 @dataclass(frozen=True)
 class LossState:
     """One minibatch on its way through the loss stages. Frozen: a stage returns a new one."""
@@ -74,6 +78,9 @@ class LossState:
     """Device scalars: the weight over its base weight that each side (discrete, continuous) had in the
     previous update; 1 at first."""
     metrics: Metrics
+    policy_at: Callable[[Tensor, Tensor, Tensor], HybridDistribution] = _nowhere
+    """The policy as it is now elsewhere: for raw observations `[B', O]`, a mask and the choices that were
+    taken there."""
 
     def with_term(self, name: str, term: Term, metrics: Metrics | None = None) -> LossState:
         """This state with the term `name` added or replaced, and more metrics."""

@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from equipoise.trainer.policy.continuous.family import Family
 
 _LOG_2 = math.log(2.0)
+_NEAR = 0.999
 _TRIES = 6
 """Proposals for each gamma variate. Each is refused with a chance of at most 0.05: all, once in 6e7."""
 
@@ -42,6 +43,9 @@ class Beta(Family):
 
     def in_range(self, sample: Tensor) -> Tensor:
         return torch.tanh(0.5 * sample)
+
+    def from_range(self, action: Tensor) -> Tensor:
+        return 2.0 * action.clamp(-_NEAR, _NEAR).atanh()
 
     def log_prob(self, sample: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         shape, logit = _shape(mean, log_std), sample.double()

@@ -37,6 +37,10 @@ class Family(nn.Module, ABC):
         """The action in [-1, 1] that a sample of any shape stands for."""
 
     @abstractmethod
+    def from_range(self, action: Tensor) -> Tensor:
+        """A sample that stands for `action` in [-1, 1]; where only an infinite one would, one close to it."""
+
+    @abstractmethod
     def log_prob(self, sample: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         """`[B, P]`."""
 

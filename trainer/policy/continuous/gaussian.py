@@ -28,6 +28,9 @@ class Gaussian(Family):
     def in_range(self, sample: Tensor) -> Tensor:
         return sample.clamp(-1.0, 1.0)
 
+    def from_range(self, action: Tensor) -> Tensor:
+        return action
+
     def log_prob(self, sample: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         standardised = (sample - mean) * (-log_std).exp()
         return -0.5 * standardised.square() - (log_std + HALF_LOG_2PI)

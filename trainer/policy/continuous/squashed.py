@@ -14,6 +14,7 @@ from equipoise.trainer.policy.continuous.family import Family
 from equipoise.trainer.policy.continuous.gaussian import Gaussian
 
 _POINTS = 16
+_NEAR = 0.999
 
 
 class Squashed(Family):
@@ -44,6 +45,9 @@ class Squashed(Family):
 
     def in_range(self, sample: Tensor) -> Tensor:
         return sample.tanh()
+
+    def from_range(self, action: Tensor) -> Tensor:
+        return action.clamp(-_NEAR, _NEAR).atanh()
 
     def log_prob(self, sample: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         return self._gaussian.log_prob(sample, mean, log_std) - _log_slope(sample)
