@@ -86,8 +86,8 @@ class Evaluator:
             return look
 
     def untrained(self, look: FirstLook | None) -> Evaluation | None:
-        """Of the policy before it has learned anything, by the process that measures. None where the first
-        look found episodes so long that waiting for their end would keep the training from its beginning."""
+        """Evaluate the policy before it has learned anything, in the process that measures. None if the first
+        look found episodes so long that waiting for their end would delay the start of training."""
         with distributed.failing_together():
             if look is None or look.unfinished:
                 return None
