@@ -91,7 +91,7 @@ def targets_of(advantages: Tensor, task: Tensor | None = None) -> Targets:
         reward_weights=torch.ones(components),
     )
     task = advantages.sum(-1) if task is None else task
-    return Targets(rollout, rollout.rewards, empty, empty, advantages, task)
+    return Targets(rollout, rollout.rewards, empty, empty, advantages, task_advantages=task)
 
 
 def random_targets(seed: int, components: int = 3, size: float = 1.0) -> Targets:
