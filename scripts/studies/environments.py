@@ -143,10 +143,7 @@ NEW = (
         SMALLER,
         ("opencv-python",),
         README,
-        note=(
-            "with its full pictures it is refused, `observations of 2,764,800 numbers need 47.5 GiB of "
-            "memory`, with the line that makes them smaller; its README advises that, too"
-        ),
+        note="with its full pictures it is refused, `observations of 2,764,800 numbers need 47.5 GiB of memory`, with the line that makes them smaller; its README advises that, too; film and `evaluate` were not waited for",
     ),
     Package("gymnasium-sudoku", "0.3.5", "gymnasium_sudoku:sudoku-v0", "puzzle"),
     Package(
@@ -269,7 +266,7 @@ NEW = (
         "hill_racing_env:hill_racing_env/HillRacing-v0",
         "driving",
         found=README,
-        note="SWIG has to be there before it is installed, as its README says",
+        note="it builds Box2D from source, with SWIG, as its README says; with SWIG there, that was not done after 600 seconds of a busy machine",
     ),
     Package(
         "gym-zombie-shooter",
@@ -277,10 +274,7 @@ NEW = (
         "zombie_shooter_gym:ZombieShooter-v1",
         "game, pictures",
         found=README,
-        note=(
-            "evaluated for 100 steps of an episode; with 1,000, training and evaluation were not done after"
-            " 600 seconds of a busy machine"
-        ),
+        note="evaluated for 100 steps of an episode: with 1,000, training and evaluation were not done after 600 seconds of a busy machine; film, export and `evaluate` were not tried",
     ),
     Package(
         "divide21env",
@@ -319,10 +313,7 @@ NEW = (
             "env.kwargs.battery_config.efficiency_discharge=0.95",
         ),
         found=README,
-        note=(
-            "the data file that its README names is not in the package; with a file of one's own, written "
-            "as its README says, it trains"
-        ),
+        note="the data file that its README names is not in the package",
         cannot=True,
     ),
     Package("immunosim", "0.1.0", "immunosim:immunosim/CheckpointInhibitor-v0", "medicine", found=README),
@@ -348,7 +339,14 @@ NEW = (
         note="the published package imports from `src`, a folder that it does not hold",
         cannot=True,
     ),
-    Package("target-gym", "0.6.1", "make=target_gym:GymnasiumPlane", "control, aircraft", found=README),
+    Package(
+        "target-gym",
+        "0.6.1",
+        "make=target_gym:GymnasiumPlane",
+        "control, aircraft",
+        found=README,
+        note="look and training were not done after 600 seconds of a busy machine; it was not found out why",
+    ),
     Package(
         "gym-classics2",
         "1.0.3",
