@@ -107,7 +107,7 @@ NEW = (
         ("matplotlib",),
         note=(
             "a `reset` before the end of an episode leaves jobs and machines of the package occupied, with "
-            "Gymnasium alone, too; its `step` then waits for them without end"
+            "Gymnasium alone, too; its `step` then waits for them without end; whole episodes run"
         ),
     ),
     Package("pickomino-env", "1.4.1", "pickomino_env:Pickomino-v0", "game, dict"),
@@ -143,7 +143,11 @@ NEW = (
         SMALLER,
         ("opencv-python",),
         README,
-        note="with its full pictures it is refused, `observations of 2,764,800 numbers need 47.5 GiB of memory`, with the line that makes them smaller; its README advises that, too; film and `evaluate` were not waited for",
+        note=(
+            "with its full pictures it is refused, `observations of 2,764,800 numbers need 47.5 GiB of "
+            "memory`, with the line that makes them smaller; its README advises that, too; film and "
+            "`evaluate` were not waited for"
+        ),
     ),
     Package("gymnasium-sudoku", "0.3.5", "gymnasium_sudoku:sudoku-v0", "puzzle"),
     Package(
@@ -266,7 +270,10 @@ NEW = (
         "hill_racing_env:hill_racing_env/HillRacing-v0",
         "driving",
         found=README,
-        note="it builds Box2D from source, with SWIG, as its README says; with SWIG there, that was not done after 600 seconds of a busy machine",
+        note=(
+            "it builds Box2D from source, with SWIG, as its README says; with SWIG there, that was not done"
+            " after 600 seconds of a busy machine"
+        ),
     ),
     Package(
         "gym-zombie-shooter",
@@ -274,7 +281,10 @@ NEW = (
         "zombie_shooter_gym:ZombieShooter-v1",
         "game, pictures",
         found=README,
-        note="evaluated for 100 steps of an episode: with 1,000, training and evaluation were not done after 600 seconds of a busy machine; film, export and `evaluate` were not tried",
+        note=(
+            "evaluated for 100 steps of an episode: with 1,000, training and evaluation were not done after"
+            " 600 seconds of a busy machine; film, export and `evaluate` were not tried"
+        ),
     ),
     Package(
         "divide21env",
