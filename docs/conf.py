@@ -73,7 +73,7 @@ NAVIGATION = {
                 "conditioning",
             ),
             "environments",
-            *("speed", "speed_peers", "workers", "tuning", "reliability"),
+            *("speed", "speed_peers", "workers", "pictures", "tuning", "reliability"),
         )
     },
 }
