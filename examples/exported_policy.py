@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +96,8 @@ class ExportedPolicy:
                 there = isinstance(each[head], dict)
                 inputs[name] = np.array(each[head]["mask"] if there else np.ones(shape), bool)[None]
                 each[head] = None if there else each[head]
-        parts = zip_longest(each, counts)
-        valid = np.concatenate([np.ones(n) if part is None else np.ravel(part) for part, n in parts])
+        parts = [np.ones(counts[i]) if part is None else np.ravel(part) for i, part in enumerate(each)]
+        valid = np.concatenate(parts)
         mask = np.zeros((1, *self.inputs["action_mask"]["shape"][1:]), bool)
         if mask.ndim == 2:
             return inputs | {"action_mask": valid[None].astype(bool)}
