@@ -73,6 +73,7 @@ NAVIGATION = {
                 "conditioning",
             ),
             "environments",
+            "memory",
             *("speed", "speed_peers", "workers", "pictures", "tuning", "reliability"),
         )
     },
