@@ -40,6 +40,7 @@ SMALL = tuple(setting for setting in TINY if not setting.startswith("policy."))
 SMALLER = (
     (r"episodes([= ])\d+", r"episodes\g<1>2"),
     (r"total_env_steps=[\d_]+", "total_env_steps=256"),
+    (r"samples=[\d_]+", "samples=640"),
     (r"<run>", "example"),
     (r"report runs/presets", "report runs/example"),
     (r"<name>", "topology_spawn"),
