@@ -55,10 +55,10 @@ def check_differentiable(env: BatchedEnv, policy: Policy, settings: TrainerConfi
     elif policy.state_size:
         obstacle = "what a memory knows is not differentiated (policy.memory = null is)"
     elif settings.compile == "cudagraphs":
-        obstacle = "trainer.compile = cudagraphs keeps no graph to differentiate; use default or none"
+        obstacle = "trainer.compile = cudagraphs keeps no graph to differentiate (default and none do)"
     if obstacle is not None:
         raise ConfigError(
-            f"trainer.continuous_gradient = {settings.continuous_gradient}: {obstacle}. Use score"
+            f"trainer.continuous_gradient = {settings.continuous_gradient}: {obstacle}; score always works"
         )
 
 
@@ -121,10 +121,10 @@ class PathwiseCollector(Collector):
         """What the rewards that the critic has learned from were multiplied with, `[K]`.
 
         Raises:
-            ValueError: where that is not one number for a component.
+            ConfigError: where that is not one number for a component.
         """
         if applied is None:
-            raise ValueError(
+            raise ConfigError(
                 "trainer.continuous_gradient: needs values in units of the task, which "
                 "trainer.reward_normalization.normalization_method must not hide; set it to scale"
             )
