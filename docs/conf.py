@@ -71,6 +71,7 @@ NAVIGATION = {
                 "first_try_ablation",
                 "distributions",
                 "conditioning",
+                "pathwise",
             ),
             "environments",
             "memory",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -172,9 +173,13 @@ def efficiency(results: Sequence[Result], envs: Sequence[str], score: str = "nor
 
 
 def _panels(envs: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
-    figure = Figure(figsize=(5.5 * len(envs), 4), layout="constrained")
-    axes = figure.subplots(1, len(envs), squeeze=False)[0]
-    return figure, dict(zip(envs, axes, strict=True))
+    columns = min(len(envs), _COLUMNS)
+    rows = math.ceil(len(envs) / columns)
+    figure = Figure(figsize=(5.5 * columns, 4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis in axes[len(envs) :]:
+        axis.set_visible(False)
+    return figure, dict(zip(envs, axes, strict=False))
 
 
 def _band(
