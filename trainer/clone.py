@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from equipoise.trainer.configuration.arguments import Arguments
+from equipoise.trainer.configuration.arguments import Arguments, take_allowed
 from equipoise.trainer.configuration.compose import compose_run
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Count, Positive
 from equipoise.trainer.continuation import begun
-from equipoise.trainer.session import run_errors
+from equipoise.trainer.run import outcome
+from equipoise.trainer.session import built
 from equipoise.trainer.system.run_folder import RunFolder
 from equipoise.trainer.system.streams import lasting_streams
 
@@ -48,51 +50,46 @@ class CloneArguments(Arguments):
 
 @lasting_streams()
 def main() -> int:
-    """The exit status: 0, 1 for a failed run, 2 for bad arguments."""
+    """The exit status: 0, 1 for a failed run, 2 for bad arguments, 128 + the number of a signal."""
     known = tuple(f"{name}=" for name in CloneArguments.model_fields)
     ours = [a for a in sys.argv[1:] if a.startswith(known) or a.startswith("-")]
     try:
         arguments = CloneArguments.parse(ours)
         clone_run(arguments, [a for a in sys.argv[1:] if a not in ours])
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
     except BaseException as error:
-        if isinstance(error, run_errors(error)):
-            print(f"The run ended with an error. {error}", file=sys.stderr)
-            return 1
-        raise
+        message, status = outcome(error)
+        if message:
+            print(message, file=sys.stderr)
+        return status
     return 0
 
 
 def clone_run(arguments: CloneArguments, overrides: Sequence[str]) -> None:
     """Record, clone, evaluate, and leave a run's folder. Raises `ConfigError`."""
+    overrides, allow = take_allowed(overrides)
     composed = compose_run(overrides)
     with begun(composed.config, RunFolder(composed.run_dir), composed.dated) as plan:
-        from equipoise.trainer.build import build  # torch takes seconds to import
         from equipoise.trainer.monitor.progress import closing_table
 
-        try:
-            trainer = build(plan.config, plan.folder)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        try:
-            with trainer.interruption, trainer.recorder.session(trainer):
-                summary = _teach(trainer, arguments)
-        finally:
-            trainer.close()
+        with (
+            closing(built(plan)) as trainer,
+            trainer.interruption,
+            trainer.recorder.session(trainer),
+            trainer.interruption.at_once(),
+        ):
+            summary = _teach(trainer, arguments, plan.folder.path / DEMONSTRATIONS, allow)
         closing_table(summary, plan.folder.path)
 
 
-def _teach(trainer: Trainer, arguments: CloneArguments) -> Summary:
+def _teach(trainer: Trainer, arguments: CloneArguments, to: Path, allow: Sequence[str]) -> Summary:
     import torch
 
     from equipoise.trainer.cloning import clone
 
     trainer.evaluator.prepare()
     trainer.recorder.first_look(trainer, trainer.evaluator.look())
-    shown = _demonstrations(trainer, arguments)
-    shown.save(Path(trainer.recorder.folder.path) / DEMONSTRATIONS)  # type: ignore[attr-defined]
+    shown = _demonstrations(trainer, arguments, allow)
+    shown.save(to)
     trainer.recorder.message(f"{len(shown):,} demonstrations: {DEMONSTRATIONS}")
 
     def told(epoch: int, loss: float, agreement: float) -> None:
@@ -111,7 +108,7 @@ def _teach(trainer: Trainer, arguments: CloneArguments) -> Summary:
     return trainer.recorder.finish(trainer, result)
 
 
-def _demonstrations(trainer: Trainer, arguments: CloneArguments) -> Demonstrations:
+def _demonstrations(trainer: Trainer, arguments: CloneArguments, allow: Sequence[str]) -> Demonstrations:
     """From the file, or recorded in the environments of the run."""
     from equipoise.trainer.demonstrations import Demonstrations, expert, record, trained
     from equipoise.trainer.restore import restore
@@ -121,7 +118,7 @@ def _demonstrations(trainer: Trainer, arguments: CloneArguments) -> Demonstratio
     try:
         if source != "expert" and Path(source).is_file() and Path(source).name == DEMONSTRATIONS:
             return Demonstrations.load(source, env.device)
-        teacher = expert(env) if source == "expert" else trained(restore(Path(source), "cpu").policy)
+        teacher = expert(env) if source == "expert" else trained(restore(source, "cpu", allow).policy)
         seed = training_seed(trainer.config.seed, 0)
         return record(env, trainer.policy.space, teacher, arguments.samples, seed, arguments.detours)
     except ValueError as error:

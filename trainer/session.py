@@ -42,7 +42,7 @@ def train(
     if plan.finished:
         return Summary.read(plan.folder.path / SUMMARY)
     with distributed.processes(cuda=find_device(plan.config.device) == "cuda"):
-        with closing(_build(plan, environment, callbacks)) as trainer:
+        with closing(built(plan, environment, callbacks)) as trainer:
             summary = trainer.train()
         if distributed.rank() == 0:
             closing_table(summary, plan.folder.path)
@@ -70,7 +70,10 @@ def run_errors(error: BaseException) -> tuple[type[BaseException], ...]:
     return (EnvError, CallbackError, LoggerError, *of_numbers, *of_the_folder, *of_several_processes)
 
 
-def _build(plan: Plan, environment: Callable[..., Any] | None, callbacks: Sequence[Any]) -> Trainer:
+def built(
+    plan: Plan, environment: Callable[..., Any] | None = None, callbacks: Sequence[Any] = ()
+) -> Trainer:
+    """The trainer of `plan`. Raises `ConfigError` for what only the environment can tell is wrong."""
     from equipoise.trainer.build import build
 
     try:
