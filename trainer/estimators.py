@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equipoise.trainer.configuration.schema import TrainerConfig
 from equipoise.trainer.data import Metric, Minibatch
-from equipoise.trainer.gradient_noise import halves, side_losses, take
+from equipoise.trainer.gradient_noise import halves, side_losses, signal_share, take
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.policy.protocol import Policy
@@ -52,10 +52,8 @@ class EstimatorMix:
         # Without two halves, or of numbers that are not finite, nothing is known.
         known = found.isfinite().all()
         self._found = torch.where(known, _MEMORY * self._found + found.nan_to_num(), self._found)
-        for name, one, other in (("score", s1, s2), ("pathwise", p1, p2)):
-            size = 0.5 * (one.square().sum() + other.square().sum())
-            share = torch.where(size > 0, torch.dot(one, other) / size, torch.nan)
-            log.add({f"pathwise/signal_share_{name}": Metric(share)})
+        for name, pair in (("score", scores), ("pathwise", paths)):
+            log.add({f"pathwise/signal_share_{name}": Metric(signal_share(*pair))})
 
     def mix(self, samples: Minibatch) -> Minibatch:
         """`samples` with today's share."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from equipoise.trainer.configuration.schema import TrainerConfig
 from equipoise.trainer.data import Metric, Metrics, Minibatch, Sequences
 from equipoise.trainer.gradients import FlatParameters
-from equipoise.trainer.losses import surrogates
 from equipoise.trainer.minibatches import map_tensors, of_environments
+from equipoise.trainer.objective import surrogates_of
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.stages.protocol import SIDES, reduce_terms
 from equipoise.trainer.system import distributed
@@ -56,14 +56,19 @@ def signal_shares(
     for side, one, other in zip(SIDES, *found, strict=True):
         if shared is not None:
             one, other = one * shared, other * shared
-        size = 0.5 * (one.square().sum() + other.square().sum())
-        share = torch.where(size > 0, torch.dot(one, other) / size, torch.nan)
-        metrics[f"gradient_scaling/{side}_signal_share"] = Metric(share)
+        metrics[f"gradient_scaling/{side}_signal_share"] = Metric(signal_share(one, other))
         metrics[f"gradient_scaling/{side}_signal_norm"] = Metric(signed_root(torch.dot(one, other)))
     return metrics
 
 
+def signal_share(one: Tensor, other: Tensor) -> Tensor:
+    """`‖E g‖² / E‖g‖²` from the gradients `[n]` of two halves; NaN where both are 0."""
+    size = 0.5 * (one.square().sum() + other.square().sum())
+    return torch.where(size > 0, torch.dot(one, other) / size, torch.nan)
+
+
 def signed_root(number: Tensor) -> Tensor:
+    """Of a device scalar: the root of its size, with its sign."""
     return number.sign() * number.abs().sqrt()
 
 
@@ -109,12 +114,5 @@ def side_losses(policy: Policy, batch: Minibatch, settings: TrainerConfig) -> di
     """The surrogate of each side, without any stage."""
     inputs = policy.recall(batch.inputs, batch.sequences)
     distribution = policy.distribution(inputs, batch.action_mask, batch.actions.discrete)
-    sides = surrogates(
-        batch,
-        distribution,
-        settings.clip_epsilon,
-        settings.ratio,
-        settings.reduction,
-        settings.pathwise_clip,
-    )
+    sides = surrogates_of(batch, distribution, settings)
     return reduce_terms({"discrete": sides.discrete, "continuous": sides.continuous})

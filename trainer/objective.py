@@ -12,7 +12,7 @@ from torch import Tensor
 
 from equipoise.trainer.configuration import schema
 from equipoise.trainer.data import Metric, Metrics, Minibatch, Term
-from equipoise.trainer.losses import surrogates
+from equipoise.trainer.losses import Surrogates, surrogates
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.protocol import Heads, Policy
 from equipoise.trainer.stages.pipeline import Pipeline
@@ -28,6 +28,20 @@ class Losses(NamedTuple):
     metrics: Metrics
 
 
+def surrogates_of(
+    batch: Minibatch, distribution: HybridDistribution, settings: schema.TrainerConfig
+) -> Surrogates:
+    """`surrogates` under the settings of a run."""
+    return surrogates(
+        batch,
+        distribution,
+        settings.clip_epsilon,
+        settings.ratio,
+        settings.reduction,
+        settings.pathwise_clip,
+    )
+
+
 class Objective:
     """The losses of a minibatch under `settings`, with the loss stages of `pipeline`."""
 
@@ -41,14 +55,7 @@ class Objective:
         settings = self._settings
         logits, mean, log_std, values = heads
         distribution = self._policy.as_distribution(logits, mean, log_std, batch.action_mask)
-        sides = surrogates(
-            batch,
-            distribution,
-            settings.clip_epsilon,
-            settings.ratio,
-            settings.reduction,
-            settings.pathwise_clip,
-        )
+        sides = surrogates_of(batch, distribution, settings)
         state = LossState(
             batch=batch,
             distribution=distribution,

@@ -147,38 +147,31 @@ class PathwiseCollector(Collector):
         if len(self._taken) == self._horizon:
             self._differentiate()
         with self._counting():
-            return self._step_with_graph(act, gumbel, normal, log_std)
-
-    def _step_with_graph(
-        self,
-        act: Acting,
-        gumbel: Tensor,
-        normal: Tensor,
-        log_std: Tensor | None,
-    ) -> tuple[Step, Mapping[str, Tensor]]:
-        now, before = self._now, self._now.observation
-        # Copies: what inference has made cannot be saved for a backward pass.
-        log_std = None if log_std is None else log_std.clone()
-        noise = gumbel.clone(), normal.clone()
-        heads, mask, actions, _ = act(before, now.state, now.action_mask, *noise, log_std)
-        valid = mask if mask is not None or isinstance(now.action_mask, DependentMask) else now.action_mask
-        nudge = torch.zeros_like(actions.continuous, requires_grad=True)
-        actions = actions._replace(continuous=actions.continuous + nudge)
-        timestep = self._checked.step(self.policy.to_native(actions))
-        self._taken.append(
-            _Taken(
-                nudge,
-                timestep.rewards @ self.rollout.reward_weights,
-                timestep.truncated & ~timestep.terminated,
-                timestep.terminated,
-                before,
-                timestep.final_observation,
-                self._log_prob(heads, actions, valid) if self._cross_term else None,
+            now, before = self._now, self._now.observation
+            # Copies: what inference has made cannot be saved for a backward pass.
+            log_std = None if log_std is None else log_std.clone()
+            noise = gumbel.clone(), normal.clone()
+            heads, mask, actions, _ = act(before, now.state, now.action_mask, *noise, log_std)
+            valid = (
+                mask if mask is not None or isinstance(now.action_mask, DependentMask) else now.action_mask
             )
-        )
-        now.observation, now.action_mask = timestep.observation, timestep.action_mask
-        outcome = timestep.rewards, timestep.terminated, timestep.truncated, timestep.final_observation
-        return Step(mask, *(part.detach() for part in (*actions, *heads, *outcome))), timestep.metrics
+            nudge = torch.zeros_like(actions.continuous, requires_grad=True)
+            actions = actions._replace(continuous=actions.continuous + nudge)
+            timestep = self._checked.step(self.policy.to_native(actions))
+            self._taken.append(
+                _Taken(
+                    nudge,
+                    timestep.rewards @ self.rollout.reward_weights,
+                    timestep.truncated & ~timestep.terminated,
+                    timestep.terminated,
+                    before,
+                    timestep.final_observation,
+                    self._log_prob(heads, actions, valid) if self._cross_term else None,
+                )
+            )
+            now.observation, now.action_mask = timestep.observation, timestep.action_mask
+            outcome = timestep.rewards, timestep.terminated, timestep.truncated, timestep.final_observation
+            return Step(mask, *(part.detach() for part in (*actions, *heads, *outcome))), timestep.metrics
 
     def _counting(self) -> AbstractContextManager[object]:
         """Counts, during the first horizon, the bytes that are kept for the backward pass."""
@@ -230,6 +223,17 @@ class PathwiseCollector(Collector):
         """`[...]`: what the critic expects from `observations` `[..., O]` on, in units of the task."""
         values = self.policy.critic(self.policy.normalize(observations))
         return self.policy.value_normalizer.denormalize(values) @ self._units
+
+    def _worth_of_cut(self, taken: list[_Taken]) -> Tensor:
+        """`[T, N]`: what would have followed where an episode was truncated, 0 elsewhere."""
+        final = torch.stack([step.final_observation for step in taken])
+        truncated = torch.stack([step.truncated for step in taken])
+        if final.device.type != "cpu":
+            worth = self._worth(final.flatten(0, 1)).view_as(truncated)
+            return torch.where(truncated, worth, 0.0)
+        # On the CPU looking is free, and most steps truncate nothing.
+        where = truncated.nonzero(as_tuple=True)
+        return torch.zeros(truncated.shape).index_put(where, self._worth(final[where]))
 
     def _choices(self, taken: list[_Taken], rewards: Tensor, rest: Tensor) -> Tensor:
         """`[T, N]`: advantage over the rest of the horizon · log-probability of the choices."""
