@@ -23,7 +23,7 @@ import numpy as np
 
 from equipoise.scripts.studies import plots
 from equipoise.scripts.studies.adding import add_adding, known_results, without
-from equipoise.scripts.studies.experiments import Failure, Job, add_arguments, add_places, chosen, study
+from equipoise.scripts.studies.experiments import Failure, Job, add_arguments, add_places, study
 from equipoise.scripts.studies.intervals import Floats, equivalent, iqm_interval
 from equipoise.scripts.studies.parallel import trained
 from equipoise.scripts.studies.report import (
@@ -36,7 +36,7 @@ from equipoise.scripts.studies.report import (
     table,
 )
 from equipoise.scripts.studies.results import MEASURES, Result, by_arm, load
-from equipoise.scripts.studies.tasks import Task, jobs_of, tasks_named
+from equipoise.scripts.studies.tasks import Task, add_tasks_and_arms, jobs_of
 
 _SCALING = "trainer.gradient_scaling"
 _FIXED = (f"{_SCALING}.enable_adaptive_scaling=false",)
@@ -218,24 +218,12 @@ def _same(ours: Floats, theirs: Floats) -> str:
     return f"{ours.mean() - theirs.mean():+.3f}, p {equivalent(ours, theirs, MARGIN):.3f}"
 
 
-def _arms(text: str) -> list[str]:
-    return chosen(text, ARMS, "arm")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m scripts.balance", description=__doc__.split("\n")[0])
     add_arguments(parser, seeds="1-10")
     add_places(parser, "runs/balance", "docs/results/balance.md")
     add_adding(parser)
-    everything = ",".join(task.name for task in TASKS)
-    parser.add_argument(
-        "--tasks",
-        type=lambda text: tasks_named(text, TASKS),
-        default=everything,
-        help="as a,b (default: all)",
-    )
-    parser.add_argument("--arms", type=_arms, default=",".join(ARMS), help="as a,b (default: all)")
-    parser.epilog = "tasks: " + everything + "; arms: " + ", ".join(ARMS)
+    add_tasks_and_arms(parser, TASKS, ARMS)
     return parser
 
 

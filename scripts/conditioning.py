@@ -10,9 +10,6 @@ reports the runs that exist.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 import equipoise
-from equipoise.scripts.studies.experiments import add_arguments, chosen, file, folder, study
+from equipoise.scripts.studies.experiments import add_arguments, chosen, study
 from equipoise.scripts.studies.joint_tasks import Climbing, SharedBox
-from equipoise.scripts.studies.report import cpu_model, table, write_report
+from equipoise.scripts.studies.report import table
+from equipoise.scripts.studies.rows import Row, add_folders, made, publish
 from equipoise.trainer.monitor.summary import git_revision
 
 ARMS = ("none", "choices", "autoregressive")
@@ -37,7 +34,6 @@ COLUMNS = (
     *("task", "policy.conditioning", "runs", "end at the better option", "steps until 90 % take it, median"),
     *("return, deterministic", "return, sampled", "area", "CPU s"),
 )
-Row = dict[str, Any]
 
 
 class Task(NamedTuple):
@@ -59,22 +55,13 @@ TASKS: Mapping[str, Task] = {
 @study
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    for seed, task in [] if options.report_only else product(options.seeds, options.tasks):
-        for arm in TASKS[task].arms:
-            place = options.out / f"{task.replace(' ', '_')}-{arm}-s{seed}.json"
-            if not place.exists():
-                row = one(task, arm, seed, options.out)
-                place.write_text(json.dumps(row))
-                print(json.dumps(row), flush=True)
-    rows = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
-    command = shlex.join(["python", "-m", "scripts.conditioning", *(arguments or sys.argv[1:])])
-    origin = [f"command: `{command}`", f"commit: {', '.join(sorted({row['commit'] for row in rows}))}"]
-    origin += [f"machine: {cpu_model()}, {os.cpu_count()} cores, PyTorch {torch.__version__}"]
-    write_report(
-        options.report, "Conditioning", "".join(f"- {line}\n" for line in origin), "\n".join(tables(rows))
+    planned = (
+        (f"{task.replace(' ', '_')}-{arm}-s{seed}", partial(one, task, arm, seed, options.out))
+        for seed, task in product(options.seeds, options.tasks)
+        for arm in TASKS[task].arms
     )
-    options.report.with_suffix(".csv").write_text("\n".join(as_csv(rows)) + "\n")
+    rows = made(options, planned)
+    publish(options, "scripts.conditioning", "Conditioning", arguments, rows, tables(rows))
     return 0
 
 
@@ -132,18 +119,12 @@ def tables(rows: Sequence[Row]) -> list[str]:
     return [table(shown)]
 
 
-def as_csv(rows: Sequence[Row]) -> list[str]:
-    names = list(rows[0]) if rows else []
-    return [",".join(names), *(",".join(str(row[name]) for name in names) for row in rows)]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m scripts.conditioning", description=__doc__.split("\n")[0])
     add_arguments(parser, seeds="1-20")
     named = partial(chosen, known=TASKS, kind="task")
     parser.add_argument("--tasks", type=named, default="shared box,climbing", help=f"of {', '.join(TASKS)}")
-    parser.add_argument("--out", type=folder, default="runs/conditioning", help="folder of the runs")
-    parser.add_argument("--report", type=file, default="docs/results/conditioning.md", help="Markdown file")
+    add_folders(parser, "conditioning")
     return parser
 
 

@@ -9,9 +9,6 @@ moment, it still compares all arms on the seeds that are done. `--report-only` r
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import equipoise
-from equipoise.scripts.studies.experiments import add_arguments, chosen, file, folder, study
-from equipoise.scripts.studies.report import cpu_model, table, write_report
+from equipoise.scripts.studies.experiments import add_arguments, chosen, study
+from equipoise.scripts.studies.report import table
+from equipoise.scripts.studies.rows import Row, add_folders, made, publish
 from equipoise.scripts.suite.episodes import binned
 from equipoise.scripts.suite.tasks import TASKS
 from equipoise.trainer.monitor.summary import git_revision
@@ -50,29 +47,18 @@ STEPS |= {"MountainCarContinuous": 40_960}
 """Cheap tasks of the suite, the last two for a part of its length."""
 EPISODES = 32
 
-Row = dict[str, Any]
 MEASURES = {"area": "area", "deterministic": "deterministic at the end", "sampled": "sampled at the end"}
 
 
 @study
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    for seed, task, arm in [] if options.report_only else product(options.seeds, options.tasks, options.arms):
-        place = options.out / f"{task}-{arm.replace(' ', '_')}-s{seed}.json"
-        if not place.exists():
-            row = one(task, arm, seed, options.out)
-            place.write_text(json.dumps(row))
-            print(json.dumps(row), flush=True)
-    rows = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
-    command = shlex.join(["python", "-m", "scripts.distributions", *(arguments or sys.argv[1:])])
-    commits = ", ".join(sorted({row["commit"] for row in rows}))
-    origin = [f"command: `{command}`", f"commit: {commits}"]
-    origin += [f"machine: {cpu_model()}, {os.cpu_count()} cores, PyTorch {torch.__version__}"]
-    write_report(
-        options.report, "Distributions", "".join(f"- {line}\n" for line in origin), "\n".join(tables(rows))
+    planned = (
+        (f"{task}-{arm.replace(' ', '_')}-s{seed}", partial(one, task, arm, seed, options.out))
+        for seed, task, arm in product(options.seeds, options.tasks, options.arms)
     )
-    options.report.with_suffix(".csv").write_text("\n".join(as_csv(rows)) + "\n")
+    rows = made(options, planned)
+    publish(options, "scripts.distributions", "Distributions", arguments, rows, tables(rows))
     return 0
 
 
@@ -131,19 +117,13 @@ def tables(rows: Sequence[Row]) -> list[str]:
     return [*lines, "", f"CPU seconds of a run, mean over all tasks: {listed}.", ""]
 
 
-def as_csv(rows: Sequence[Row]) -> list[str]:
-    names = list(rows[0]) if rows else []
-    return [",".join(names), *(",".join(str(row[name]) for name in names) for row in rows)]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m scripts.distributions", description=__doc__.split("\n")[0])
     add_arguments(parser, seeds="1-3")
     for name, known in (("tasks", STEPS), ("arms", ARMS)):
         named = partial(chosen, known=known, kind=name[:-1])
         parser.add_argument(f"--{name}", type=named, default=",".join(known), help="as a,b (default: all)")
-    parser.add_argument("--out", type=folder, default="runs/distributions", help="folder of the runs")
-    parser.add_argument("--report", type=file, default="docs/results/distributions.md", help="Markdown file")
+    add_folders(parser, "distributions")
     return parser
 
 

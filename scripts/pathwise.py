@@ -20,11 +20,11 @@ import numpy as np
 
 from equipoise.scripts.studies import plots
 from equipoise.scripts.studies.adding import add_adding, known_results, without
-from equipoise.scripts.studies.experiments import Failure, add_arguments, add_places, chosen, study
+from equipoise.scripts.studies.experiments import Failure, add_arguments, add_places, study
 from equipoise.scripts.studies.parallel import trained
 from equipoise.scripts.studies.report import LEGEND, failed, markdown_tables, report_study, table
 from equipoise.scripts.studies.results import Result, by_arm, load
-from equipoise.scripts.studies.tasks import Task, jobs_of, tasks_named
+from equipoise.scripts.studies.tasks import Task, add_tasks_and_arms, jobs_of
 
 THRESHOLD = 0.9
 ARMS = {kind: (f"trainer.continuous_gradient={kind}",) for kind in ("score", "pathwise", "auto")}
@@ -101,24 +101,12 @@ def _cost(parts: dict[str, list[Result]]) -> str:
     return table(rows)
 
 
-def _arms(text: str) -> list[str]:
-    return chosen(text, ARMS, "arm")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m scripts.pathwise", description=__doc__.split("\n")[0])
     add_arguments(parser, seeds="1-10")
     add_places(parser, "runs/pathwise", "docs/results/pathwise.md")
     add_adding(parser)
-    everything = ",".join(task.name for task in TASKS)
-    parser.add_argument(
-        "--tasks",
-        type=lambda text: tasks_named(text, TASKS),
-        default=everything,
-        help="as a,b (default: all)",
-    )
-    parser.add_argument("--arms", type=_arms, default=",".join(ARMS), help="as a,b (default: all)")
-    parser.epilog = "tasks: " + everything + "; arms: " + ", ".join(ARMS)
+    add_tasks_and_arms(parser, TASKS, ARMS)
     return parser
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -92,12 +91,11 @@ _LEGEND = "interquartile mean; from … to: its 95 % interval, with fewer than s
 
 
 def _row(environment: Environment, group: Group) -> list[str]:
-    interval, ratios = environment.interval(group), group.values("balance_ratio")
-    ratios = ratios[ratios > 0]
+    interval, ratio = environment.interval(group), group.push_ratio
     return [
         f"{len(group.finished)}/{len(group.runs)}",
         *([f"{number:.3f}" for number in interval[:3]] if interval else ["n/a"] * 3),
-        f"{np.exp(np.log(ratios).mean()):.2f}" if len(ratios) else "n/a",
+        "n/a" if ratio is None else f"{ratio:.2f}",
     ]
 
 

@@ -34,6 +34,13 @@ class Group:
         return np.array([x for x in found if isinstance(x, int | float)], float)
 
     @property
+    def push_ratio(self) -> float | None:
+        """Push of the discrete over that of the continuous side: the geometric mean; None: unknown."""
+        ratios = self.values("balance_ratio")
+        ratios = ratios[ratios > 0]
+        return float(np.exp(np.log(ratios).mean())) if len(ratios) else None
+
+    @property
     def finished(self) -> list[Run]:
         return [run for run in self.runs if run.finished]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from html import escape
 
@@ -105,13 +104,8 @@ def _means(groups: Sequence[Group], field: str, percent: bool = False) -> list[s
 
 
 def _ratios(groups: Sequence[Group]) -> list[str]:
-    cells = []
-    for group in groups:
-        values = group.values("balance_ratio")
-        values = values[values > 0]
-        middle = math.exp(float(np.log(values).mean())) if len(values) else None
-        cells.append(_cell("–" if middle is None else f"{middle:.2f}", middle))
-    return cells
+    found = [group.push_ratio for group in groups]
+    return [_cell("–" if ratio is None else f"{ratio:.2f}", ratio) for ratio in found]
 
 
 def _comparison(found: Comparison | None) -> str:

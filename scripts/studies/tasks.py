@@ -104,6 +104,23 @@ def tasks_named(text: str, allowed: Sequence[Task]) -> list[Task]:
     return [known[name] for name in chosen(text, known, "task")]
 
 
+def add_tasks_and_arms(
+    parser: argparse.ArgumentParser, tasks: Sequence[Task], arms: Mapping[str, Sequence[str]]
+) -> None:
+    """Add the options that choose among the tasks and the arms of a study; all, if nothing is typed."""
+    names = ",".join(task.name for task in tasks)
+    parser.add_argument(
+        "--tasks", type=lambda text: tasks_named(text, tasks), default=names, help="as a,b (default: all)"
+    )
+    parser.add_argument(
+        "--arms",
+        type=lambda text: chosen(text, arms, "arm"),
+        default=",".join(arms),
+        help="as a,b (default: all)",
+    )
+    parser.epilog = f"tasks: {names}; arms: {', '.join(arms)}"
+
+
 def add_share(parser: argparse.ArgumentParser, default: float) -> None:
     text = f"train for this share of each task's steps (default: {default:g})"
     parser.add_argument("--share", type=fraction, default=default, help=text)
