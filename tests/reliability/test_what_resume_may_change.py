@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from equipoise.trainer import continuation
+from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.system import checkpoint
+from equipoise.trainer.system.run_folder import RunFolder
 from tests.conftest import TINY
 from tests.integration.test_training import assert_same
 from tests.reliability.processes import assert_curves_are_whole, lines, run, state, summary
@@ -177,3 +184,41 @@ def test_what_would_be_another_task_or_another_network_is_refused(begun: Path, t
     (line,) = refused.output.splitlines()
     assert f"{', '.join(keys)} cannot be changed when a run goes on" in line
     assert "init_from=<checkpoint>" in line
+
+
+LATER = (
+    "policy.distribution",
+    "policy.encoder.activation",
+    "trainer.gradient_scaling.balance_on",
+    "trainer.ratio",
+)
+
+
+@pytest.fixture
+def older(begun: Path, tmp_path: Path) -> Path:
+    """The run as a release would have left it that did not know some keys."""
+    shutil.copytree(begun, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "last.pt"
+    saved = checkpoint.load(path)
+    for key in LATER:
+        *sections, name = key.split(".")
+        del reduce(getitem, sections, saved["config"])[name]
+    checkpoint.save(path, saved)
+    return tmp_path / "run"
+
+
+def test_a_finished_run_of_an_older_release_is_finished_for_today_s_command(older: Path) -> None:
+    with continuation.begun(compose([*BASE, "resume=auto"]), RunFolder(older)) as plan:
+        assert plan.finished
+
+
+@pytest.mark.parametrize(
+    "typed", ["policy.distribution=beta", "policy.encoder.activation=relu", "trainer.ratio=per_decision"]
+)
+def test_but_not_where_a_later_key_is_not_at_its_default(older: Path, typed: str) -> None:
+    key = typed.partition("=")[0]
+    with (
+        pytest.raises(ConfigError, match=f": {key} cannot be changed"),
+        continuation.begun(compose([*BASE, typed, "resume=auto"]), RunFolder(older)),
+    ):
+        pass

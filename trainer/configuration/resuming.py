@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from equipoise.trainer.configuration.errors import ConfigError, shown
 from equipoise.trainer.configuration.imports import foreign
+from equipoise.trainer.configuration.older import with_later_keywords, with_later_settings
 from equipoise.trainer.configuration.schema import Config, check
 
 EXACT = (
@@ -83,9 +84,10 @@ class Change(NamedTuple):
 def changes(before: _Settings, after: _Settings) -> list[Change]:
     """Keys that differ between two configurations as `Config.plain` gives them.
 
-    What is null, empty or not there is the same.
+    What is null, empty or not there is the same. So is what came after the first was written, at its default.
     """
-    old, new = dict(_leaves(before)), dict(_leaves(after))
+    old = dict(_leaves(with_later_keywords(with_later_settings(before), after)))
+    new = dict(_leaves(with_later_settings(after)))
     both = dict.fromkeys([*old, *new])
     found = [Change(key, old.get(key), new.get(key)) for key in both if old.get(key) != new.get(key)]
     return [change for change in found if change.key not in _NO_SETTINGS]
