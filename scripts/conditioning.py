@@ -2,6 +2,7 @@
 
     python -m scripts.conditioning --seeds 1-20 --out runs/conditioning
     python -m scripts.conditioning --tasks "nasim tiny,nasim small" --seeds 1-3  # pip install nasim
+    python -m scripts.conditioning --tasks Order,Car,Parameterised,Strategy,DataCentre,Gripper --seeds 1-3
 
 All runs are made one after the other, in this process; one that is there is not made again. `--report-only`
 reports the runs that exist.
@@ -25,6 +26,7 @@ from equipoise.scripts.studies.experiments import add_arguments, chosen, study
 from equipoise.scripts.studies.joint_tasks import Climbing, SharedBox
 from equipoise.scripts.studies.report import table
 from equipoise.scripts.studies.rows import Row, add_folders, made, publish
+from equipoise.scripts.suite.tasks import TASKS as FIRST_TRY
 from equipoise.trainer.monitor.summary import git_revision
 
 ARMS = ("none", "choices", "autoregressive")
@@ -49,6 +51,8 @@ TASKS: Mapping[str, Task] = {
     "climbing": Task(Climbing, 32_768, (ARMS[0], ARMS[2]), SMALL),
     "nasim tiny": Task("nasim:TinyVA-v0", 30_720, (ARMS[0], ARMS[2]), {"eval_max_steps": 500}),
     "nasim small": Task("nasim:SmallVA-v0", 61_440, (ARMS[0], ARMS[2]), {"eval_max_steps": 1_000}),
+    # The hybrid tasks of the first-try suite that need no package, with the defaults alone.
+    **{task.name: Task(task.id, task.steps, ARMS[:2], {}) for task in FIRST_TRY[:6]},
 }
 
 
