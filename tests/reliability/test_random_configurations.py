@@ -87,6 +87,8 @@ NAMED = {
     "on_device": ["env.make=tests.envs.test_on_device:Lab"],
 }
 """What an environment that is not one by itself wants."""
+POLICIES = ["own", "auto", "gru", "lstm"]
+CONDITIONING = ["none", "choices", "autoregressive"]
 BATCHES = [(8, 1, 1), (4, 2, 8), (1, 4, 2), (16, 3, 6), (2, 1, 2)]
 """Steps, environments, minibatches that divide their product."""
 
@@ -110,9 +112,17 @@ def valid(draw: st.DrawFn) -> list[str]:
         "trainer.total_env_steps=1",
         "device=cpu",
     ]
+    policy = draw(st.sampled_from(POLICIES))
+    if policy == "own":  # that of the environment, which for TopologySpawn has no order of its nodes
+        seen = CONDITIONING if "topology" not in env else CONDITIONING[:2]
+    else:
+        arguments.insert(1, f"policy={policy}")
+        seen = CONDITIONING
+    if policy in ("gru", "lstm") and envs % minibatches:
+        arguments.append("trainer.batch.num_minibatches=1")
     if "CartPole" not in str(NAMED.get(env)):  # which has no parameters
         arguments.append(f"policy.distribution={draw(st.sampled_from(['gaussian', 'beta', 'squashed']))}")
-        arguments.append(f"policy.conditioning={draw(st.sampled_from(['none', 'choices']))}")
+        arguments.append(f"policy.conditioning={draw(st.sampled_from(seen))}")
     # A rate that follows the KL has bounds, and no schedule.
     fixed = ("optimizer.anneal", "optimizer.learning_rate") if "optimizer=adam_kl" in arguments else ()
     keys = [key for key in sorted(VALUES) if key not in fixed]
