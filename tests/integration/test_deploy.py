@@ -29,6 +29,20 @@ needs_node = pytest.mark.skipif(
     shutil.which("node") is None or not (MODULES / "onnxruntime-web").exists(),
     reason="needs Node, and in examples/: npm install onnxruntime-web",
 )
+SHORT: dict[str, Any] = {
+    "num_envs": 4,
+    "rollout_steps": 8,
+    "num_minibatches": 1,
+    "hidden_sizes": [8],
+    "eval_every": 0,
+    "total_env_steps": 64,
+    "final_eval_episodes": 1,
+}
+RUNTIME = os.environ.get("EQUIPOISE_ONNXRUNTIME")
+needs_headers = pytest.mark.skipif(
+    shutil.which("g++") is None or RUNTIME is None,
+    reason="needs g++, and in EQUIPOISE_ONNXRUNTIME a folder with ONNX Runtime's include and lib",
+)
 
 
 def exported(run: Path, output: Path) -> Path:
@@ -52,9 +66,14 @@ def exported(run: Path, output: Path) -> Path:
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parts")
-    tiny: dict[str, Any] = {"num_envs": 4, "rollout_steps": 8, "num_minibatches": 1, "hidden_sizes": [8]}
-    tiny |= {"eval_every": 0, "total_env_steps": 64, "final_eval_episodes": 1}
-    run = equipoise.train(Parts, folder=folder / "run", **tiny)
+    run = equipoise.train(Parts, folder=folder / "run", **SHORT)
+    return exported(run.folder, folder / "policy.onnx")
+
+
+@pytest.fixture(scope="module")
+def remembering(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("remembering")
+    run = equipoise.train(Parts, folder=folder / "run", policy="gru", **SHORT)
     return exported(run.folder, folder / "policy.onnx")
 
 
@@ -98,6 +117,27 @@ def in_javascript(policy: Path, given: list[Any], place: Path) -> list[Any]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program, source = tmp_path_factory.mktemp("cpp") / "act", pages.ROOT / "examples" / "exported_policy.cpp"
+    where = [f"-I{RUNTIME}/include", f"-L{RUNTIME}/lib", f"-Wl,-rpath,{RUNTIME}/lib", "-lonnxruntime"]
+    command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", source, *where, "-o", program]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def in_cpp(program: Path, policy: Path, rows: list[Any]) -> list[dict[str, list[float]]]:
+    """The outputs of each row, by their names."""
+    given = "".join(" ".join(f"{value:.9g}" for value in row) + "\n" for row in rows)
+    done = subprocess.run([program, policy], input=given, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    actions = done.stdout.strip().split("\n\n")
+    return [
+        {name: [*map(float, values)] for name, *values in map(str.split, a.splitlines())} for a in actions
+    ]
+
+
 def in_python(policy: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(pages.ROOT / "examples")
     from exported_policy import ExportedPolicy
@@ -136,6 +176,36 @@ def test_javascript_keeps_to_masks_as_python_does(
         assert_alike(plain(player.act(observation, masks)), action)
         taken += [(masks[head][choice]) for head, choice in enumerate(action["topology"])]
     assert all(taken)
+
+
+@needs_headers
+@pytest.mark.parametrize("kind", ["parts", "masked", "remembering"])
+def test_cpp_gives_what_python_gives(
+    kind: str, compiled: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = request.getfixturevalue(kind)
+    player, rng = in_python(policy, monkeypatch), np.random.default_rng(0)
+    called, outputs = player._call, []
+    player._call = lambda inputs: outputs.append(called(inputs)) or outputs[-1]
+    rows = []
+    Parts.observation_space.seed(1)
+    for _ in range(20):
+        if kind == "masked":
+            observation = rng.normal(size=player.inputs["observation"]["shape"][1]).astype(np.float32)
+            masks = rng.random(player.inputs["action_mask"]["shape"][1:]) > 0.5
+            masks[:, 0] = True
+            player.act(observation, list(masks))
+            rows.append([*observation, *masks.ravel()])
+        else:
+            observation = Parts.observation_space.sample()
+            player.act(observation)
+            rows.append(player._row(observation)[0])
+    assert kind != "remembering" or np.ptp([o["next_state"] for o in outputs], axis=0).max() > 0
+    for action, expected in zip(in_cpp(compiled, policy, rows), outputs, strict=True):
+        expected.pop("next_state", None)
+        assert set(action) == set(expected)
+        for name, values in expected.items():
+            assert action[name] == pytest.approx(values.ravel(), abs=1e-4), name
 
 
 def test_the_loop_of_a_game_runs_as_the_page_prints_it(
