@@ -19,6 +19,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from equipoise.envs.sequences import PadSequences, is_sequence
+
 Array: TypeAlias = NDArray[Any]
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -285,7 +287,10 @@ class ObservationLayout:
         said = (f"{path} is a {type(leaf).__name__} space ({leaf!s:.200})" for path, _, leaf in unread)
         named = ", ".join(said)
         way_out = "wrap the environment so that it gives numbers"
-        if len(unread) < len(seen):
+        if all(is_sequence(leaf) for _, _, leaf in unread):
+            wrapper = f"{{_target_: {PadSequences.__module__}.PadSequences, longest: 16}}"
+            way_out = f"env.wrappers=[{wrapper}] makes sets of up to 16 things of all such parts"
+        elif len(unread) < len(seen):
             way_out = self._leaving_out([name for _, name, _ in unread])
         raise ValueError(f"{named}; accepted are {ACCEPTED}; {way_out}")
 
