@@ -86,7 +86,6 @@ def _teach(trainer: Trainer, arguments: CloneArguments, to: Path, allow: Sequenc
 
     from equipoise.trainer.cloning import clone
 
-    trainer.evaluator.prepare()
     trainer.recorder.first_look(trainer, trainer.evaluator.look())
     shown = _demonstrations(trainer, arguments, allow)
     shown.save(to)

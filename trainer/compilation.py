@@ -121,6 +121,11 @@ class Compiled(Generic[Result]):
         return f"compiled {self.what} in {self.seconds:.1f} s"
 
 
+def compiling(*parts: Compiled[Any]) -> list[Compiled[Any]]:
+    """Those that are to be compiled."""
+    return [part for part in parts if part.setting != "none"]
+
+
 def news(parts: Sequence[Compiled[Any]]) -> list[str]:
     """Lines for the terminal on what has changed since the last call, one for all parts with one reason."""
     lines: dict[str, list[str]] = {}

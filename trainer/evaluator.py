@@ -28,7 +28,7 @@ FILM_STEPS = 2_000
 class Evaluator:
     """Evaluates the policy in environments of its own, and remembers the best return so far.
 
-    Only the first of several processes measures, but all of them call `interim` and `prepare`.
+    Only the first of several processes measures, but all of them call `interim` and `look`.
 
     Args:
         make_env: number of environments -> environment.
@@ -56,6 +56,7 @@ class Evaluator:
         self._episodes, self._final_episodes, self._max_steps = episodes, final_episodes, max_steps
         self._env: BatchedEnv | None = None
         self._asked_for = 0
+        self._short_episodes = False
         self.best_by, self.best_return = best_by, -math.inf
         self.random: RandomReturn | None = None
         """What random actions achieve; known once `look` has been called."""
@@ -71,8 +72,10 @@ class Evaluator:
     def look(self) -> FirstLook | None:
         """A first look at the environment for evaluations, with random actions, in the process that measures.
 
-        Draws nothing from the generators of the process. Raises `EnvError`.
+        Its failures show here, before training and not after it. Draws nothing from the generators of the
+        process. Raises `EnvError`.
         """
+        self._prepare()
         with distributed.failing_together(), process_wide.preserved():
             if distributed.rank() > 0:
                 return None
@@ -83,13 +86,14 @@ class Evaluator:
             if self.random is None:
                 known = self._references
                 self.random = look.random_return if known is None else RandomReturn(known.random, None)
+            self._short_episodes = not look.unfinished
             return look
 
-    def untrained(self, look: FirstLook | None) -> Evaluation | None:
+    def untrained(self) -> Evaluation | None:
         """Evaluate the policy before it has learned anything, in the process that measures. None if the first
         look found episodes so long that waiting for their end would delay the start of training."""
         with distributed.failing_together():
-            if look is None or look.unfinished:
+            if not self._short_episodes:
                 return None
             return self.run(self._episodes, evaluation_seed(self._seed))
 
@@ -111,11 +115,8 @@ class Evaluator:
             return None
         return self.run(self._final_episodes, final_evaluation_seed(self._seed))
 
-    def prepare(self) -> None:
-        """Make the environment and take one step, so that failures show before training and not after it.
-
-        Draws nothing from the generators of the process. Raises `EnvError`.
-        """
+    def _prepare(self) -> None:
+        """Make the environment and take one step."""
         with distributed.failing_together(), process_wide.preserved():
             if distributed.rank() > 0:
                 return

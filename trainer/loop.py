@@ -12,11 +12,10 @@ import torch
 
 from equipoise.envs.checked import close
 from equipoise.trainer.calling import Callbacks
-from equipoise.trainer.compilation import Compiled
+from equipoise.trainer.compilation import compiling
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.diagnosis import check_targets, check_updates, collecting
 from equipoise.trainer.episodes import episode_means
-from equipoise.trainer.evaluation import Evaluation
 from equipoise.trainer.evaluator import Evaluator
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.metric_log import MetricLog
@@ -50,13 +49,10 @@ class Trainer:
         self.config, self.settings, self.schedule = config, config.trainer, schedule
         self.policy, self.collector, self.learner = policy, collector, learner
         self.evaluator, self.recorder, self.callbacks = evaluator, recorder, callbacks
-        parts: tuple[Compiled[Any], ...] = learner.direction, collector.step, collector.act
-        self.compiling = [part for part in parts if part.setting != "none"]
+        self.compiling = compiling(learner.direction, collector.step, collector.act)
         self.log, self.balance = MetricLog(SPREAD), BalanceRecord()
-        self.iteration = self.env_steps = 0
-        self.seconds = 0.0
-        self.bad_updates: list[str] = []
-        """What was not finite in the updates that the latest iteration skipped."""
+        self.iteration, self.env_steps, self.seconds = 0, 0, 0.0
+        self.bad_updates: list[str] = []  # what was not finite in those that the latest iteration skipped
         self.interruption = Interruption()
         self.interrupted_by: signal.Signals | None = None
 
@@ -68,11 +64,9 @@ class Trainer:
         """
         self.interruption = Interruption(ECHO if distributed.world_size() > 1 else 0.0)
         with self.interruption, self.recorder.session(self):
-            self.evaluator.prepare()
-            look = self.evaluator.look()
-            self.recorder.first_look(self, look)
+            self.recorder.first_look(self, self.evaluator.look())
             if self.iteration == 0 and self.settings.eval_every:
-                self.recorder.evaluation(self, self.evaluator.untrained(look))
+                self.recorder.evaluation(self, self.evaluator.untrained())
             self.callbacks.start(self)
             while self._goes_on():
                 metrics = self.iterate()
@@ -125,7 +119,7 @@ class Trainer:
         """Save, and evaluate a complete run; one that a signal ended is evaluated when it is resumed."""
         state = self.state_dict()
         self.recorder.save(state, last=True)
-        result: Evaluation | None = None
+        result = None
         if not self.interrupted_by:
             try:
                 with self.interruption.at_once():
