@@ -241,7 +241,7 @@ def evaluator(make_env: Callable[[int], ToyEnv], num_envs: int = 3) -> Evaluator
     return Evaluator(policy(), make_env, num_envs, None, 1, 3, 3, 1_000)
 
 
-def test_preparing_steps_the_environment_once_and_draws_nothing() -> None:
+def test_the_first_look_makes_the_environment_once_and_draws_nothing() -> None:
     made: list[Filmed] = []
 
     class Drawing(Filmed):
@@ -255,18 +255,18 @@ def test_preparing_steps_the_environment_once_and_draws_nothing() -> None:
 
     ready = evaluator(make, num_envs=1)  # a policy draws its weights
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
-    ready.prepare()
+    ready.look()
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
     assert random.getstate() == before[2]
-    assert [env.left for env in made] == [9]
+    assert len(made) == 1
 
 
-def test_what_goes_wrong_when_preparing_names_the_environment_for_evaluations() -> None:
+def test_what_goes_wrong_at_the_first_look_names_the_environment_for_evaluations() -> None:
     def make(num_envs: int) -> ToyEnv:
         raise ValueError("all seats taken")
 
     with pytest.raises(
         EnvError, match="environment for evaluations, which exists beside .*: all seats taken"
     ):
-        evaluator(make).prepare()
+        evaluator(make).look()
