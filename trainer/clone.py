@@ -38,7 +38,9 @@ class CloneArguments(Arguments):
     trainer.stages=[...,imitation] trainer.imitation.demonstrations=<file>
     """
 
-    source: str = Field(description="expert, a checkpoint or run folder, or a file of demonstrations")
+    source: str = Field(
+        description="expert, a checkpoint or run folder, a file of demonstrations, or minari:<dataset>"
+    )
     samples: Count = Field(50_000, description="demonstrations to record")
     detours: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="share of steps in which something else is done than is shown"
@@ -108,8 +110,9 @@ def _teach(trainer: Trainer, arguments: CloneArguments, to: Path, allow: Sequenc
 
 
 def _demonstrations(trainer: Trainer, arguments: CloneArguments, allow: Sequence[str]) -> Demonstrations:
-    """From the file, or recorded in the environments of the run."""
+    """From the file or the dataset, or recorded in the environments of the run."""
     from equipoise.trainer.demonstrations import Demonstrations, expert, record, trained
+    from equipoise.trainer.minari_demonstrations import PREFIX, read_minari
     from equipoise.trainer.restore import restore
     from equipoise.trainer.seeding import training_seed
 
@@ -117,6 +120,8 @@ def _demonstrations(trainer: Trainer, arguments: CloneArguments, allow: Sequence
     try:
         if source != "expert" and Path(source).is_file() and Path(source).name == DEMONSTRATIONS:
             return Demonstrations.load(source, env.device)
+        if source.startswith(PREFIX):
+            return read_minari(source, env, trainer.policy.space)
         teacher = expert(env) if source == "expert" else trained(restore(source, "cpu", allow).policy)
         seed = training_seed(trainer.config.seed, 0)
         return record(env, trainer.policy.space, teacher, arguments.samples, seed, arguments.detours)
