@@ -1,4 +1,4 @@
-"""Draws the diagrams of docs/how-it-works.md: `python -m scripts.draw_diagrams [--out docs/images]`."""
+"""Draws the diagrams of the documentation: `python -m scripts.draw_diagrams [--out docs/images]`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from equipoise.scripts.diagrams.data_flow import data_flow
 from equipoise.scripts.diagrams.imports import importable_at, reduced, rooms
 from equipoise.scripts.diagrams.layered import layout
+from equipoise.scripts.diagrams.policies import PICTURES, policy_picture
 from equipoise.scripts.diagrams.svg import Drawing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,13 +22,15 @@ GAP, ROW, HEIGHT = 18.0, 74.0, 34.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Draw the diagrams of docs/how-it-works.md.")
+    parser = argparse.ArgumentParser(description="Draw the diagrams of the documentation.")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "docs" / "images", help="folder (default: docs/images)"
     )
     out: Path = parser.parse_args(arguments).out
     out.mkdir(parents=True, exist_ok=True)
     (out / "data-flow.svg").write_text(data_flow())
+    for name in PICTURES:
+        (out / f"{name}.svg").write_text(policy_picture(name))
     (out / "imports-after.svg").write_text(imports("equipoise.trainer", "Imports in trainer/"))
     try:
         with importable_at(BEFORE, ROOT, "trainer", "envs"):

@@ -13,6 +13,7 @@ from equipoise.scripts import draw_diagrams
 from equipoise.scripts.diagrams.data_flow import BANDS, data_flow
 from equipoise.scripts.diagrams.imports import reduced, rooms
 from equipoise.scripts.diagrams.layered import layout
+from equipoise.scripts.diagrams.policies import PICTURES, policy_picture
 
 DIAMOND = {"top": {"left", "right", "bottom"}, "left": {"bottom"}, "right": {"bottom"}, "bottom": set[str]()}
 
@@ -73,3 +74,18 @@ def test_the_data_flow_names_rooms_that_exist() -> None:
     for _, steps in BANDS:
         for step in steps:
             assert (trainer / step.room).exists() or (draw_diagrams.ROOT / step.room).exists(), step
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_pictures_of_policies_show_all_their_boxes_and_are_shown(name: str) -> None:
+    """Each arrow begins and ends at a box, and none leads back."""
+    picture = PICTURES[name]
+    ElementTree.fromstring(policy_picture(name))
+    ends = {int(end) for arrow in picture.arrows.split() for end in arrow.split(">")}
+    assert ends == set(range(len(picture.boxes)))
+    for arrow in picture.arrows.split():
+        (column, row), (to_column, to_row) = (picture.boxes[int(end)][:2] for end in arrow.split(">"))
+        assert (column, row) < (to_column, to_row)
+    committed = draw_diagrams.ROOT / "docs" / "images" / f"{name}.svg"
+    assert committed.read_text() == policy_picture(name), "run: python -m scripts.draw_diagrams"
+    assert f"images/{name}.svg" in (draw_diagrams.ROOT / "docs" / "policies.md").read_text()
