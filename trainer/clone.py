@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,7 +45,10 @@ class CloneArguments(Arguments):
     detours: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="share of steps in which something else is done than is shown"
     )
-    epochs: Count = 20
+    rounds: Annotated[int, Field(ge=1, le=1000)] = Field(
+        5, description="of recording; after the first the clone acts, and the teacher says what it would do"
+    )
+    epochs: Count = Field(20, description="of the last round; a quarter of it in those before")
     batch_size: Count = 512
     learning_rate: Positive = 1e-3
 
@@ -86,22 +89,22 @@ def clone_run(arguments: CloneArguments, overrides: Sequence[str]) -> None:
 def _teach(trainer: Trainer, arguments: CloneArguments, to: Path, allow: Sequence[str]) -> Summary:
     import torch
 
-    from equipoise.trainer.cloning import clone
+    from equipoise.trainer.cloning import check_learner, clone
 
     trainer.recorder.first_look(trainer, trainer.evaluator.look())
-    shown = _demonstrations(trainer, arguments, allow)
-    shown.save(to)
-    trainer.recorder.message(f"{len(shown):,} demonstrations: {DEMONSTRATIONS}")
-
-    def told(epoch: int, loss: float, agreement: float) -> None:
-        trainer.recorder.message(
-            f"epoch {epoch}/{arguments.epochs}  loss {loss:.3f}  agreement {agreement:.1%}"
-        )
-
-    generator = torch.Generator(shown.observations.device).manual_seed(trainer.config.seed)
-    settings = arguments.epochs, arguments.batch_size, arguments.learning_rate
+    generator = torch.Generator(trainer.collector.env.device).manual_seed(trainer.config.seed)
     try:
-        clone(trainer.policy, shown, *settings, generator, told)
+        check_learner(trainer.policy)
+        for shown, epochs in _lessons(trainer, arguments, allow):
+            shown.save(to)
+            trainer.recorder.message(f"{len(shown):,} demonstrations: {DEMONSTRATIONS}")
+
+            def told(epoch: int, loss: float, agreement: float, epochs: int = epochs) -> None:
+                said = f"epoch {epoch}/{epochs}  loss {loss:.3f}  agreement {agreement:.1%}"
+                trainer.recorder.message(said)
+
+            settings = epochs, arguments.batch_size, arguments.learning_rate
+            clone(trainer.policy, shown, *settings, generator, told)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     result = trainer.evaluator.final()
@@ -109,24 +112,30 @@ def _teach(trainer: Trainer, arguments: CloneArguments, to: Path, allow: Sequenc
     return trainer.recorder.finish(trainer, result)
 
 
-def _demonstrations(trainer: Trainer, arguments: CloneArguments, allow: Sequence[str]) -> Demonstrations:
-    """From the file or the dataset, or recorded in the environments of the run."""
-    from equipoise.trainer.demonstrations import Demonstrations, expert, record, trained
+def _lessons(
+    trainer: Trainer, arguments: CloneArguments, allow: Sequence[str]
+) -> Iterator[tuple[Demonstrations, int]]:
+    """What is to be learned, and in how many epochs: all that was shown so far, once for each round."""
+    from equipoise.trainer.demonstrations import Demonstrations, Recording, expert, trained
     from equipoise.trainer.minari_demonstrations import PREFIX, read_minari
     from equipoise.trainer.restore import restore
     from equipoise.trainer.seeding import training_seed
 
-    env, source = trainer.collector.env, arguments.source
-    try:
-        if source != "expert" and Path(source).is_file() and Path(source).name == DEMONSTRATIONS:
-            return Demonstrations.load(source, env.device)
-        if source.startswith(PREFIX):
-            return read_minari(source, env, trainer.policy.space)
-        teacher = expert(env) if source == "expert" else trained(restore(source, "cpu", allow).policy)
-        seed = training_seed(trainer.config.seed, 0)
-        return record(env, trainer.policy.space, teacher, arguments.samples, seed, arguments.detours)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    env, policy, source = trainer.collector.env, trainer.policy, arguments.source
+    if source != "expert" and Path(source).is_file() and Path(source).name == DEMONSTRATIONS:
+        yield Demonstrations.load(source, env.device), arguments.epochs
+        return
+    if source.startswith(PREFIX):
+        yield read_minari(source, env, policy.space), arguments.epochs
+        return
+    teacher = expert(env) if source == "expert" else trained(restore(source, "cpu", allow).policy)
+    rounds, seed = arguments.rounds, training_seed(trainer.config.seed, 0)
+    recording = Recording(env, policy.space, teacher, seed, arguments.detours)
+    for number in range(rounds):
+        student = trained(policy) if number else None
+        last = number + 1 == rounds
+        epochs = arguments.epochs if last else max(arguments.epochs // 4, 1)
+        yield recording.more(-(-arguments.samples // rounds), student), epochs
 
 
 if __name__ == "__main__":

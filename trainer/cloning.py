@@ -72,10 +72,15 @@ def clone(
         told(epoch + 1, float(torch.stack(losses).mean()), float(torch.stack(agreed).mean()))
 
 
-def check(policy: Policy, demonstrations: Demonstrations) -> None:
-    """Raises ValueError where `policy` cannot learn from `demonstrations`."""
+def check_learner(policy: Policy) -> None:
+    """Raises ValueError where `policy` cannot learn from any demonstrations."""
     if policy.state_size:
         raise ValueError("policy.memory: what is remembered cannot be learned from single demonstrations")
+
+
+def check(policy: Policy, demonstrations: Demonstrations) -> None:
+    """Raises ValueError where `policy` cannot learn from `demonstrations`."""
+    check_learner(policy)
     space = policy.space
     wanted = policy.observation_width, space.num_heads, space.num_continuous
     observations, (discrete, continuous), mask = demonstrations

@@ -80,33 +80,57 @@ def trained(policy: Policy) -> Teacher:
     return act
 
 
-@torch.inference_mode()
-def record(
-    env: BatchedEnv, space: HybridSpace, teacher: Teacher, samples: int, seed: int, detours: float = 0.1
-) -> Demonstrations:
-    """What `teacher` does in `samples` states, rounded up to whole steps of all environments.
+class Recording:
+    """What a teacher does, in episodes that go on from one call of `more` to the next.
 
     In a share `detours` of all steps another action is taken than the one that is recorded, a random one: so
     the teacher also shows how to get back from where it would not go (DART: Laskey et al., 2017).
-
-    Raises:
-        ValueError: masks that depend on other choices, of which no demonstration can be kept.
     """
-    observation, mask = env.reset(seed)
-    luck = StreamPerEnv(env.num_envs, env.device, seed + 1)
-    found: list[tuple[Tensor, ...]] = []
-    for _ in range(-(-samples // env.num_envs)):
-        if isinstance(mask, DependentMask):
-            raise ValueError(f"{type(env).__name__}: its masks depend on other choices; not to be recorded")
-        action = teacher(observation, mask)
-        actions = space.from_native(action)
-        valid = space.valid_choices.expand(env.num_envs, *space.valid_choices.shape) if mask is None else mask
-        found.append(tuple(part.clone() for part in (observation, *actions, valid)))
-        lost = luck.uniform(1)[:, 0] < detours
-        step = env.step(_either(lost, random_action(env, mask, luck), action))
-        observation, mask = step.observation, step.action_mask
-    observations, discrete, continuous, masks = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Demonstrations(observations, Actions(discrete, continuous), masks)
+
+    def __init__(
+        self, env: BatchedEnv, space: HybridSpace, teacher: Teacher, seed: int, detours: float = 0.1
+    ) -> None:
+        self._env, self._space, self._teacher, self._detours = env, space, teacher, detours
+        self._now = env.reset(seed)
+        self._luck = StreamPerEnv(env.num_envs, env.device, seed + 1)
+        self._found: list[tuple[Tensor, ...]] = []
+
+    @torch.no_grad()
+    def more(self, samples: int, student: Teacher | None = None) -> Demonstrations:
+        """All so far, and what the teacher does in `samples` more states, rounded up to whole steps of all
+        environments. With a `student` it is the student who acts, and what the teacher would do is recorded
+        where that leads (DAgger: Ross et al., "A reduction of imitation learning and structured prediction
+        to no-regret online learning", 2011).
+
+        Raises:
+            ValueError: masks that depend on other choices, of which no demonstration can be kept.
+        """
+        env, space = self._env, self._space
+        for _ in range(-(-samples // env.num_envs)):
+            observation, mask = self._now
+            if isinstance(mask, DependentMask):
+                raise ValueError(
+                    f"{type(env).__name__}: its masks depend on other choices; not to be recorded"
+                )
+            action = self._teacher(observation, mask)
+            valid = (
+                space.valid_choices.expand(env.num_envs, *space.valid_choices.shape) if mask is None else mask
+            )
+            shown = (observation, *space.from_native(action), valid)
+            self._found.append(tuple(part.clone() for part in shown))
+            taken = action if student is None else student(observation, mask)
+            lost = self._luck.uniform(1)[:, 0] < self._detours
+            step = env.step(_either(lost, random_action(env, mask, self._luck), taken))
+            self._now = step.observation, step.action_mask
+        observations, discrete, continuous, masks = map(torch.cat, zip(*self._found, strict=True))
+        return Demonstrations(observations, Actions(discrete, continuous), masks)
+
+
+def record(
+    env: BatchedEnv, space: HybridSpace, teacher: Teacher, samples: int, seed: int, detours: float = 0.1
+) -> Demonstrations:
+    """What `teacher` does in `samples` states; see `Recording`."""
+    return Recording(env, space, teacher, seed, detours).more(samples)
 
 
 def _either(where: Tensor, one: Any, other: Any) -> Any:

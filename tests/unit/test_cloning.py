@@ -18,7 +18,7 @@ from equipoise.envs.topology_spawn.environment import TopologySpawn
 from equipoise.trainer import clone as command
 from equipoise.trainer.cloning import clone, imitation_loss
 from equipoise.trainer.data import Actions
-from equipoise.trainer.demonstrations import Demonstrations, expert, record
+from equipoise.trainer.demonstrations import Demonstrations, Recording, expert, record
 from equipoise.trainer.policy.actor_critic import ActorCritic
 from equipoise.trainer.policy.continuous import FAMILIES
 from equipoise.trainer.policy.encoders import MLP
@@ -103,6 +103,25 @@ def test_detours_are_taken_and_the_teacher_is_recorded() -> None:
         assert (shown.actions.discrete.numpy() == wanted).all()
 
 
+def test_where_the_student_acts_the_teacher_says_what_it_would_do() -> None:
+    """From where the recording stood; one step of it is taken by the teacher, the other by the student."""
+    env = Inventory(16, products=1)
+    space = HybridSpace(env.action_space, env.relevance)
+    recording = Recording(env, space, expert(env), 1, detours=0.0)
+    first = recording.more(16 * 5)
+    idle = space.to_native(Actions(space.first_choices(16), torch.zeros(16, space.num_continuous)))
+    shown = recording.more(16 * 5, student=lambda *_: idle)
+    assert len(shown) == 160
+    assert torch.equal(shown.observations[:80], first.observations)
+    alike = Inventory(16, products=1)
+    other = record(alike, space, expert(alike), 160, 1, detours=0.0)
+    assert torch.equal(shown.observations[:96], other.observations[:96])  # it is the next step that differs
+    assert not torch.equal(shown.observations[96:], other.observations[96:])
+    left = (shown.observations[:, 1] * env.max_steps).round().long().numpy()
+    wanted, _ = env._plan.best(shown.observations[:, :1].double().numpy(), left)
+    assert (shown.actions.discrete.numpy() == wanted).all()
+
+
 def test_a_clone_does_what_its_teacher_does(tmp_path: Path) -> None:
     env = CatchPoint(64)
     policy = policy_for(env)
@@ -163,16 +182,22 @@ def test_the_command_leaves_a_run_from_which_another_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = "env=catch_point", "env.num_envs=16", "policy.hidden_sizes=[16]", "trainer.final_eval_episodes=4"
-    teach = "source=expert", "samples=320", "epochs=2", f"hydra.run.dir={tmp_path / 'taught'}"
+    teach = "source=expert", "samples=320", "rounds=2", "epochs=2", f"hydra.run.dir={tmp_path / 'taught'}"
     monkeypatch.setattr(sys, "argv", ["clone", *run, *teach])
     assert command.main() == 0
     said = capsys.readouterr()
+    assert "160 demonstrations" in said.err + said.out
     assert "320 demonstrations" in said.err + said.out
     assert "epoch 2/2" in said.err + said.out
     assert (tmp_path / "taught" / "demonstrations.pt").exists()
     from equipoise.trainer.transfer import read
 
     assert read(str(tmp_path / "taught")).weights["value_head.bias"].shape == (3,)  # with one for the task
-    monkeypatch.setattr(sys, "argv", ["clone", *run, "source=nobody", f"hydra.run.dir={tmp_path / 'other'}"])
-    assert command.main() == 2
-    assert "nobody" in capsys.readouterr().err
+    for mistake, said_so in {
+        "source=nobody": "nobody",
+        "policy=gru": "policy.memory: what is remembered",
+    }.items():
+        wrong = "source=expert", mistake, f"hydra.run.dir={tmp_path / said_so[:6]}"
+        monkeypatch.setattr(sys, "argv", ["clone", *run, *wrong])
+        assert command.main() == 2
+        assert said_so in capsys.readouterr().err
