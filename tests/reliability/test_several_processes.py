@@ -127,7 +127,8 @@ def test_one_run_folder_and_the_figures_of_all(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_of_two_processes_goes_on_exactly(tmp_path: Path) -> None:
-    """The signal comes to the second process alone, which has nothing to write; twice, as by `torchrun`."""
+    """The signal comes to the second process alone, which has nothing to write; twice, as by `torchrun`. What
+    the policies of both remember of their episodes goes on, too."""
     run_dir, marker, whole = tmp_path / "run", tmp_path / "marker", tmp_path / "whole"
     settings = (
         "env.signal=SIGTERM",
@@ -135,6 +136,7 @@ def test_an_interrupted_run_of_two_processes_goes_on_exactly(tmp_path: Path) -> 
         f"env.at={3 * 8 + 5}",
         f"env.marker={marker}",
         "trainer.advantage_weighting.enable_learnable_weights=true",
+        "policy.memory={_target_: equipoise.trainer.policy.memory.GRU, hidden_size: 8}",
     )
     env = "tests.reliability.test_several_processes.SecondSignallingEnv"
     marker.touch()
