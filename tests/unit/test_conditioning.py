@@ -173,7 +173,7 @@ def test_an_update_learns_by_the_gradient_of_the_joint_log_probability() -> None
             up, down = (flat[index].copy_(before + step) is not None and log_prob() for step in (1e-6, -1e-6))
             flat[index] = before
             assert ((up - down) / 2e-6).item() == pytest.approx(
-                float(slope.view(-1)[index]), rel=1e-5, abs=1e-6
+                float(slope.reshape(-1)[index]), rel=1e-5, abs=1e-6
             )
 
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from equipoise.trainer.gradients import FlatParameters
-from equipoise.trainer.policy.encoders import MLP
+from equipoise.trainer.policy.encoders import MLP, linear
 from equipoise.trainer.policy.encoders import mlp as encoders
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
-def learned(mlp: MLP, inputs: Tensor, *cotangents: Tensor) -> list[Tensor]:
+def learned(mlp: torch.nn.Module, inputs: Tensor, *cotangents: Tensor) -> list[Tensor]:
     """The output, and for each cotangent the gradients of all parameters, and of the inputs if they want one."""
     output = mlp(inputs)
     wanted = [*mlp.parameters(), *([inputs] if inputs.requires_grad else [])]
@@ -49,6 +49,16 @@ def test_fused_layers_give_what_single_ones_give(
     mlp.fused = False
     for one, other in zip(fused, learned(mlp, inputs, *cotangents), strict=True):
         torch.testing.assert_close(one, other, rtol=TOLERANCE[dtype], atol=40 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("width", [3, 16])
+def test_a_layer_is_torchs_own_with_its_gradients(width: int) -> None:
+    torch.manual_seed(0)
+    layer, other = linear(width, 4), torch.nn.Linear(width, 4)
+    other.load_state_dict(layer.state_dict())
+    inputs, c = torch.randn(5, width), torch.randn(5, 4)
+    for one, expected in zip(learned(layer, inputs, c), learned(other, inputs, c), strict=True):
+        torch.testing.assert_close(one, expected)
 
 
 def test_a_layer_by_hand() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
 from equipoise.envs.observation_parts import read_parts
@@ -90,6 +90,23 @@ def test_living_rows_alone_give_what_all_rows_give() -> None:
     torch.testing.assert_close(few.mean(few.of(everything))[0], everything[[0, 2, 3]].mean(0))
     assert torch.equal(few.given(of_sets), many.given(of_sets)[there])
     assert torch.equal(few.placed(few.of(everything)), many.placed(everything))
+
+
+def test_a_head_of_living_rows_has_the_gradients_of_a_head_of_all_rows() -> None:
+    """The bias is what those put out that do not exist, and learns from it."""
+    torch.manual_seed(0)
+    exists, head = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), nn.Linear(2, 3)
+    everything, cotangent = torch.randn(6, 2, requires_grad=True), torch.randn(2, 3, 3)
+    found = []
+    for all_rows in (False, True):
+        living = Living(exists)
+        if all_rows:
+            living._rows = None
+        placed = living.through(head, living.of(everything))
+        found.append((placed, *torch.autograd.grad(placed, [everything, *head.parameters()], cotangent)))
+    for few, many in zip(*found, strict=True):
+        torch.testing.assert_close(few, many)
+    assert torch.equal(found[0][0][1], head.bias.expand(3, 3))
 
 
 def test_several_parts_of_an_action_by_hand() -> None:

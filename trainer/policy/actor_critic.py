@@ -20,6 +20,7 @@ from equipoise.trainer.policy.conditioning import (
 )
 from equipoise.trainer.policy.continuous import FamilyName
 from equipoise.trainer.policy.encoders import MLP, linear
+from equipoise.trainer.policy.encoders.living import Features, through
 from equipoise.trainer.policy.log_std import LogStd, LogStdRange
 from equipoise.trainer.policy.memory import MakeMemory, Memories
 from equipoise.trainer.policy.nodes import NodeLayout
@@ -182,23 +183,24 @@ class ActorCritic(Policy):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Policy.actor`."""
         size, space = inputs.shape[0], self.space
-        features = self.discrete_trunk(inputs) if self.discrete_trunk is not None else None
-        own = self.continuous_trunk(inputs) if self.continuous_trunk is not None else features
-        if self.discrete_head is None:
+        features = None if self.discrete_trunk is None else self._features(self.discrete_trunk, inputs)
+        own = features if self.continuous_trunk is None else self._features(self.continuous_trunk, inputs)
+        assert own is not None
+        if self.discrete_head is None or features is None:
             logits = inputs.new_zeros(size, *space.valid_choices.shape)
         else:
-            logits = space.laid_out(self.owned.of_heads(self.discrete_head(features)))
+            logits = space.laid_out(self.owned.of_heads(through(self.discrete_head, features)))
         if self.heads_in_turn is not None:
             choose = told(choices) if isinstance(choices, Tensor) else choices
-            assert features is not None
+            assert isinstance(features, Tensor)
             assert choose is not None
             logits, choices = self.heads_in_turn.take(features, logits, choose)
         elif callable(choices):
             choices = in_turn(space, self.order, logits, choices)
         if self.continuous_head is None:
             return logits, inputs.new_zeros(size, 0), inputs.new_zeros(0)
-        mean = self.continuous_head(own)
-        spread = None if self.log_std_head is None else self.log_std_head(own)
+        mean = through(self.continuous_head, own)
+        spread = None if self.log_std_head is None else through(self.log_std_head, own)
         if self.given_choices is not None:
             added = self.given_choices(own, choices)
             mean = mean + added[..., : mean.shape[-1]]
@@ -209,6 +211,12 @@ class ActorCritic(Policy):
             log_std = self.global_log_std()
         assert log_std is not None
         return logits, self.owned.of_parameters(mean), log_std
+
+    def _features(self, trunk: Encoder, inputs: Tensor) -> Features:
+        """Of nodes only the rows of those that exist, unless others than linear heads want to see them."""
+        give = trunk if self.conditional else getattr(trunk, "rows", trunk)
+        features: Features = give(inputs)
+        return features
 
     def critic(self, inputs: Tensor) -> Tensor:
         """See `Policy.critic`."""

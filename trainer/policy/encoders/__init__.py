@@ -7,8 +7,9 @@ from equipoise.trainer.policy.encoders.automatic import Automatic
 from equipoise.trainer.policy.encoders.convolution import Convolution
 from equipoise.trainer.policy.encoders.embedding import Embedding
 from equipoise.trainer.policy.encoders.entities import Entities, EntitiesSummary
+from equipoise.trainer.policy.encoders.living import pool
 from equipoise.trainer.policy.encoders.mlp import MLP, linear
-from equipoise.trainer.policy.encoders.node_set import NodeSet, NodeSetSummary, pool
+from equipoise.trainer.policy.encoders.node_set import NodeSet, NodeSetSummary
 from equipoise.trainer.policy.encoders.parts import Parts
 from equipoise.trainer.policy.encoders.sets import SetAttention
 

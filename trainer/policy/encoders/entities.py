@@ -81,10 +81,10 @@ class Entities(Encoder):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        living, hidden = self.features(inputs)
+        living, hidden = self.rows(inputs)
         return living.placed(hidden)
 
-    def features(self, inputs: Tensor) -> tuple[Living, Tensor]:
+    def rows(self, inputs: Tensor) -> tuple[Living, Tensor]:
         """Which exist, and the features `[R, W]` of those."""
         parts = self.storage.split(inputs)
         things = parts[self._index[self._set.name]].to(torch.float32).view(-1, *self._size)
@@ -134,7 +134,7 @@ class EntitiesSummary(Entities):
         self.summary = MLP((self.width,), [self.width], activation)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        living, hidden = self.features(inputs)
+        living, hidden = self.rows(inputs)
         summary: Tensor = self.summary(living.mean(hidden))
         return summary
 

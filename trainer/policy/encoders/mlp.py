@@ -44,19 +44,20 @@ class TanhLayers(torch.autograd.Function):
         saved = ctx.saved_tensors
         count = len(saved) // 2
         through, weights = saved[: count + 1], saved[count + 1 :]
-        of_weights = [torch.zeros_like(weight) for weight in weights]
+        of_weights = [torch.zeros_like(weight.t()) for weight in weights]  # transposed: see `Linear`
         of_biases = [weight.new_zeros(weight.shape[0]) for weight in weights]
         of_inputs = []
         for gradient, *block in _blocks(weights, gradients[0], *through):
             for layer in reversed(range(count)):
                 gradient = torch.ops.aten.tanh_backward(gradient, block[layer + 1])
-                of_weights[layer].addmm_(gradient.t(), block[layer])
+                of_weights[layer].addmm_(block[layer].t(), gradient)
                 of_biases[layer] += gradient.sum(0)
                 if layer or ctx.needs_input_grad[0]:
                     gradient = gradient @ weights[layer]
             of_inputs.append(gradient)
         first = torch.cat(of_inputs) if ctx.needs_input_grad[0] else None
-        return first, *(each for layer in zip(of_weights, of_biases, strict=True) for each in layer)
+        layers = zip(of_weights, of_biases, strict=True)
+        return first, *(each for weight, bias in layers for each in (weight.t(), bias))
 
 
 def _blocks(weights: Sequence[Tensor], *columns: Tensor) -> Iterable[tuple[Tensor, ...]]:
@@ -81,9 +82,23 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 """Applied to the output of a layer, which nothing else needs: some overwrite it."""
 
 
+class Linear(nn.Linear):
+    """`nn.Linear`, whose weights' gradient is the transpose of `inputsᵀ·gradient`.
+
+    On a CPU that takes a quarter of the time of `gradientᵀ·inputs` where the inputs are few and no multiple
+    of 16. PyTorch's derivative of a product follows how the weights lie in memory.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        narrow = self.in_features % 16 > 0 and inputs.dim() == 2 and inputs.device.type == "cpu"
+        if not narrow or self.bias is None or torch.compiler.is_compiling():
+            return super().forward(inputs)
+        return torch.addmm(self.bias, inputs, self.weight.t().contiguous())
+
+
 def linear(inputs: int, outputs: int, gain: float = math.sqrt(2.0), bias: bool = True) -> nn.Linear:
     """A layer with orthogonal weights (Saxe et al., 2014) scaled by `gain`, and zero bias."""
-    layer = nn.Linear(inputs, outputs, bias=bias)
+    layer = Linear(inputs, outputs, bias=bias)
     nn.init.orthogonal_(layer.weight, gain)
     if bias:
         nn.init.zeros_(layer.bias)

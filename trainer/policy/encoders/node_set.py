@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from equipoise.trainer.policy.encoders.living import Living
 from equipoise.trainer.policy.encoders.mlp import ACTIVATIONS, MLP, Activation, Sizes, linear
 from equipoise.trainer.policy.protocol import Encoder
 
@@ -16,7 +16,7 @@ class NodeSet(Encoder):
 
     Every node goes through the same network; what the nodes have in common enters each of them as the
     mean over the nodes that exist (Zaheer et al., "Deep sets", 2017, equation 4). Feature 0 of a node says
-    whether it exists; empty slots get features too, which nothing reads.
+    whether it exists; the features of empty slots are 0.
 
     Args:
         observation_shape: `(M, F)`: nodes, features of each.
@@ -46,13 +46,16 @@ class NodeSet(Encoder):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, inputs: Tensor) -> Tensor:
+        living, features = self.rows(inputs)
+        return living.placed(features)
+
+    def rows(self, inputs: Tensor) -> tuple[Living, Tensor]:
+        """Which exist, and the features `[R, W]` of those."""
         nodes, exists = split_set(inputs, self.slots)
-        hidden = self.node(nodes)
-        context = self.context(pool(hidden, exists))
-        own = self.own(hidden).view(*exists.shape, self.width)
-        # A new tensor: overwriting a view costs copies of it in the backward.
-        features: Tensor = self.activation(own + context.unsqueeze(-2))
-        return features
+        living = Living(exists)
+        hidden = self.node(living.of(nodes))
+        context = living.given(self.context(living.mean(hidden)))
+        return living, self.activation(self.own(hidden).add_(context))
 
 
 class NodeSetSummary(Encoder):
@@ -85,7 +88,8 @@ class NodeSetSummary(Encoder):
 
     def forward(self, inputs: Tensor) -> Tensor:
         nodes, exists = split_set(inputs, self.slots)
-        summary: Tensor = self.summary(pool(self.node(nodes), exists))
+        living = Living(exists)
+        summary: Tensor = self.summary(living.mean(self.node(living.of(nodes))))
         return summary
 
 
@@ -104,9 +108,3 @@ def split_set(inputs: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
     """`[B, M·F]` -> the nodes of all sets in one column `[B·M, F]`, and which of them exist `[B, M]`."""
     sets = inputs.view(inputs.shape[0], nodes, inputs.shape[-1] // nodes)
     return sets.flatten(0, 1), sets[..., 0]
-
-
-def pool(hidden: Tensor, exists: Tensor) -> Tensor:
-    """Mean over the nodes that exist, `[B·M, W]`, `[B, M]` -> `[B, W]`; 0 without any."""
-    share = exists / exists.sum(-1, keepdim=True).clamp(min=1.0)
-    return torch.bmm(share.unsqueeze(-2), hidden.view(*exists.shape, hidden.shape[-1])).squeeze(-2)

@@ -13,8 +13,9 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from equipoise.trainer.policy.encoders.living import pool
 from equipoise.trainer.policy.encoders.mlp import ACTIVATIONS, MLP, Activation, Sizes, linear
-from equipoise.trainer.policy.encoders.node_set import pool, set_shape, split_set
+from equipoise.trainer.policy.encoders.node_set import set_shape, split_set
 from equipoise.trainer.policy.protocol import Encoder
 
 Heads = Annotated[int, Ge(1), Le(64)]
