@@ -28,10 +28,13 @@ class TuneArguments(Arguments):
 
     Start it as often as you like, on all machines that share the folder: workers share the trials. What is
     killed goes on from its checkpoint, and the same command goes on with a study. All other key=value
-    arguments are settings of every trial, as for training.
+    arguments are settings of every trial, as for training, and are not searched.
     """
 
-    study: str = Field(min_length=1, description="its name")
+    study: str = Field(
+        pattern=r"^\w[\w.-]*$",
+        description="letters, digits, . _ and -: a folder and a file have this name",
+    )
     trials: Count = Field(100, description="in all, by all workers")
     storage: str | None = Field(
         None, description="URL of a database, file of SQLite (.db), or journal file; null: in the folder"
@@ -75,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tune(options: TuneArguments, overrides: tuple[str, ...], given: Sequence[str]) -> None:
-    space = read(options.space)
+    typed_keys = {override.partition("=")[0] for override in overrides}
+    space = {key: entry for key, entry in read(options.space).items() if key not in typed_keys}
+    if not space:
+        raise ConfigError(f"space = {options.space}: all its keys are typed: nothing is left to search")
     for refused in ("resume", "hydra.run.dir", "trainer.eval_every", "trainer.checkpoint_every"):
         if any(override.partition("=")[0] == refused for override in overrides):
             raise ConfigError(f"{refused}: each trial has its own; use folder=, trials= and evaluations=")

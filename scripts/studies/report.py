@@ -128,6 +128,11 @@ class _Table:
             for measure in MEASURES
         }
 
+    def _has_sense(self, threshold: float) -> bool:
+        """The default is a share of what the expert reaches; returns have a threshold that somebody gave."""
+        runs = [run for arm in self.arms.values() for run in arm]
+        return threshold != THRESHOLD or any(run.summary.normalized_score is not None for run in runs)
+
     def _scores(self, arm: str, measure: Measure) -> Strata:
         return strata(self.arms[arm], measure, self.envs)
 
@@ -138,14 +143,14 @@ class _Table:
         threshold: float,
     ) -> str:
         head = ["arm", *(["what it changes"] if changes else []), "final score, IQM", "area, IQM"]
-        head += [f"steps to {threshold:g}"]
+        head += [f"steps to {threshold:g}"] if (timed := self._has_sense(threshold)) else []
         head += [*(f"P({measure} > {self.baseline})" for measure in ("area", "final")), "balance ratio"]
         rows = [head]
         for name, runs in self.arms.items():
             row = [f"{name} (baseline)" if name == self.baseline else name]
             row += [changes.get(name, "")] if changes else []
             row += [shown(iqm_interval(self._scores(name, measure))) for measure in ("final", "area")]
-            row.append(_time(runs))
+            row += [_time(runs)] if timed else []
             row += [str(compared.get((name, measure), "")) for measure in ("area", "final")]
             rows.append([*row, _balance(runs)])
         return table(rows)

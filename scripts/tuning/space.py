@@ -43,10 +43,16 @@ def _wrong(entry: Any) -> str | None:
         return None if entry and plain else "choices that are numbers or text, as one types them ('true')"
     if not isinstance(entry, dict) or not {"low", "high"} <= entry.keys() <= {"low", "high", "log", "step"}:
         return "{low, high} with log or step, or a list of choices"
-    low, high = entry["low"], entry["high"]
-    if not all(isinstance(x, int | float) for x in (low, high)) or not low <= high:
+    low, high, log, step = entry["low"], entry["high"], entry.get("log", False), entry.get("step")
+    given = [low, high] if step is None else [low, high, step]
+    if not all(isinstance(x, int | float) and not isinstance(x, bool) for x in given) or not low <= high:
         return "a range of numbers (YAML reads 1e-4 as text: write 1.0e-4)"
-    return "above 0 where log is true" if entry.get("log") and low <= 0 else None
+    if not isinstance(log, bool) or (log and (low <= 0 or step is not None)):
+        return "above 0 where log is true, and without step; or log is false"
+    whole = isinstance(low, int) and isinstance(high, int)
+    if step is not None and (step <= 0 or (whole and not isinstance(step, int))):
+        return "with a step above 0, a whole number in a range of whole numbers"
+    return None
 
 
 def suggest(trial: Any, space: Space) -> dict[str, Any]:

@@ -146,6 +146,7 @@ def test_it_ends_with_the_best_settings_against_the_default(
     folder = tmp_path / "runs" / "tune" / "toy"
     report = (folder / "report.md").read_text()
     assert "| default (baseline) | the study's own settings |" in report
+    assert "steps to" not in report, "the toy has no expert, of whose score the threshold would be a share"
     best = studied(journal(tmp_path / "toy.log")).best_trial
     configs = {
         p.name: yaml.safe_load((p / "config.yaml").read_text()) for p in (folder / "confirm").iterdir()
@@ -175,6 +176,7 @@ def test_it_ends_with_the_best_settings_against_the_default(
         (["folder=space.yaml/x"], "folder = space.yaml/x: space.yaml is no folder that can be written to"),
         (["loggers=[tensorbord]"], "there is no such logger; did you mean tensorboard?"),
         (["trainer.eval_every=3"], "use folder=, trials= and evaluations="),
+        (["study=../other"], "study = '../other': must be"),
         (["trainer.gama=0.9"], "did you mean trainer.gamma?"),
     ],
 )
@@ -207,6 +209,14 @@ def test_without_optuna_the_extra_is_named(
         ({"trainer.gamma": {"low": 0.9}}, "{low, high} with log or step, or a list of choices"),
         ({"trainer.gamma": {"low": "1e-4", "high": 1.0}}, "YAML reads 1e-4 as text"),
         ({"trainer.gamma": {"low": 0.0, "high": 1.0, "log": True}}, "above 0 where log is true"),
+        (
+            {"trainer.gamma": {"low": 0.5, "high": 1.0, "log": True, "step": 0.1}},
+            "and without step",
+        ),
+        ({"trainer.gamma": {"low": 0.5, "high": 1.0, "log": "yes"}}, "or log is false"),
+        ({"trainer.gamma": {"low": 0.5, "high": 1.0, "step": 0}}, "with a step above 0"),
+        ({"trainer.gamma": {"low": False, "high": True}}, "a range of numbers"),
+        ({"trainer.total_env_steps": [64, 128]}, "all its keys are typed"),
         ({"policy.hidden_sizes": [[8, 8]]}, "numbers or text, as one types them"),
         ({"trainer.gamma": {"low": 0.5, "high": 7.0}}, "trainer.gamma = 7.0: must be"),
     ],
@@ -223,6 +233,15 @@ def test_a_wrong_space_is_refused(
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(entry))
     assert tune.main(given) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_is_typed_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tune.main(arguments(tmp_path, "trials=1", "optimizer.learning_rate=0.004", "storage=toy.log")) == 0
+    (trial,) = studied(journal(tmp_path / "toy.log")).trials
+    assert set(trial.params) == {*SPACE} - {"optimizer.learning_rate"}
+    (run,) = (tmp_path / "runs" / "tune" / "toy").glob("trial-*")
+    assert yaml.safe_load((run / "config.yaml").read_text())["optimizer"]["learning_rate"] == 0.004
 
 
 def test_a_study_of_another_space_is_refused(
