@@ -29,6 +29,8 @@ from equipoise.scripts.studies.tasks import Task, add_tasks_and_arms, jobs_of
 THRESHOLD = 0.9
 ARMS = {kind: (f"trainer.continuous_gradient={kind}",) for kind in ("score", "pathwise", "auto")}
 BASELINE = "score"
+HEADLINE = "catch_point", "hard_move_10", "lqr_20", "goal"
+"""The tasks of the picture in the README."""
 
 
 def _task(name: str, env: str, steps: int, *overrides: str) -> Task:
@@ -45,6 +47,7 @@ TASKS = (
         _task(f"lqr_{d}", "switched_lqr", 204_800, "experiment=switched_lqr", f"env.dimension={d}")
         for d in (2, 10, 20)
     ),
+    _task("lqr_10_long", "switched_lqr", 499_200, "experiment=switched_lqr", "env.dimension=10"),
     _task("inventory", "inventory", 204_800, "experiment=inventory"),
     *(_task(name, name, 81_920) for name in ("topology_spawn", "topology_spawn_hard")),
     _task("goal", "goal", 204_800, "experiment=goal"),
@@ -69,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if fresh:
             tasks = list(dict.fromkeys(result.env for result in fresh))
             plots.save(plots.curves(fresh, tasks), path.with_name(f"{path.stem}_curves"))
+            shown = [task for task in HEADLINE if task in tasks]
+            if shown:
+                plots.save(plots.curves(fresh, shown), path.with_name(f"{path.stem}_headline"))
     return report_study(
         options,
         "Gradients through the simulator",
@@ -85,7 +91,28 @@ def body(results: Sequence[Result], failures: Sequence[Failure]) -> str:
     parts = {task: [result for result in results if result.env == task] for task in tasks}
     tables = markdown_tables(parts, BASELINE, threshold=THRESHOLD)
     sections = "".join(f"\n## {task}\n\n{text}" for task, text in tables.items())
-    return f"{LEGEND}{sections}\n## What a step costs\n\n{_cost(parts)}{failed(failures)}"
+    return (
+        f"{LEGEND}{sections}\n## Returns\n\n{_returns(parts)}\n"
+        f"## What a step costs\n\n{_cost(parts)}{failed(failures)}"
+    )
+
+
+def _returns(parts: dict[str, list[Result]]) -> str:
+    """Where random actions lose a thousand times what the optimum does, every score is 1."""
+    rows = [["task", *(f"{arm}, median [worst, best]" for arm in ARMS)]]
+    for task in (task for task in parts if task.startswith("lqr")):
+        found = {
+            arm: np.array([run.summary.return_mean for run in runs])
+            for arm, runs in by_arm(parts[task]).items()
+        }
+        cells = [
+            f"{np.median(x):.4g} [{x.min():.4g}, {x.max():.4g}] ({len(x)})"
+            if (x := found.get(arm)) is not None
+            else ""
+            for arm in ARMS
+        ]
+        rows.append([task, *cells])
+    return table(rows)
 
 
 def _cost(parts: dict[str, list[Result]]) -> str:

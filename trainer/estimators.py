@@ -10,70 +10,90 @@ from torch import Tensor
 
 from equipoise.trainer.configuration.schema import TrainerConfig
 from equipoise.trainer.data import Metric, Minibatch
-from equipoise.trainer.gradient_noise import halves, side_losses, signal_share, take
+from equipoise.trainer.gradient_noise import halves, signal_share, take
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.metric_log import MetricLog
+from equipoise.trainer.objective import surrogates_of
 from equipoise.trainer.policy.protocol import Policy
+from equipoise.trainer.stages.protocol import reduce_terms
 from equipoise.trainer.system import distributed
 
-_MEMORY = 0.8
+_NAMES = "score", "pathwise"
+_MEMORY = 0.9
 """What is left of a measurement when the next one is made."""
 
 
 class EstimatorMix:
     """The share of the pathwise estimate p in the continuous side's gradient, the rest being the score s.
 
-    s has no bias; p has little noise, and is blind to jumps. The mean squared error of `λp + (1−λ)s` is least
-    at
+    s has no bias; p has little noise, and is blind to jumps. Made as long as s, p gets the share with which
+    both together point most nearly where E s does, noise counted as straying: that of the regression of E s
+    on both. Each rollout is measured before it is learned from, on two halves which share no environment,
+    with gradients s₁, s₂, p₁, p₂ of length 1 on average:
 
-        λ = V_s / (V_s + V_p + ‖E p − E s‖²)
+        λ = κ(1 − σ) / (κ(1 − σ) + σ(1 + π) − 2κ²),   σ = s₁·s₂,   π = p₁·p₂,   κ = s₁·p₂
 
-    with their variances V (so a mixture by inverse variance, Parmas et al., "PIPPS", 2018, that also knows
-    bias). All three are measured on two halves of a rollout which share no environment: the gradients of each
-    half, s₁, s₂, p₁, p₂, give V = ‖x₁ − x₂‖²/4 for the whole rollout, and (p₁ − s₁)·(p₂ − s₂) for the bias,
-    itself without one. What earlier measurements said fades by 0.8 with each new one.
+    in means over about twenty rollouts: how much of s and of p is signal, and of both the same signal. κ
+    counts as far as it exceeds its standard error, as what is not seen to agree is not used; and σ is at
+    least κ²/π, since two signals cannot agree more than there is of them (Cauchy and Schwarz).
+
+    The length of p says nothing, as the optimizer undoes it: the least squared *error* would take a p of no
+    use, if it is but short enough, before a noisy s.
     """
 
     def __init__(self, policy: Policy, flat: FlatParameters, settings: TrainerConfig) -> None:
         self._policy, self._flat, self._settings = policy, flat, settings
-        self._found = torch.zeros(3, dtype=torch.float64, device=flat.vector.device)
-        """V_s, V_p and ‖E p − E s‖²."""
+        self._sums = torch.zeros(5, dtype=torch.float64, device=flat.vector.device)
+        """Of the weights, σ, π, κ and κ²."""
 
-    def measure(self, samples: Minibatch, log: MetricLog) -> None:
-        """Look at both estimates in the samples of a rollout of which no update has learned yet."""
-        scores, paths = [], []
-        for rows in halves(samples, self._settings.batch.rollout_steps):
-            half = take(samples, rows)
-            scores.append(self._gradient(half, 0.0))
-            paths.append(self._gradient(half, 1.0))
-        (s1, s2), (p1, p2) = scores, paths
-        noise = [(one - other).square().sum() / 4 for one, other in ((s1, s2), (p1, p2))]
-        found = torch.stack([*noise, torch.dot(p1 - s1, p2 - s2)]).to(torch.float64)
-        # Without two halves, or of numbers that are not finite, nothing is known.
-        known = found.isfinite().all()
-        self._found = torch.where(known, _MEMORY * self._found + found.nan_to_num(), self._found)
-        for name, pair in (("score", scores), ("pathwise", paths)):
-            log.add({f"pathwise/signal_share_{name}": Metric(signal_share(*pair))})
-
-    def mix(self, samples: Minibatch) -> Minibatch:
-        """`samples` with today's share."""
+    def mix(self, samples: Minibatch, log: MetricLog) -> Minibatch:
+        """`samples`, of which no update has learned yet, with their share, and derivatives as long as s."""
         assert samples.pathwise is not None
-        score, path, bias = self._found.unbind()
-        total = score + path + bias.clamp(min=0.0)
-        share = torch.where(total > 0, score / total, 0.0).to(samples.advantages.dtype)
-        return _with(samples, share)
+        steps = self._settings.batch.rollout_steps
+        (s1, p1), (s2, p2) = (self._gradients(take(samples, rows)) for rows in halves(samples, steps))
+        score, path = ((one.square().sum() + other.square().sum()) / 2 for one, other in ((s1, s2), (p1, p2)))
+        both = (torch.dot(s1, p2) + torch.dot(s2, p1)) / 2 / (score * path).sqrt()
+        signals = signal_share(s1, s2), signal_share(p1, p2)
+        found = torch.stack([torch.ones_like(both), *signals, both, both.square()]).to(self._sums)
+        # Without two halves, of no gradient at all, or of numbers that are not finite, nothing is known.
+        known = found.isfinite().all()
+        self._sums = torch.where(known, _MEMORY * self._sums + found.nan_to_num(), self._sums)
+        share = torch.where(known, _share(self._sums), 0.0).to(samples.advantages)
+        length = torch.where(known, (score / path).sqrt(), 1.0)
+        log.add({f"pathwise/signal_share_{name}": Metric(x) for name, x in zip(_NAMES, signals, strict=True)})
+        pathwise = samples.pathwise._replace(gradient=length * samples.pathwise.gradient)
+        return _with(samples._replace(pathwise=pathwise), share)
 
-    def _gradient(self, half: Minibatch, share: float) -> Tensor:
-        """`[n]` of the continuous side's loss, over all processes."""
-        batch = _with(half, half.advantages.new_tensor(share))
-        loss = side_losses(self._policy, batch, self._settings)["continuous"]
-        return distributed.all_reduce_mean(self._flat.gradient(loss, retain_graph=False))
+    @torch.enable_grad()
+    def _gradients(self, half: Minibatch) -> tuple[Tensor, Tensor]:
+        """`[n]` of the continuous side's loss, all score and all pathwise, over all processes."""
+        distribution = self._policy.distribution(half.inputs, half.action_mask, half.actions.discrete)
+        found = []
+        for share in (0.0, 1.0):
+            batch = _with(half, half.advantages.new_tensor(share))
+            term = surrogates_of(batch, distribution, self._settings).continuous
+            loss = reduce_terms({"continuous": term})["continuous"]
+            found.append(self._flat.gradient(loss, retain_graph=True))
+        score, path = distributed.all_reduce_means(found)
+        return score, path
 
     def state_dict(self) -> dict[str, Any]:
-        return {"found": self._found.clone()}
+        return {"sums": self._sums.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._found = state["found"].to(self._found)
+        self._sums = state["sums"].to(self._sums)
+
+
+def _share(sums: Tensor) -> Tensor:
+    """λ; 0 where nothing speaks for it."""
+    weights = sums[0]
+    score, path, both, squares = (sums[1:] / weights).unbind()
+    # Of as many equal weights: (Σw)² / Σw², w = 1, 0.9, 0.81, …
+    count = weights * (1 + _MEMORY) / (2 - weights * (1 - _MEMORY))
+    both = both - ((squares - both.square()).clamp(min=0.0) / (count - 1)).sqrt()
+    score = torch.where(path > 0, torch.maximum(score, both.square() / path), 1.0)
+    a, b = both * (1 - score).clamp(min=0.0), score * (1 + path) - 2 * both.square()
+    return torch.where(a > 0, a / (a + b), 0.0)
 
 
 def _with(samples: Minibatch, share: Tensor) -> Minibatch:

@@ -117,9 +117,7 @@ class Learner:
         batch, limit = self.settings.batch, self.settings.target_kl
         due = self._signal_is_due()
         if self._mix is not None:
-            if due:
-                self._mix.measure(samples, log)
-            samples = self._mix.mix(samples)
+            samples = self._mix.mix(samples, log)
         if due and self._gradient_stage is not None:
             found = signal_shares(self.policy, self.flat, self._shared, samples, self.settings)
             log.add(found)

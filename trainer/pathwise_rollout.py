@@ -201,11 +201,7 @@ class PathwiseCollector(Collector):
         last = taken[-1]
         # A new episode, if one has begun, owes nothing to what was done before.
         ended = last.truncated | last.terminated
-        cut = self._worth(torch.cat([step.final_observation for step in taken])).view(count, -1)
-        truncated = torch.stack([step.truncated for step in taken])
-        rewards = torch.stack([step.reward for step in taken]) + self._gamma * torch.where(
-            truncated, cut, 0.0
-        )
+        rewards = torch.stack([step.reward for step in taken]) + self._gamma * self._worth_of_cut(taken)
         discounts = self._gamma ** torch.arange(count + 1, device=rewards.device, dtype=rewards.dtype)
         total = (rewards * discounts[:-1, None]).sum() + discounts[-1] * torch.where(ended, 0.0, rest).sum()
         if self._cross_term:

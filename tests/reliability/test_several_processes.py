@@ -159,6 +159,24 @@ def test_an_interrupted_run_of_two_processes_goes_on_exactly(tmp_path: Path) -> 
     assert_curves_are_whole(run_dir)
 
 
+def test_derivatives_through_the_simulator_go_on_exactly(tmp_path: Path) -> None:
+    """Each process differentiates its own environments; how far to believe that, they measure together."""
+    run_dir, whole = tmp_path / "run", tmp_path / "whole"
+    lqr = "env._target_=equipoise.envs.switched_lqr.SwitchedLQR"
+    settings = lqr, "trainer.continuous_gradient=auto", "trainer.schedule_steps=256", "trainer.eval_every=0"
+    half, rest = "trainer.total_env_steps=128", "trainer.total_env_steps=256"
+    for arguments in (
+        toy(run_dir, *settings, half),
+        [f"resume={run_dir}", rest],
+        toy(whole, *settings, rest),
+    ):
+        for ended in both(tmp_path, *arguments):
+            assert ended.code == 0, ended.output
+    for part in ("policy", "learner", "others"):  # what is reported of the last quarter of a run differs
+        assert_same(state(run_dir)[part], state(whole)[part])
+    assert lines(run_dir) == lines(whole)
+
+
 def test_a_rate_that_follows_the_kl_is_the_same_in_all(tmp_path: Path) -> None:
     """Each finds another divergence; with rates of their own the parameters would part, and end the run."""
     following = ("optimizer=adam_kl", "optimizer.desired_kl=0.003", "trainer.batch.update_epochs=4")
