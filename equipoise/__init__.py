@@ -15,6 +15,7 @@ Train a policy for an environment, look at how it went, and let it act:
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from equipoise.training import train as train
 
 __version__ = "0.2.0"
+
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
+    # Read when PyTorch is loaded. By default threads that wait for each other keep a core busy: where another
+    # program wants that core, each of the thousands of waits in an iteration lasts until the system steps in.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 _PLACES = {
     "Callback": "equipoise.trainer.callbacks",

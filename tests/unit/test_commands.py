@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from importlib.machinery import ModuleSpec
@@ -110,3 +111,23 @@ def test_what_is_checked_is_what_the_package_depends_on() -> None:
     versions = {name: version for name, _, version in needed}
     assert versions["torch"] == ".".join(map(str, prerequisites.TORCH))
     assert project["requires-python"] == ">=" + ".".join(map(str, prerequisites.PYTHON))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"), ({"GOMP_SPINCOUNT": "9"}, "None")],
+)
+@pytest.mark.parametrize("package", ["trainer", "scripts", "equipoise.commands"])
+def test_threads_wait_asleep_unless_the_user_has_said_how(
+    package: str, given: dict[str, str], found: str
+) -> None:
+    """Before anything imports PyTorch, which reads it once."""
+    code = f"import os, sys, {package}; print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
+    if "." not in package:  # as `python -m` imports it, before the command's own module
+        code = f"import {package}, equipoise.prerequisites; " + code
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {name: value for name, value in os.environ.items() if name not in ours} | given
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, text=True, capture_output=True, check=True
+    )
+    assert shown.stdout.split() == [found, "False"]
