@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from equipoise.envs.observation_parts import ObservationPart
+from equipoise.trainer.policy.encoders.asked import bound, masks_by_name
 from equipoise.trainer.policy.encoders.convolution import Convolution
 from equipoise.trainer.policy.encoders.mlp import MLP, Activation, Sizes
-from equipoise.trainer.policy.encoders.parts import Parts, bound, masks_by_name, suits
+from equipoise.trainer.policy.encoders.parts import Parts, suits
 from equipoise.trainer.policy.protocol import Encoder
 
 

@@ -11,9 +11,10 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from equipoise.envs.observation_parts import ObservationPart
+from equipoise.trainer.policy.encoders.asked import masks_by_name
 from equipoise.trainer.policy.encoders.living import Living
 from equipoise.trainer.policy.encoders.mlp import ACTIVATIONS, MLP, Activation, Sizes, linear
-from equipoise.trainer.policy.encoders.parts import Parts, masks_by_name
+from equipoise.trainer.policy.encoders.parts import Parts
 from equipoise.trainer.policy.protocol import Encoder
 from equipoise.trainer.policy.storage import Storage
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,6 +11,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from equipoise.envs.observation_parts import ObservationPart
+from equipoise.trainer.policy.encoders.asked import bound, by_name, masks_by_name, refuse_unknown
 from equipoise.trainer.policy.encoders.convolution import Convolution
 from equipoise.trainer.policy.encoders.embedding import Embedding
 from equipoise.trainer.policy.encoders.mlp import MLP, Activation, Sizes, linear
@@ -23,8 +22,6 @@ from equipoise.trainer.policy.storage import Storage
 
 MANY = 1024
 """Choices from which on a one-hot code gets an `Embedding`: the layer over it would be a large one."""
-MASK = "_mask"
-"""What the name of the part that says which things of a set exist ends in, after the name of the set."""
 
 
 class Parts(Encoder):
@@ -68,9 +65,9 @@ class Parts(Encoder):
         super().__init__()
         everything = [part.name for part in observation_parts]
         named = {part.name: part for part in observation_parts if part.name not in leave_out}
-        asked = dict(_by_name(parts or {}, named))
-        masks = {**masks_by_name(named), **dict(_by_name(masks or {}, named))}
-        _refuse_unknown(named, asked, masks)
+        asked = dict(by_name(parts or {}, named))
+        masks = {**masks_by_name(named), **dict(by_name(masks or {}, named))}
+        refuse_unknown(named, asked, masks)
         self.storage = Storage(observation_parts)
         self.names = [name for name in named if name not in masks.values()]
         self._place = {name: index for index, name in enumerate(everything)}
@@ -121,31 +118,6 @@ class Parts(Encoder):
         return row if kept else row.to(torch.float32)
 
 
-def _by_name(
-    asked: Mapping[Any, Any], named: Mapping[str, ObservationPart], before: str = ""
-) -> Iterator[tuple[str, Any]]:
-    """What is asked of parts, by their full names: `{arm: {camera: …}}` is of the part `arm.camera`."""
-    for key, value in asked.items():
-        name = f"{before}{key}"
-        inside = name not in named and any(part.startswith(f"{name}.") for part in named)
-        if inside and isinstance(value, Mapping):
-            yield from _by_name(value, named, f"{name}.")
-        else:
-            yield name, value
-
-
-def masks_by_name(parts: Mapping[str, ObservationPart]) -> dict[str, str | None]:
-    """The sets among `parts` whose masks are called like them."""
-    return {
-        name: name + MASK
-        for name, part in parts.items()
-        if len(part.shape) == 2
-        and name + MASK in parts
-        and parts[name + MASK].shape == part.shape[:1]
-        and not parts[name + MASK].choices
-    }
-
-
 def suits(part: ObservationPart, masks: Mapping[str, str | None]) -> type[Encoder] | None:
     """The encoder that a part gets by itself; None: it is taken as it is."""
     if part.name in masks:
@@ -172,33 +144,3 @@ def _encoder(
     if part.name in masks:
         shape = (part.shape[0], 1 + math.prod(part.shape[1:]))
     return make_encoder(make, shape, key, (part,))
-
-
-def bound(encoder: type[Encoder], keywords: Mapping[str, Any], key: str) -> Any:
-    """The class with keywords from a configuration; raises ValueError for those that it does not take."""
-    known = [name for name in inspect.signature(encoder).parameters if not name.startswith("observation_")]
-    for name, value in keywords.items():
-        if name not in known:
-            raise ValueError(f"{key}.{name} = {value}: unknown key of {encoder.__name__}; its keys: {known}")
-    return partial(encoder, **keywords)
-
-
-def _refuse_unknown(
-    named: Mapping[str, ObservationPart], parts: Mapping[str, Any], masks: Mapping[str, str | None]
-) -> None:
-    def wrong() -> Iterator[tuple[str, str]]:
-        yield from ((f"parts.{name}", name) for name in parts)
-        yield from ((f"masks.{name}", name) for name in masks)
-        yield from ((f"masks.{name}", mask) for name, mask in masks.items() if mask is not None)
-
-    for key, name in wrong():
-        if name not in named:
-            raise ValueError(f"{key}: {name!r} is no part of the observation; there are {list(named)}")
-    for name, mask in masks.items():
-        if len(named[name].shape) < 2:
-            raise ValueError(f"masks.{name}: a set has shape [things, features], not {named[name].shape}")
-        if mask is not None and math.prod(named[mask].shape) != named[name].shape[0]:
-            raise ValueError(
-                f"masks.{name} = {mask}: must hold a number for each of {named[name].shape[0]} things; it "
-                f"has shape {named[mask].shape}"
-            )
