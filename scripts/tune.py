@@ -91,7 +91,6 @@ def _tune(options: TuneArguments, overrides: tuple[str, ...], given: Sequence[st
         raise ConfigError(f"tuning needs the package optuna, which comes with {extra('tune')}")
     import optuna
 
-    from equipoise.scripts.reporting.ending import publish_folder
     from equipoise.scripts.tuning import confirm, report, worker
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -111,7 +110,7 @@ def _tune(options: TuneArguments, overrides: tuple[str, ...], given: Sequence[st
         print(line, flush=True)
     for line in report.write(study, plan, options.confirm):
         print(line)
-    publish_folder(folder, typed("tune", *given), f"study {options.study}")
+    report.page(plan, typed("tune", *given), f"study {options.study}")
 
 
 if __name__ == "__main__":

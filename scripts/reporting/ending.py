@@ -14,7 +14,7 @@ from rich.text import Text
 from equipoise.commands import typed
 from equipoise.scripts.reporting.groups import Environment, Group, environments
 from equipoise.scripts.reporting.page import page
-from equipoise.scripts.reporting.runs import Run, find, read
+from equipoise.scripts.reporting.runs import Run, read
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.imports import allowance
 from equipoise.trainer.monitor.summary import read_config
@@ -65,12 +65,6 @@ def conclude(
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     if runs:
         publish(found, to, command, title or to.resolve().parent.name)
-
-
-def publish_folder(folder: Path, command: str, title: str) -> None:
-    """The page of the runs in `folder`, in it; none where there are none. Raises `ConfigError`."""
-    if any(is_run(path.parent) for path in folder.rglob("config.yaml")):
-        publish(environments(find([folder])), folder / PAGE, command, title)
 
 
 def ranking(found: Sequence[Environment], console: Console) -> None:

@@ -10,17 +10,23 @@ from equipoise.scripts.reporting.groups import Environment, Group
 from equipoise.scripts.reporting.tables import interval
 from equipoise.scripts.studies.intervals import FEWEST
 
+_AMONG = " of those that ran more than once"
+
 
 def verdict(environment: Environment) -> str:
     measured = [group for group in environment.groups if environment.interval(group) is not None]
     if not measured:
         return '<p class="verdict">No run has finished: there may be curves, but there are no scores.</p>'
-    best, *others = measured
+    best, others, among = measured[0], measured[1:], ""
+    repeated = [group for group in measured if len(group.finished) > 1]
+    if repeated and best.name != environment.reference and best not in repeated:  # one run may be lucky
+        best, others, among = repeated[0], [group for group in measured if group is not repeated[0]], _AMONG
     value = f"{interval(environment.interval(best))} ({many(len(best.finished), 'run')})"
     name = f"<b>{escape(best.name)}</b>"
     if others:
         text = (
-            f"{name} has the highest {environment.title}: {value}. {_differences(environment, best, others)}"
+            f"{name} has the highest {environment.title}{among}: {value}. "
+            f"{_differences(environment, best, others)}"
         )
     else:
         text = f"{name} has a {environment.title} of {value}."

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -13,11 +15,15 @@ from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
 from equipoise.commands import typed
+from equipoise.scripts.reporting.ending import PAGE, publish
+from equipoise.scripts.reporting.groups import environments
+from equipoise.scripts.reporting.runs import find
 from equipoise.scripts.studies import plots
 from equipoise.scripts.studies.report import table
 from equipoise.scripts.tuning import confirm
 from equipoise.scripts.tuning.worker import Plan
 from equipoise.trainer.system.files import replace_file
+from equipoise.trainer.system.run_folder import is_run
 
 _LISTED = 10
 
@@ -73,6 +79,26 @@ def write(study: optuna.Study, plan: Plan, seeds: int) -> list[str]:
     ]
     replace_file(folder / "report.md", "\n".join(lines).encode())
     return [lines[2], f"report: {folder / 'report.md'}", "the best settings:", f"  {use}"]
+
+
+def page(plan: Plan, command: str, title: str) -> None:
+    """Write the page of all runs, if there are any, by the numbers of their trials, and against the default.
+
+    Raises `ConfigError` where it cannot be written.
+    """
+    if not any(is_run(path.parent) for path in plan.folder.rglob("config.yaml")):
+        return
+    runs = [replace(run, group=_arm(run.folder.name)) for run in find([plan.folder])]
+    there = any(run.group == confirm.DEFAULT for run in runs)
+    publish(environments(runs, confirm.DEFAULT if there else None), plan.folder / PAGE, command, title)
+
+
+def _arm(name: str) -> str:
+    """Of a run's folder. A trial was chosen by its score: fresh seeds of it are a group of their own."""
+    found = re.match(r"trial-(\d+)(-s)?", name)
+    if not found:
+        return confirm.DEFAULT
+    return f"trial {int(found[1])}{' on fresh seeds' if found[2] else ''}"
 
 
 def _experiment(study: optuna.Study, best: optuna.trial.FrozenTrial) -> str:

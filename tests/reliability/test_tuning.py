@@ -158,6 +158,9 @@ def test_it_ends_with_the_best_settings_against_the_default(
         assert config["seed"] == int(name[-3:])
         rate = best.params["optimizer.learning_rate"]
         assert (config["optimizer"]["learning_rate"] == rate) == name.startswith("trial-")
+    page = (folder / "report.html").read_text()
+    assert f"trial {best.number}" in page
+    assert str(rate) not in page.partition("Is it learning?")[0], "groups have short names"
     assert (folder / "confirmed.png").exists()
     assert (folder / "trials.png").exists()
     assert tune.main(given) == 0

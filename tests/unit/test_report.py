@@ -148,6 +148,18 @@ def test_a_baseline_is_what_all_others_are_compared_with(tmp_path: Path) -> None
     assert versus == ["1.00", "–", "0.00"]
 
 
+def test_beside_a_baseline_a_single_run_is_not_the_best(tmp_path: Path) -> None:
+    """As in a search, whose best trial was lucky as well as good."""
+    for seed in range(5):
+        make_run(tmp_path / f"base{seed}", seed, 0.2 + seed / 100)
+        make_run(tmp_path / f"good{seed}", seed, 0.7 + seed / 100, preset="good")
+    make_run(tmp_path / "lucky", 0, 0.9, preset="lucky")
+    page = written(tmp_path, "--baseline", "balanced")
+    assert page.column(0, "group") == ["lucky", "good", "balanced"]
+    assert "good has the highest score of those that ran more than once: 0.72" in page.text
+    assert "more than chance against balanced" in page.text
+
+
 def test_groups_are_called_by_the_fewest_settings_that_differ(tmp_path: Path) -> None:
     """A preset brings other settings with it; what only watches a run makes no group."""
     make_run(tmp_path / "a", 0, 0.1, preset="debug", trainer__gamma=0.9, device="cuda")
