@@ -8,6 +8,7 @@ looking is free or the state cannot be restored, not taken at all.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -70,8 +71,10 @@ class PolicyOptimizer:
         """Device scalar."""
         how: dict[str, Any] = {"fused": True} if self.fused else {}
         accepted = inspect.signature(cls).parameters
-        if "capturable" in accepted and device.type == "cuda":
-            how["capturable"] = True  # the count of steps on the device, too
+        if "capturable" in accepted and device.type == "cuda" and not self.fused:
+            how["capturable"] = True  # the count of steps on the device, where fused ones have it anyway
+            # That it is meant for CUDA graphs and is in none.
+            warnings.filterwarnings("ignore", ".*capturable=True", UserWarning, r"torch\.")
         rate = self.learning_rate if self.fused else learning_rate
         parameters = [flat.vector] if cls in ELEMENTWISE else flat.parameters_with_gradients()
         self.inner = cls(parameters, lr=rate, **keywords, **how)

@@ -61,7 +61,8 @@ class Floor:
         samples = num_envs * batch.rollout_steps
 
         def observations(count: int) -> Tensor:
-            return torch.zeros(count, policy.observation_width, device=device)
+            # Of a set every thing exists, whatever of it a rollout has.
+            return torch.ones(count, policy.observation_width, device=device)
 
         def products(layers: list[Layer], backward: bool = False) -> list[Products]:
             return [Products(layer, device, backward) for layer in layers]
