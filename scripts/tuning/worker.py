@@ -133,9 +133,18 @@ def open_study(name: str, storage: str, plan: Plan, pruner: str) -> optuna.Study
             if key not in known:
                 study.set_user_attr(key, wanted)
             elif known[key] != wanted:
-                was = f"it was begun with {key} = {known[key]}, not {wanted}"
+                before, now = _differing(known[key], wanted)
+                was = f"it was begun with {key} = {before}, not {now}"
                 raise ConfigError(f"study = {name}: {was}: choose another name")
     return study
+
+
+def _differing(one: Any, other: Any) -> tuple[Any, Any]:
+    """Of two dictionaries the entries that differ."""
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return one, other
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    return {k: one[k] for k in keys if k in one}, {k: other[k] for k in keys if k in other}
 
 
 def work(study: optuna.Study, plan: Plan) -> Iterator[FrozenTrial]:

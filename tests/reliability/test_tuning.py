@@ -253,9 +253,12 @@ def test_a_study_of_another_space_is_refused(
     monkeypatch.chdir(tmp_path)
     assert tune.main(arguments(tmp_path, "trials=1")) == 0
     given = arguments(tmp_path, "trials=1")
-    (tmp_path / "space.yaml").write_text(yaml.safe_dump({"trainer.gamma": [0.9, 0.99]}))
+    other = {**SPACE, "trainer.batch.update_epochs": {"low": 1, "high": 3}}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(other))
     assert tune.main(given) == 2
-    assert "study = toy: it was begun with space = " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "study = toy: it was begun with space = {'trainer.batch.update_epochs': {'high': 2, " in told
+    assert "policy.hidden_sizes" not in told, "what is the same need not be read"
 
 
 def test_the_space_that_comes_with_us_fits_the_default() -> None:
