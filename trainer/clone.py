@@ -46,11 +46,11 @@ class CloneArguments(Arguments):
         0.1, description="share of steps in which something else is done than is shown"
     )
     rounds: Annotated[int, Field(ge=1, le=1000)] = Field(
-        5, description="of recording; after the first the clone acts, and the teacher says what it would do"
+        1, description="of recording; after the first the clone acts, and the teacher says what it would do"
     )
-    epochs: Count = Field(20, description="of the last round; a quarter of it in those before")
+    epochs: Count = Field(40, description="of the last round; a quarter of it in those before")
     batch_size: Count = 512
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 3e-3
 
 
 @lasting_streams()
