@@ -33,6 +33,7 @@ def surrogates(
     ratio: RatioOf,
     reduction: Divisor,
     pathwise_clip: float = 0.5,
+    together: bool = False,
 ) -> Surrogates:
     """Two clipped surrogates, each with its own ratio (H-PPO: Fan et al., "Hybrid actor-critic reinforcement
     learning in parameterized action space", 2019, section 4; clipping: Schulman et al., "Proximal policy
@@ -44,7 +45,7 @@ def surrogates(
             bounds how far a whole action moves but is soon clipped where there are many decisions.
         reduction: `common` divides both sides by the number of decisions of any type, so that equal weights
             give the gradient of the joint log-probability; `active` averages each side over its own.
-        pathwise_clip: trust region of `trainer.pathwise_loss`, where the samples have derivatives.
+        pathwise_clip, together: trust region of `trainer.pathwise_loss`, where the samples have derivatives.
     """
     relevant = distribution.relevant(batch.actions.discrete)
     discrete_active = distribution.discrete_active()
@@ -73,7 +74,7 @@ def surrogates(
         metrics[f"loss/clip_fraction_{side}"] = mean_metric(Term(clipped, active))
     discrete, continuous = terms
     if batch.pathwise is not None:
-        continuous, found = mixed(batch, batch.pathwise, distribution, continuous, pathwise_clip)
+        continuous, found = mixed(batch, batch.pathwise, distribution, continuous, pathwise_clip, together)
         metrics |= found
     return Surrogates(discrete, continuous, metrics, kl)
 

@@ -39,6 +39,7 @@ def surrogates_of(
         settings.ratio,
         settings.reduction,
         settings.pathwise_clip,
+        together=settings.continuous_gradient == "auto",  # as PPO's clip holds whole actions
     )
 
 

@@ -10,7 +10,12 @@ from equipoise.trainer.stages.protocol import mean_metric
 
 
 def mixed(
-    batch: Minibatch, pathwise: Pathwise, distribution: HybridDistribution, score: Term, clip: float
+    batch: Minibatch,
+    pathwise: Pathwise,
+    distribution: HybridDistribution,
+    score: Term,
+    clip: float,
+    together: bool,
 ) -> tuple[Term, Metrics]:
     """`share` of the pathwise surrogate and the rest of `score`, the clipped surrogate of PPO.
 
@@ -19,11 +24,13 @@ def mixed(
         −min(g·δ, g·clip(δ, ±clip·σ_old)),   δ = mean + σ·noise − sample
 
     which at δ = 0 has the gradient of the return itself, by mean and σ, and like PPO's none where the sample
-    has gone further than the trust region in the direction that pays.
+    has gone further than the trust region in the direction that pays. With `together` all parameters of an
+    action share this region, so that it moves by clip·σ in all, however many there are.
     """
     relevant = distribution.relevant(batch.actions.discrete)
     moved = distribution.mean + distribution.log_std.exp() * pathwise.noise - batch.actions.continuous
-    bound = clip * pathwise.std
+    many = relevant.sum(-1, keepdim=True).clamp(min=1) if together else torch.ones_like(pathwise.share)
+    bound = clip * pathwise.std / many.sqrt()
     held = moved.maximum(-bound).minimum(bound)
     gain = torch.minimum(pathwise.gradient * moved, pathwise.gradient * held)
     each = distribution.space.sum_by_decision(gain * relevant)

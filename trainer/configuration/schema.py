@@ -127,7 +127,9 @@ class TrainerConfig(Section):
         "the return through an environment written in PyTorch; or by what a measurement says of both",
     )
     pathwise_horizon: Count = Field(description="steps that are differentiated at once")
-    pathwise_clip: Positive = Field(description="how far a sample may be moved in one iteration, in σ")
+    pathwise_clip: Positive = Field(
+        description="how far a parameter, with auto a whole action, may be moved in one iteration, in σ"
+    )
     pathwise_cross_term: bool = Field(
         description="differentiate also how parameters move the probabilities of later choices"
     )
