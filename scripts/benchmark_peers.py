@@ -30,8 +30,9 @@ from equipoise.scripts.speed.peers_report import markdown, tables
 from equipoise.scripts.speed.report import machine
 from equipoise.scripts.studies.experiments import positive
 
-HYBRID = ("equipoise", "equipoise_compiled", "equipoise_debug", "cleanrl", "torchrl", "rllib")
-DISCRETE = ("equipoise", "equipoise_compiled", "cleanrl", "sb3", "skrl", "torchrl")
+OURS = ("equipoise", "equipoise_compiled")
+HYBRID = (*OURS, "equipoise_debug", "cleanrl", "cleanrl_compiled", "jax_loop", "torchrl", "rllib")
+DISCRETE = (*OURS, "cleanrl", "cleanrl_compiled", "sb3", "skrl", "torchrl")
 LEARNERS = ("equipoise", "sb3")
 GOAL = Goal(mean_return=475.0, episodes=100)
 TURN = 4096
@@ -56,6 +57,7 @@ ZOO = Task("CartPole-v1", 32, 8, epochs=20, minibatches=1, learning_rate=1e-3, g
 TASKS = {
     "hybrid 128×64": (Task("synthetic", 128, 64), HYBRID),
     "hybrid 16×1024": (Task("synthetic", 16, 1024), HYBRID),
+    "hybrid 32×4096": (Task("synthetic", 32, 4096), HYBRID),
     "CartPole-v1 128×8": (Task("CartPole-v1", 128, 8), DISCRETE),
     "CartPole-v1 32×8, 20 epochs of one minibatch": (ZOO, DISCRETE),
 }

@@ -133,14 +133,15 @@ class PPO:
             advantages.flatten(),
             (advantages + self.values).flatten(),
         )
-        clipped: list[float] = []
+        figures: list[tuple[Any, Any]] = []
         indices = np.arange(self.task.samples)
         for _ in range(self.task.epochs):
             np.random.shuffle(indices)
             for start in range(0, self.task.samples, self.task.minibatch):
                 chosen = indices[start : start + self.task.minibatch]
-                clipped.append(self.learn(*(column[chosen] for column in samples)))
-        self.figures["clipfrac"] = float(np.mean(clipped))
+                figures.append(self.read(*self.learn(*(column[chosen] for column in samples))))
+        divergences, clipped = zip(*figures, strict=True)
+        self.figures = {"approx_kl": float(divergences[-1]), "clipfrac": float(sum(clipped)) / len(clipped)}
         self.figures["reward"] = self.rewards.mean().item()
 
     def collect(self) -> None:
@@ -172,14 +173,15 @@ class PPO:
         old_value: Tensor,
         advantage: Tensor,
         target: Tensor,
-    ) -> float:
-        """One minibatch; returns the fraction of ratios that were clipped."""
+    ) -> tuple[Tensor, Tensor]:
+        """One minibatch; the divergence from the policy that acted, and the fraction of ratios that were
+        clipped."""
         _, log_prob, entropy, value = self.agent.act(observation, action)
         log_ratio = log_prob - old_log_prob
         ratio, clip = log_ratio.exp(), self.task.clip
         with torch.no_grad():
-            self.figures["approx_kl"] = ((ratio - 1) - log_ratio).mean().item()
-            clipped = ((ratio - 1).abs() > clip).float().mean().item()
+            divergence = ((ratio - 1) - log_ratio).mean()
+            clipped = ((ratio - 1).abs() > clip).float().mean()
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         policy_loss = torch.max(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip)).mean()
         near = old_value + (value - old_value).clamp(-clip, clip)
@@ -190,7 +192,11 @@ class PPO:
         loss.backward()
         nn.utils.clip_grad_norm_(self.agent.parameters(), self.task.max_grad_norm)
         self.optimizer.step()
-        return clipped
+        return divergence, clipped
+
+    def read(self, divergence: Tensor, clipped: Tensor) -> tuple[Any, Any]:
+        """In every minibatch, as the original does."""
+        return divergence.item(), clipped.item()
 
 
 def build(task: Task) -> Callable[[], None]:

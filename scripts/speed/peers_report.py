@@ -17,6 +17,8 @@ NAMES = {
     "equipoise_compiled": "Equipoise, compiled",
     "equipoise_debug": "Equipoise, fixed weights",
     "cleanrl": "CleanRL's structure, by hand",
+    "cleanrl_compiled": "the same, compiled as LeanRL does",
+    "jax_loop": "JAX, a whole iteration in one jit",
     "torchrl": "TorchRL",
     "rllib": "RLlib",
     "sb3": "Stable-Baselines3",

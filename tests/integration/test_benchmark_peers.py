@@ -11,12 +11,13 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from equipoise.scripts import benchmark_workers
 from equipoise.scripts.benchmark_peers import DISCRETE, HYBRID, Plan, main, run
-from equipoise.scripts.peers import cleanrl, equipoise
+from equipoise.scripts.peers import cleanrl, cleanrl_compiled, equipoise
 from equipoise.scripts.peers.task import Episodes, Goal, Task, synthetic
 from equipoise.scripts.peers.worker import cpu_seconds
 from equipoise.scripts.speed.peers_report import sheets
@@ -83,6 +84,35 @@ def test_the_hand_made_hybrid_agent_learns_both_sides() -> None:
         agent()
     assert skill()[0] > hits + 0.2
     assert skill()[1] < distance - 0.05
+
+
+def test_what_is_compiled_is_the_hand_made_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function: function)  # which takes a minute
+    found = []
+    for module in (cleanrl, cleanrl_compiled):
+        np.random.seed(0)
+        agent = module.build(LEARNING)
+        for _ in range(2):
+            agent()
+        found.append((agent.agent.state_dict(), agent.figures))
+    (plain, figures), (compiled, others) = found
+    assert others == pytest.approx(figures, rel=1e-3)
+    for name, parameter in plain.items():
+        torch.testing.assert_close(compiled[name], parameter, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_loop_in_jax_takes_the_task_s_steps_and_learns() -> None:
+    pytest.importorskip("jax")
+    from equipoise.scripts.peers import jax_loop
+
+    loop = jax_loop.Loop(LEARNING)
+    loop()
+    assert int(loop.state.count) == LEARNING.epochs * LEARNING.minibatches
+    before = loop.reward
+    for _ in range(40):
+        loop()
+    assert loop.reward > before + 0.2
 
 
 def test_advantages_of_the_hand_made_agent_stop_at_the_end_of_an_episode() -> None:
