@@ -45,6 +45,9 @@ class TuneArguments(Arguments):
     space: str = Field("ppo", description="a YAML file of what to search, or the name of one of ours")
     pruner: Literal["median", "none"] = "median"
     evaluations: Count = Field(10, description="of each trial on its way, by which it is pruned")
+    finalists: Count = Field(
+        3, description="of the best trials, trained on two more seeds each before one is named; 1: none"
+    )
     confirm: Annotated[int, Field(ge=0)] = Field(
         6,
         description="fresh seeds on which the best settings meet the default at the end; an interval takes 6",
@@ -97,7 +100,9 @@ def _tune(options: TuneArguments, overrides: tuple[str, ...], given: Sequence[st
     folder = options.folder or Path("runs", "tune", options.study)
     if why := unwritable_folder(folder):
         raise ConfigError(f"folder = {folder}: {why}")
-    plan = worker.Plan(folder, space, overrides, options.trials, options.evaluations, options.hung)
+    plan = worker.Plan(
+        folder, space, overrides, options.trials, options.evaluations, options.finalists, options.hung
+    )
     study = worker.open_study(
         options.study, options.storage or str(folder / "journal.log"), plan, options.pruner
     )

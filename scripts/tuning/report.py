@@ -7,6 +7,7 @@ import re
 import warnings
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -41,7 +42,7 @@ def write(study: optuna.Study, plan: Plan, seeds: int) -> list[str]:
     if not complete:
         return [f"{len(trials)} trials: {counted}; none is complete, so there is nothing to recommend"]
     ranked = sorted(complete, key=lambda trial: -(trial.value or 0.0))
-    best = ranked[0]
+    best = confirm.best(study, plan)
     experiment = folder / "experiment" / f"{study.study_name}.yaml"
     experiment.parent.mkdir(exist_ok=True)
     replace_file(experiment, _experiment(study, best).encode())
@@ -52,7 +53,7 @@ def write(study: optuna.Study, plan: Plan, seeds: int) -> list[str]:
     lines = [
         f"# Study {study.study_name}",
         "",
-        f"{len(trials)} trials: {counted}. Best: trial {best.number} with {best.value:.4g}.",
+        f"{len(trials)} trials: {counted}. Best: trial {best.number} with {confirm.mean(plan, best):.4g}.",
         "",
         "```bash",
         use,
@@ -65,6 +66,7 @@ def write(study: optuna.Study, plan: Plan, seeds: int) -> list[str]:
                 "",
             ]
         ),
+        *_finalists(study, plan),
         "## The best trials",
         "",
         _table(ranked[:_LISTED], list(best.params)),
@@ -88,17 +90,30 @@ def page(plan: Plan, command: str, title: str) -> None:
     """
     if not any(is_run(path.parent) for path in plan.folder.rglob("config.yaml")):
         return
-    runs = [replace(run, group=_arm(run.folder.name)) for run in find([plan.folder])]
+    runs = [replace(run, group=_arm(run.folder)) for run in find([plan.folder])]
     there = any(run.group == confirm.DEFAULT for run in runs)
     publish(environments(runs, confirm.DEFAULT if there else None), plan.folder / PAGE, command, title)
 
 
-def _arm(name: str) -> str:
-    """Of a run's folder. A trial was chosen by its score: fresh seeds of it are a group of their own."""
-    found = re.match(r"trial-(\d+)(-s)?", name)
+def _arm(folder: Path) -> str:
+    """Of a run. A trial is named for its scores: the seeds by which nothing was chosen are kept apart."""
+    found = re.match(r"trial-(\d+)", folder.name)
     if not found:
         return confirm.DEFAULT
-    return f"trial {int(found[1])}{' on fresh seeds' if found[2] else ''}"
+    return f"trial {int(found[1])}{' on fresh seeds' if folder.parent.name == confirm.FOLDER else ''}"
+
+
+def _finalists(study: optuna.Study, plan: Plan) -> list[str]:
+    """A table; empty where the best trial is named for its score alone."""
+    if plan.finalists == 1:
+        return []
+    rows = [
+        [str(trial.number), f"{trial.value:.4g}", f"{confirm.mean(plan, trial):.4g}"]
+        for trial in confirm.finalists(study, plan)
+    ]
+    seeds = " and ".join(map(str, confirm.CHOOSING))
+    about = f"A trial has one seed, and its score is luck as well: these had the seeds {seeds}, too."
+    return ["## Finalists", "", about, "", table([["trial", "its score", "mean of three"], *rows])]
 
 
 def _experiment(study: optuna.Study, best: optuna.trial.FrozenTrial) -> str:
@@ -109,7 +124,7 @@ def _experiment(study: optuna.Study, best: optuna.trial.FrozenTrial) -> str:
         for part in path:
             section = section.setdefault(part, {})  # type: ignore[assignment]
         section[name] = yaml.safe_load(value) if isinstance(value, str) else value
-    head = f"# @package _global_\n# Trial {best.number}: {best.value:.4g}\n"
+    head = f"# @package _global_\n# Trial {best.number}\n"
     return f"{head}{yaml.safe_dump(settings, sort_keys=False)}"
 
 

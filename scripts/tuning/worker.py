@@ -52,6 +52,8 @@ class Plan:
     overrides: tuple[str, ...]
     trials: int
     evaluations: int
+    finalists: int
+    """How many of the best trials are trained on more seeds."""
     hung: float
     """Seconds after which a worker without a sign of life is taken for hung."""
 

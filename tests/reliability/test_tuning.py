@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -35,7 +36,7 @@ SMALL = (
 
 def arguments(cwd: Path, *more: str) -> list[str]:
     (cwd / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    return ["study=toy", "space=space.yaml", "evaluations=5", "confirm=0", *SMALL, *more]
+    return ["study=toy", "space=space.yaml", "evaluations=5", "finalists=1", "confirm=0", *SMALL, *more]
 
 
 def start(cwd: Path, arguments: list[str]) -> Command:
@@ -167,6 +168,29 @@ def test_it_ends_with_the_best_settings_against_the_default(
     assert not [line for line in capsys.readouterr().out.splitlines() if "seed 10" in line], (
         "nothing is done twice"
     )
+
+
+def test_the_finalist_with_the_best_mean_is_named_and_not_the_luckiest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = arguments(tmp_path, "trials=3", "storage=toy.log", "finalists=2")
+    assert tune.main(given) == 0
+    study, folder = studied(journal(tmp_path / "toy.log")), tmp_path / "runs" / "tune" / "toy"
+    first, second = sorted((t for t in study.trials if t.value is not None), key=lambda t: -t.value)[:2]
+    runs = {path.name: path for path in (folder / "finalists").iterdir()}
+    assert set(runs) == {f"trial-{t.number:05d}-s{seed}" for t in (first, second) for seed in (51, 52)}
+    config = yaml.safe_load((runs[f"trial-{first.number:05d}-s52"] / "config.yaml").read_text())
+    assert config["optimizer"]["learning_rate"] == first.params["optimizer.learning_rate"]
+    for trial, score in ((first, 0.0), (second, 1.0)):  # as if the best trial had been lucky
+        for seed in (51, 52):
+            path = runs[f"trial-{trial.number:05d}-s{seed}"] / "summary.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), "return_mean": score}))
+    capsys.readouterr()
+    assert tune.main(given) == 0
+    assert f"Best: trial {second.number} with {(second.value + 2.0) / 3:.4g}" in capsys.readouterr().out
+    experiment = yaml.safe_load((folder / "experiment" / "toy.yaml").read_text())
+    assert experiment["optimizer"]["learning_rate"] == second.params["optimizer.learning_rate"]
 
 
 @pytest.mark.parametrize(
