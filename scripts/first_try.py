@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tasks", type=_tasks, default=",".join(t.name for t in TASKS), help="as a,b (default: all)"
     )
-    parser.add_argument("--quick", action="store_true", help=f"two seeds, {QUICK:.0%} of the steps")
+    parser.add_argument("--quick", action="store_true", help=f"two seeds, {QUICK:.0%}% of the steps")
     parser.add_argument("--add", action="store_true", help="to the runs that the report's CSV has")
     parser.add_argument("--episodes", type=positive, default=50, help="of each evaluation (default: 50)")
     parser.add_argument("--out", type=folder, default="runs/first_try", help="folder of the runs")

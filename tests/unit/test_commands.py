@@ -131,3 +131,17 @@ def test_threads_wait_asleep_unless_the_user_has_said_how(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, text=True, capture_output=True, check=True
     )
     assert shown.stdout.split() == [found, "False"]
+
+
+SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if "argparse" in path.read_text())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_explains_itself(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """argparse reads a lone per cent sign in a help text as a format, and only when help is asked for."""
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        importlib.import_module(f"equipoise.scripts.{name}").main()
+    assert "usage: " in capsys.readouterr().out
