@@ -54,6 +54,7 @@ NAVIGATION = {
             "cluster",
             "sharing",
             "deploy",
+            "it-does-not-learn",
             "troubleshooting",
             "security",
         ),

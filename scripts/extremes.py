@@ -105,7 +105,6 @@ def one(group: str, name: str, seed: int, out: Path) -> Row:
         "seed": seed,
         "deterministic": float(score(run.summary["return_mean"])),
         "sampled": float(score(run.summary["sampled_return_mean"])),
-        "area": float(np.trapezoid(curve, steps) / (steps[-1] - steps[0])),
         "half": next((int(step) for step, value in zip(steps, curve, strict=True) if value >= 0.5), None),
         "cpu_seconds": time.process_time() - began,
         "commit": git_revision() or "n/a",
@@ -130,7 +129,8 @@ def _shown(rows: Sequence[Row]) -> list[list[str]]:
             found = [row for row in rows if (row["group"], row["case"]) == (group, name)]
             if not found:
                 continue
-            columns = [[row[key] for row in found] for key in ("deterministic", "sampled", "area")]
+            columns = [[row[key] for row in found] for key in ("deterministic", "sampled")]
+            columns.append([np.mean([score for _, score in row["curve"]]) for row in found])
             half = sorted(row["half"] or STEPS + 1 for row in found)[len(found) // 2]
             shown.append(
                 [group, name, str(len(found))]
