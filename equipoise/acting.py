@@ -38,7 +38,7 @@ def load(
 ) -> Policy:
     """The trained policy of a run folder or a checkpoint, ready to act.
 
-    >>> policy = equipoise.load("runs/CartPole-v1-balanced/2026-01-01_12-00-00-s1")
+    >>> policy = equipoise.load("runs/CartPole-v1-even/2026-01-01_12-00-00-s1")
     >>> env = gymnasium.make("CartPole-v1")
     >>> observation, info = env.reset()
     >>> env.step(policy.act(observation))

@@ -84,7 +84,7 @@ def train(
 class Run:
     """A run folder: how it went, its metrics, and the policy that it trained.
 
-    >>> run = equipoise.Run("runs/CartPole-v1-balanced/2026-01-01_12-00-00-s1")
+    >>> run = equipoise.Run("runs/CartPole-v1-even/2026-01-01_12-00-00-s1")
     >>> run.summary["status"], run.summary["return_mean"]
     >>> plt.plot(run.metrics["env_steps"], run.metrics["episode/return"])
 

@@ -19,7 +19,7 @@ from equipoise.trainer.policy.protocol import Policy
 FEW = 32
 """Most environments for which a rollout of `FOR_FEW` steps is meant."""
 FOR_FEW = {"rollout_steps": 128, "update_epochs": 4, "num_minibatches": 8}
-RATE, BONUS, STEPS = 2e-3, 0.01, 400_000
+RATE, BONUS, STEPS, EVEN = 2e-3, 0.01, 400_000, "even"
 """What conf/env/gymnasium.yaml and conf/env/vector.yaml choose, and the length in conf/config.yaml. Values
 from the user's own files have reasons that this package does not know."""
 
@@ -88,6 +88,9 @@ def _of_spaces(config: Config, env: BatchedEnv, policy: Policy) -> Iterator[Sett
         yield Settled(
             "trainer.gradient_scaling", "no weights of two sides", f"actions are {alone} alone", also
         )
+    elif config.preset == EVEN:
+        why = "weights that adapt to the gradients were slower on tasks of others"
+        yield Settled("preset", "both sides weigh 0.5", why, ("trainer.policy_loss_weights",))
     if "advantage_weighting" in config.stages and len(env.reward_names) == 1:
         yield Settled("trainer.advantage_weighting", "no weights of reward components", "there is one")
     if policy.normalizer is not None:

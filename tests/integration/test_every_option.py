@@ -46,6 +46,7 @@ def test_there_are_options_to_be_found() -> None:
         "conservative",
         "aggressive",
         "debug",
+        "even",
         "new_project",
         "converting",
         "maximum_performance",

@@ -142,7 +142,7 @@ def test_new_folders_never_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     runs = [equipoise.train("CartPole-v1", progress=False, **TINY) for _ in range(3)]
     assert len({run.folder for run in runs}) == 3
-    assert all(run.folder.parent == Path("runs/CartPole-v1-balanced") for run in runs)
+    assert all(run.folder.parent == Path("runs/CartPole-v1-even") for run in runs)
 
 
 def test_it_trains_in_a_thread(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def test_each_setting_that_follows_from_the_environment_is_a_line_with_its_reaso
         "where they are (optimizer.learning_rate)",
         "setting: entropy bonus from 0.01, because a larger one outweighs ordinary rewards "
         "(trainer.entropy_regularization.entropy_coeff_start)",
+        "setting: both sides weigh 0.5, because weights that adapt to the gradients were slower on tasks of "
+        "others (preset)",
         "setting: no weights of reward components, because there is one (trainer.advantage_weighting)",
         "setting: observations normalised by running mean and deviation, because nobody knows their sizes "
         "beforehand (policy.normalize_observations)",
@@ -109,6 +111,11 @@ def test_the_reasons_are_those_of_the_files() -> None:
         assert config.optimizer.learning_rate == rules.RATE
         assert config.stages["entropy_regularization"].keywords["entropy_coeff_start"] == rules.BONUS
         assert config.trainer.total_env_steps == rules.STEPS
+        assert config.preset == rules.EVEN
+        assert config.trainer.policy_loss_weights.model_dump() == {
+            "discrete_weight": 0.5,
+            "continuous_weight": 0.5,
+        }
 
 
 def test_a_run_says_it_and_python_s_settings_count_as_typed(

@@ -36,7 +36,7 @@ Train a policy. Arguments are key=value, in any order; the last one wins.
   python -m trainer.run --config-dir FOLDER              look for configuration files in FOLDER too
   python -m trainer.run --hydra-help                     the flags of Hydra, which reads the arguments
 
-Precedence: command line > experiment > preset > what the environment chooses > the other groups."""
+Precedence: command line > experiment > what the environment chooses > the groups, preset among them."""
 
 
 def help_text() -> str:
