@@ -152,7 +152,9 @@ def _curves(rows: Sequence[Row]) -> Figure:
             if found:
                 steps, scores = np.mean(np.array(found), axis=0).T
                 style = plots.DASHES[index % len(plots.DASHES)]
-                axis.plot(steps, scores, color=plots.COLOURS[index], linestyle=style, label=name)
+                axis.plot(
+                    steps, scores, "o", color=plots.COLOURS[index], linestyle=style, markersize=3, label=name
+                )
         axis.set(title=group, xlabel="environment steps")
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)

@@ -20,10 +20,8 @@ from matplotlib.ticker import EngFormatter
 
 import equipoise
 from equipoise.scripts.studies import plots
-from equipoise.scripts.studies.experiments import folder, study
+from equipoise.scripts.studies.experiments import folder, positive, study
 from equipoise.scripts.studies.extreme_task import Chase
-
-STEPS = 65_536
 
 
 class Blind(Chase):
@@ -71,12 +69,13 @@ FAILURES: Mapping[str, Failure] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m scripts.failures", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=folder, default="runs/failures", help="folder of the runs")
+    parser.add_argument("--steps", type=positive, default=65_536, help="of each run (default: %(default)s)")
     parser.add_argument("--picture", type=Path, default="docs/images/failures", help="without a suffix")
     options = parser.parse_args(arguments)
-    healthy = _run(options.out / "healthy", Chase, {})
+    healthy = _run(options.out / "healthy", Chase, options.steps, {})
     figure = Figure(figsize=(4.4 * len(FAILURES), 6.4), layout="constrained")
     for column, (name, failure) in zip(figure.subplots(2, len(FAILURES)).T, FAILURES.items(), strict=True):
-        run = _run(options.out / name, failure.env, failure.settings)
+        run = _run(options.out / name, failure.env, options.steps, failure.settings)
         print(f"{name}: {run.summary['return_mean']:.1f}, healthy: {healthy.summary['return_mean']:.1f}")
         shown = ("episode/return", "return while training"), (failure.tag, failure.label)
         for axis, (tag, label) in zip(column, shown, strict=True):
@@ -98,12 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(place: Path, env: type[Chase], settings: Mapping[str, Any]) -> equipoise.Run:
+def _run(place: Path, env: type[Chase], steps: int, settings: Mapping[str, Any]) -> equipoise.Run:
     return equipoise.train(
         env,
         folder=place,
         seed=1,
-        total_env_steps=STEPS,
+        total_env_steps=steps,
         eval_every=0,
         progress=False,
         resume="auto",
