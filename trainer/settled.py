@@ -89,7 +89,7 @@ def _of_spaces(config: Config, env: BatchedEnv, policy: Policy) -> Iterator[Sett
             "trainer.gradient_scaling", "no weights of two sides", f"actions are {alone} alone", also
         )
     elif config.preset == EVEN:
-        why = "weights that adapt to the gradients were slower on tasks of others"
+        why = "weights that adapt to the gradients are level or slower on tasks of others"
         yield Settled("preset", "both sides weigh 0.5", why, ("trainer.policy_loss_weights",))
     if "advantage_weighting" in config.stages and len(env.reward_names) == 1:
         yield Settled("trainer.advantage_weighting", "no weights of reward components", "there is one")

@@ -67,6 +67,7 @@ REDUCED = {
         "trainer.final_eval_episodes=2",
     ),
     "scripts.zoo": ("names=cartpole", "share=0.02", "episodes=2"),
+    "scripts.check_gpu": ("machine",),
     "scripts.failures": ("--steps=1024", "--picture=failures"),
     "scripts.list_files": ("--check",),
     "scripts.draw_diagrams": ("--out=images",),
