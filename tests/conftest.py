@@ -61,6 +61,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _started_in_the_clone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was started as a console command by an earlier test, which says so to its children."""
+    monkeypatch.delenv("EQUIPOISE_STARTED_AS", raising=False)
+
+
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that this one starts of our modules begin as copies of one that has imported PyTorch."""

@@ -7,6 +7,7 @@ import os
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +65,16 @@ def take_numbers(owner: object, count: int) -> tuple[range, Callable[[], object]
     _in_use.update(taken)
     numbers = range(first * world + rank, (first + count) * world + rank, world)
     return numbers, weakref.finalize(owner, _in_use.difference_update, taken)
+
+
+@contextmanager
+def unless_it_fails(give_back: Callable[[], object]) -> Iterator[None]:
+    """Whoever keeps the error, such as a notebook, would keep its owner and the numbers with it."""
+    try:
+        yield
+    except BaseException:
+        give_back()
+        raise
 
 
 def _mistaken(value: Any) -> Iterator[str]:

@@ -81,6 +81,13 @@ def test_no_two_environments_that_live_at_once_have_one_number() -> None:
     assert numbers(2, kwargs=kwargs)[:, 0].tolist() == [0.0, 1.0]
 
 
+def test_numbers_of_what_could_not_be_made_are_free_though_its_error_is_kept() -> None:
+    with pytest.raises(ValueError, match="action_bounds is 3") as error:
+        GymnasiumEnv(make=Numbered, num_envs=2, kwargs={"port": "{index}"}, action_bounds=3)  # type: ignore[arg-type]
+    assert numbers(2, kwargs={"port": "{index}"})[:, 0].tolist() == [0.0, 1.0]
+    assert error.value is not None
+
+
 def test_the_processes_of_a_run_share_the_numbers_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")

@@ -138,7 +138,10 @@ def test_on_cuda_it_teaches_the_same(env: str, setting: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("env", ["BatchedPairs", "FunctionPairs"])
 def test_heads_that_decide_one_after_the_other_are_compiled(env: str, tmp_path: Path) -> None:
     named = (f"env._target_=tests.envs.pairs.{env}", "policy=mlp", "policy.conditioning=autoregressive")
-    named = (*named, "trainer.stages=[entropy_regularization,gradient_scaling]")  # each stage is C++ to compile
+    named = (
+        *named,
+        "trainer.stages=[entropy_regularization,gradient_scaling]",
+    )  # each stage is C++ to compile
     compiled = built(tmp_path / "a", *named, "trainer.compile=default")
     for _ in range(3):
         row = compiled.iterate()

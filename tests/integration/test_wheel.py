@@ -248,7 +248,7 @@ def test_each_command_works_from_a_folder_that_has_all_our_names(
     printed = [command(*words) for words in commands]
     assert printed[0].count("1/1") == 2
     assert "report: runs/comparison/report/report.md" in printed[0]
-    assert "Mine-v0-balanced" in printed[1]
+    assert "Mine-v0-even" in printed[1]
     assert printed[2].count("1/1") == 2
     assert "100%  192 steps" in printed[3]
     assert "return mean" in printed[4]

@@ -122,7 +122,8 @@ def valid(draw: st.DrawFn) -> list[str]:
         arguments.append("trainer.batch.num_minibatches=1")
     if "CartPole" not in str(NAMED.get(env)):  # which has no parameters
         arguments.append(f"policy.distribution={draw(st.sampled_from(['gaussian', 'beta', 'squashed']))}")
-        arguments.append(f"policy.conditioning={draw(st.sampled_from(seen))}")
+        if env != "on_device":  # which has no choices
+            arguments.append(f"policy.conditioning={draw(st.sampled_from(seen))}")
     # A rate that follows the KL has bounds, and no schedule.
     fixed = ("optimizer.anneal", "optimizer.learning_rate") if "optimizer=adam_kl" in arguments else ()
     keys = [key for key in sorted(VALUES) if key not in fixed]

@@ -174,7 +174,9 @@ def test_derivatives_through_the_simulator_go_on_exactly(tmp_path: Path) -> None
             assert ended.code == 0, ended.output
     for part in ("policy", "learner", "others"):  # what is reported of the last quarter of a run differs
         assert_same(state(run_dir)[part], state(whole)[part])
-    assert lines(run_dir) == lines(whole)
+    # The bytes of a graph are a measurement; after loading there are some forty fewer.
+    told = [[{**line, "pathwise/graph_mib": 0.0} for line in lines(place)] for place in (run_dir, whole)]
+    assert told[0] == told[1]
 
 
 def test_a_rate_that_follows_the_kl_is_the_same_in_all(tmp_path: Path) -> None:
