@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,12 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m scripts.failures", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=folder, default="runs/failures", help="folder of the runs")
     parser.add_argument("--steps", type=positive, default=65_536, help="of each run (default: %(default)s)")
+    parser.add_argument("--episodes", type=positive, default=100, help="at the end (default: %(default)s)")
     parser.add_argument("--picture", type=Path, default="docs/images/failures", help="without a suffix")
     options = parser.parse_args(arguments)
-    healthy = _run(options.out / "healthy", Chase, options.steps, {})
+    run_of = partial(_run, options)
+    healthy = run_of("healthy", Chase, {})
     figure = Figure(figsize=(4.4 * len(FAILURES), 6.4), layout="constrained")
     for column, (name, failure) in zip(figure.subplots(2, len(FAILURES)).T, FAILURES.items(), strict=True):
-        run = _run(options.out / name, failure.env, options.steps, failure.settings)
+        run = run_of(name, failure.env, failure.settings)
         print(f"{name}: {run.summary['return_mean']:.1f}, healthy: {healthy.summary['return_mean']:.1f}")
         shown = ("episode/return", "return while training"), (failure.tag, failure.label)
         for axis, (tag, label) in zip(column, shown, strict=True):
@@ -97,12 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(place: Path, env: type[Chase], steps: int, settings: Mapping[str, Any]) -> equipoise.Run:
+def _run(
+    options: argparse.Namespace, name: str, env: type[Chase], settings: Mapping[str, Any]
+) -> equipoise.Run:
     return equipoise.train(
         env,
-        folder=place,
+        folder=options.out / name,
         seed=1,
-        total_env_steps=steps,
+        total_env_steps=options.steps,
+        final_eval_episodes=options.episodes,
         eval_every=0,
         progress=False,
         resume="auto",

@@ -68,7 +68,7 @@ REDUCED = {
     ),
     "scripts.zoo": ("names=cartpole", "share=0.02", "episodes=2"),
     "scripts.check_gpu": ("machine",),
-    "scripts.failures": ("--steps=256", "--picture=failures"),
+    "scripts.failures": ("--steps=1024", "--episodes=2", "--picture=failures"),
     "scripts.list_files": ("--check",),
     "scripts.draw_diagrams": ("--out=images",),
 }

@@ -46,7 +46,12 @@ def assert_alike(mine: Trainer, theirs: Trainer) -> None:
     assert float((steps[0] - steps[1]).norm()) < 1e-3 * float(steps[1].norm())
 
 
-def test_what_is_compiled_teaches_the_same_and_goes_on_when_it_is_resumed(tmp_path: Path) -> None:
+def test_what_is_compiled_teaches_the_same_and_goes_on_when_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import config  # takes seconds to import
+
+    monkeypatch.setattr(config.cpp, "vec_isa_ok", None)  # kernels with vectors, as a user gets them
     trainer = built(tmp_path / "a", "trainer.compile=default")
     for _ in range(3):
         trainer.iterate()
