@@ -77,7 +77,8 @@ _STAGES = (
 
 def _gymnasium(name: str, steps: int) -> Task:
     id = f"'equipoise.scripts.suite.environments:suite/{name}-v0'"
-    overrides = (f"env.id={id}", f"trainer.total_env_steps={steps}", "trainer.eval_episodes=16")
+    base = "preset=balanced"  # the weights 0.7 and 0.3, as for this project's own tasks
+    overrides = (base, f"env.id={id}", f"trainer.total_env_steps={steps}", "trainer.eval_episodes=16")
     return Task(name.lower(), "gymnasium", overrides, "return_mean")
 
 
