@@ -71,11 +71,13 @@ NAVIGATION = {
                 "first_try",
                 "first_try_ablation",
                 "distributions",
+                "extremes",
                 "conditioning",
                 "pathwise",
             ),
             "environments",
             "memory",
+            "teachers",
             *("speed", "speed_peers", "workers", "pictures", "tuning", "reliability"),
         )
     },
