@@ -12,7 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,10 +28,9 @@ from equipoise.scripts.studies.extreme_task import Chase, references
 from equipoise.scripts.studies.report import table
 from equipoise.scripts.studies.rows import Row, add_folders, made, publish
 from equipoise.trainer.monitor.summary import git_revision
+from equipoise.trainer.settled import FOR_FEW
 
 STEPS = 65_536
-ROLLOUT = 128
-"""Steps of a rollout by default, `conf/batch/few_environments.yaml`."""
 EVALUATIONS = 8
 
 
@@ -75,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def one(group: str, name: str, seed: int, out: Path) -> Row:
     """Train and evaluate."""
     case, began = CASES[group][name], time.process_time()
-    num_envs, rollout = case.settings.get("num_envs", 8), case.settings.get("rollout_steps", ROLLOUT)
+    num_envs, rollout = (
+        case.settings.get("num_envs", 8),
+        case.settings.get("rollout_steps", FOR_FEW["rollout_steps"]),
+    )
     run = equipoise.train(
         Chase,
         folder=out / "runs" / _file(group, name, seed),
@@ -89,7 +91,7 @@ def one(group: str, name: str, seed: int, out: Path) -> Row:
         resume="auto",
         **case.settings,
     )
-    random, best = _references(case.length)
+    random, best = references(case.length)
 
     def score(returns: Any) -> Any:
         """0: random actions, 1: the best that there is."""
@@ -110,11 +112,6 @@ def one(group: str, name: str, seed: int, out: Path) -> Row:
         "commit": git_revision() or "n/a",
         "curve": list(zip(steps.tolist(), curve.tolist(), strict=True)),
     }
-
-
-@cache
-def _references(length: int) -> tuple[float, float]:
-    return references(length)
 
 
 def _file(group: str, name: str, seed: int) -> str:

@@ -29,8 +29,6 @@ from equipoise.scripts.studies.tasks import Task, add_tasks_and_arms, jobs_of
 THRESHOLD = 0.9
 ARMS = {kind: (f"trainer.continuous_gradient={kind}",) for kind in ("score", "pathwise", "auto")}
 BASELINE = "score"
-HEADLINE = "catch_point", "hard_move_10", "lqr_20", "goal"
-"""The tasks of the picture in the README."""
 
 
 def _task(name: str, env: str, steps: int, *overrides: str) -> Task:
@@ -72,9 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if fresh:
             tasks = list(dict.fromkeys(result.env for result in fresh))
             plots.save(plots.curves(fresh, tasks), path.with_name(f"{path.stem}_curves"))
-            shown = [task for task in HEADLINE if task in tasks]
-            if shown:
-                plots.save(plots.curves(fresh, shown), path.with_name(f"{path.stem}_headline"))
     return report_study(
         options,
         "Gradients through the simulator",

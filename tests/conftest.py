@@ -18,10 +18,6 @@ from equipoise.trainer.configuration.schema import Config
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
-# Kernels without vectors take g++ a third less time; what the tests are about is what becomes a kernel. One of
-# them has PyTorch's own choice.
-os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
-
 # A shell that starts the tests in the background has them ignore SIGINT, and so would every process that
 # they start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

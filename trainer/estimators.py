@@ -10,12 +10,10 @@ from torch import Tensor
 
 from equipoise.trainer.configuration.schema import TrainerConfig
 from equipoise.trainer.data import Metric, Minibatch
-from equipoise.trainer.gradient_noise import halves, signal_share, take
+from equipoise.trainer.gradient_noise import distribution_of, halves, side_losses, signal_share, take
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.metric_log import MetricLog
-from equipoise.trainer.objective import surrogates_of
 from equipoise.trainer.policy.protocol import Policy
-from equipoise.trainer.stages.protocol import reduce_terms
 from equipoise.trainer.system import distributed
 
 _NAMES = "score", "pathwise"
@@ -67,12 +65,11 @@ class EstimatorMix:
     @torch.enable_grad()
     def _gradients(self, half: Minibatch) -> tuple[Tensor, Tensor]:
         """`[n]` of the continuous side's loss, all score and all pathwise, over all processes."""
-        distribution = self._policy.distribution(half.inputs, half.action_mask, half.actions.discrete)
+        distribution = distribution_of(self._policy, half)
         found = []
         for share in (0.0, 1.0):
             batch = _with(half, half.advantages.new_tensor(share))
-            term = surrogates_of(batch, distribution, self._settings).continuous
-            loss = reduce_terms({"continuous": term})["continuous"]
+            loss = side_losses(batch, distribution, self._settings)["continuous"]
             found.append(self._flat.gradient(loss, retain_graph=True))
         score, path = distributed.all_reduce_means(found)
         return score, path

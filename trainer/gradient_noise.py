@@ -12,6 +12,7 @@ from equipoise.trainer.data import Metric, Metrics, Minibatch, Sequences
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.minibatches import map_tensors, of_environments
 from equipoise.trainer.objective import surrogates_of
+from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.stages.protocol import SIDES, reduce_terms
 from equipoise.trainer.system import distributed
@@ -106,13 +107,19 @@ def _gradients(
     policy: Policy, flat: FlatParameters, batch: Minibatch, settings: TrainerConfig
 ) -> Sequence[Tensor]:
     """`[n]` for each side."""
-    losses = side_losses(policy, batch, settings)
+    losses = side_losses(batch, distribution_of(policy, batch), settings)
     return distributed.all_reduce_means([flat.gradient(losses[side], retain_graph=True) for side in SIDES])
 
 
-def side_losses(policy: Policy, batch: Minibatch, settings: TrainerConfig) -> dict[str, Tensor]:
-    """The surrogate of each side, without any stage."""
+def distribution_of(policy: Policy, batch: Minibatch) -> HybridDistribution:
+    """What the policy, as it is now, would draw the actions of the samples from."""
     inputs = policy.recall(batch.inputs, batch.sequences)
-    distribution = policy.distribution(inputs, batch.action_mask, batch.actions.discrete)
+    return policy.distribution(inputs, batch.action_mask, batch.actions.discrete)
+
+
+def side_losses(
+    batch: Minibatch, distribution: HybridDistribution, settings: TrainerConfig
+) -> dict[str, Tensor]:
+    """The surrogate of each side, without any stage."""
     sides = surrogates_of(batch, distribution, settings)
     return reduce_terms({"discrete": sides.discrete, "continuous": sides.continuous})

@@ -18,7 +18,7 @@ from equipoise.envs.action_table import ActionTable
 from equipoise.envs.dependent_masks import ActionMask
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
 from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
-from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs, take_numbers, unless_it_fails
+from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs, given_back_on_failure, take_numbers
 from equipoise.envs.gymnasium_adapter.given_masks import MaskError, TablesOfCopies, as_action_mask
 from equipoise.envs.gymnasium_adapter.group import Local, MakeOne, Notes
 from equipoise.envs.gymnasium_adapter.guard import Contract, EnvError
@@ -138,12 +138,12 @@ class GymnasiumEnv:
             read_wrappers(wrappers),
             render_mode,
         )
-        with unless_it_fails(self._give_back), process_wide.preserved():
+        with given_back_on_failure(self._give_back), process_wide.preserved():
             probe = make_one(0)
         self._remarks: list[str] = []
         self._coarse_told = False
         self.relevance: Relevance | None = plain(relevance)
-        with unless_it_fails(self._give_back), closed_in_the_end(probe, id, self._remarks):
+        with given_back_on_failure(self._give_back), closed_in_the_end(probe, id, self._remarks):
             self.action_space = probe.action_space
             if action_bounds is not None:
                 self.action_space = bounded(probe.action_space, action_bounds)
@@ -190,7 +190,7 @@ class GymnasiumEnv:
         self._steps = 0  # since the start of this process, as `Guard` counts too
         self._steps_before = 0
 
-        with unless_it_fails(self._give_back):
+        with given_back_on_failure(self._give_back):
             self.envs = start(num_envs, replace(contract, rewards=rewards))
 
     @property

@@ -68,8 +68,9 @@ def take_numbers(owner: object, count: int) -> tuple[range, Callable[[], object]
 
 
 @contextmanager
-def unless_it_fails(give_back: Callable[[], object]) -> Iterator[None]:
-    """Whoever keeps the error, such as a notebook, would keep its owner and the numbers with it."""
+def given_back_on_failure(give_back: Callable[[], object]) -> Iterator[None]:
+    """Numbers are free again when what was to have them could not be made: whoever keeps the error, such as a
+    notebook, would keep them taken."""
     try:
         yield
     except BaseException:

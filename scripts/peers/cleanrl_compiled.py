@@ -1,7 +1,7 @@
 """CleanRL's structure compiled as LeanRL does: acting, GAE and the update by `torch.compile`, no `.item()`.
 
 Written anew after the published changes (LeanRL, `ppo_continuous_action_torchcompile.py`): the loop of
-`cleanrl.py`, of which the three functions are compiled, figures stay on the device until the iteration is
+`cleanrl.py`, of which the three functions are compiled, metrics stay on the device until the iteration is
 over, and Adam is fused. A Gymnasium environment stays what it is.
 """
 

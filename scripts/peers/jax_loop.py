@@ -3,7 +3,7 @@
 Written anew after the published structure (Lu et al., "Discovered policy optimisation", 2022: `lax.scan` over
 steps, over epochs and over minibatches), with the synthetic environment in JAX and its hybrid actions: a
 categorical beside a Gaussian, one joint ratio. Networks, clipping and sizes are those of `cleanrl.py`; Adam
-is written out. What it leaves out beside ours: K = 1, no scaling, no normalisers, no log, no figures. Any
+is written out. What it leaves out beside ours: K = 1, no scaling, no normalisers, no log, no metrics. Any
 other environment would have to be written in JAX, too.
 """
 

@@ -39,9 +39,10 @@ def flat(steps: int, envs: int) -> tuple[str, ...]:
     return ("env=synthetic", f"env.num_envs={envs}", f"trainer.batch.rollout_steps={steps}")
 
 
+TOPOLOGY = "env=topology_spawn"
 SIZES = {"128x64": flat(128, 64), "16x1024": flat(16, 1024), "32x4096": flat(32, 4096)} if CUDA else {}
-SMALL = {} if CUDA else {"16x64": flat(16, 64), "topology_64": ("env=topology_spawn", "env.num_envs=64")}
-LARGE = {"topology": ("env=topology_spawn",), "topology_8192": ("env=topology_spawn", "env.num_envs=8192")}
+SMALL = {} if CUDA else {"16x64": flat(16, 64), "topology_64": (TOPOLOGY, "env.num_envs=64")}
+LARGE = {"topology": (TOPOLOGY,), "topology_8192": (TOPOLOGY, "env.num_envs=8192")} if CUDA else {}
 
 
 @contextmanager
@@ -157,20 +158,20 @@ def tests() -> None:
 
 
 def same() -> None:
-    """The same run with and without `trainer.compile`: parameters and figures after six iterations."""
+    """The same run with and without `trainer.compile`: parameters and metrics after six iterations."""
     mode = MODES[1]
     for env in ENVS[:3] if not CUDA else ENVS:
         overrides = (f"env={env}", "env.num_envs=64", "trainer.batch.rollout_steps=16")
         runs = []
         for setting in ("none", mode):
             with loop(*overrides, f"trainer.compile={setting}") as made:
-                figures = [made.trainer.iterate() for _ in range(6)]
+                metrics = [made.trainer.iterate() for _ in range(6)]
                 vector = made.trainer.learner.flat.vector.detach().clone()
-                runs.append((vector, figures[-1], [str(part) for part in made.trainer.compiling]))
+                runs.append((vector, metrics[-1], [str(part) for part in made.trainer.compiling]))
         (one, expected, _), (other, found, said) = runs
         off = [name for name in expected if _differs(name, expected, found)]
         largest = float((one - other).abs().max())
-        print(f"{env}, {mode}: parameters differ by {largest:.1e}; figures: {off[:4]}; {said}", flush=True)
+        print(f"{env}, {mode}: parameters differ by {largest:.1e}; metrics: {off[:4]}; {said}", flush=True)
 
 
 def _differs(name: str, expected: Mapping[str, float], found: Mapping[str, float]) -> bool:
@@ -183,7 +184,7 @@ def speed() -> None:
     """Steps a second, milliseconds of an iteration, peak memory and kernels that are launched one by one."""
     print(f"{'size':15}{'compile':12}{'steps/s':>12}{'ms':>9}{'MiB':>8}{'launches':>10}")
     for mode in MODES:
-        for name, overrides in (SIZES | SMALL | (LARGE if CUDA else {})).items():
+        for name, overrides in (SIZES | SMALL | LARGE).items():
             try:
                 with loop(*overrides, f"trainer.compile={mode}") as made:
                     if CUDA:

@@ -46,12 +46,7 @@ def assert_alike(mine: Trainer, theirs: Trainer) -> None:
     assert float((steps[0] - steps[1]).norm()) < 1e-3 * float(steps[1].norm())
 
 
-def test_what_is_compiled_teaches_the_same_and_goes_on_when_it_is_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torch._inductor import config  # takes seconds to import
-
-    monkeypatch.setattr(config.cpp, "vec_isa_ok", None)  # kernels with vectors, as a user gets them
+def test_what_is_compiled_teaches_the_same_and_goes_on_when_it_is_resumed(tmp_path: Path) -> None:
     trainer = built(tmp_path / "a", "trainer.compile=default")
     for _ in range(3):
         trainer.iterate()
@@ -143,10 +138,6 @@ def test_on_cuda_it_teaches_the_same(env: str, setting: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("env", ["BatchedPairs", "FunctionPairs"])
 def test_heads_that_decide_one_after_the_other_are_compiled(env: str, tmp_path: Path) -> None:
     named = (f"env._target_=tests.envs.pairs.{env}", "policy=mlp", "policy.conditioning=autoregressive")
-    named = (
-        *named,
-        "trainer.stages=[entropy_regularization,gradient_scaling]",
-    )  # each stage is C++ to compile
     compiled = built(tmp_path / "a", *named, "trainer.compile=default")
     for _ in range(3):
         row = compiled.iterate()

@@ -17,16 +17,10 @@ from equipoise.commands import COMMANDS, child, spelled, typed
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.delenv("EQUIPOISE_STARTED_AS", raising=False)
-    return monkeypatch
-
-
-def start(started: pytest.MonkeyPatch, module: str | None) -> None:
+def start(monkeypatch: pytest.MonkeyPatch, module: str | None) -> None:
     """Have `__main__` look as under `python -m MODULE`; None: as under the console command."""
     spec = None if module is None else ModuleSpec(module, None)
-    started.setattr(sys.modules["__main__"], "__spec__", spec)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
 
 
 @pytest.mark.parametrize(
@@ -41,20 +35,20 @@ def start(started: pytest.MonkeyPatch, module: str | None) -> None:
     ],
 )
 def test_commands_are_spelled_as_the_user_started(
-    started: pytest.MonkeyPatch, module: str | None, train: str, compare: str
+    monkeypatch: pytest.MonkeyPatch, module: str | None, train: str, compare: str
 ) -> None:
-    start(started, module)
+    start(monkeypatch, module)
     assert typed("train", "resume=runs/a b", "seed=3") == f"{train} 'resume=runs/a b' seed=3"
     assert typed("compare") == compare
     assert spelled("  python -m trainer.run seed=3\n") == f"  {train} seed=3\n"
 
 
-def test_a_process_that_a_command_starts_spells_as_its_user_did(started: pytest.MonkeyPatch) -> None:
-    start(started, "scripts.compare")
+def test_a_process_that_a_command_starts_spells_as_its_user_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    start(monkeypatch, "scripts.compare")
     _, environment = child("train", "seed=3")
-    start(started, "equipoise.trainer.run")
+    start(monkeypatch, "equipoise.trainer.run")
     for name, value in environment.items():
-        started.setenv(name, value)
+        monkeypatch.setenv(name, value)
     assert typed("train") == "python -m trainer.run"
 
 

@@ -410,8 +410,9 @@ def test_a_compiled_run_is_the_run_without(env: str, made: list[Any], tmp_path: 
     eager, expected = run(overrides, tmp_path / "eager")
     assert eager.compiling == []
     assert metrics[-1] == pytest.approx(expected[-1], rel=1e-4, abs=1e-5)
-    # Sums in another order, some through Adam's division by next to nothing.
-    torch.testing.assert_close(compiled.learner.flat.vector, eager.learner.flat.vector, rtol=1e-5, atol=5e-6)
+    # Of nodes that exist alone the sums have another order, which Adam's division by next to nothing shows.
+    atol = 5e-6 if env == "topology_spawn" else 1e-6
+    torch.testing.assert_close(compiled.learner.flat.vector, eager.learner.flat.vector, rtol=1e-5, atol=atol)
 
 
 @pytest.mark.slow

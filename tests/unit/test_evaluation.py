@@ -259,7 +259,7 @@ def test_the_first_look_makes_the_environment_once_and_draws_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
     assert random.getstate() == before[2]
-    assert len(made) == 1
+    assert [env.left for env in made] == [0], "one, played to its end"
 
 
 def test_what_goes_wrong_at_the_first_look_names_the_environment_for_evaluations() -> None:
