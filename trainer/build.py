@@ -29,7 +29,7 @@ from equipoise.trainer.exchange import ChangingEnvironment
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.learner import Learner
 from equipoise.trainer.loop import Trainer
-from equipoise.trainer.memory_needed import check_memory
+from equipoise.trainer.memory_needed import check_memory, wide_part
 from equipoise.trainer.optimizer import PolicyOptimizer, try_out
 from equipoise.trainer.pathwise_rollout import PathwiseCollector, check_differentiable
 from equipoise.trainer.policy.protocol import Policy, check_policy
@@ -119,6 +119,8 @@ def make_trainer(
     num_values = pipeline.num_values(len(env.reward_names))
     shape, parts = env.observation_space.shape, parts_of(env)
     policy = make_policy(config.policy, space_of(env), shape, num_values, parts)
+    if (remark := wide_part(policy, env)) is not None:
+        recorder.announce(remark)
     check_sequences(policy, env.num_envs, batch)
     collector = make_collector(env, policy, settings, config.seed, process)
     return Trainer(

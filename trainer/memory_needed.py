@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
+from torch import nn
 
 from equipoise.envs.gymnasium_adapter import GymnasiumEnv
 from equipoise.envs.gymnasium_adapter.wrapping import OWN
@@ -19,7 +20,7 @@ from equipoise.envs.observation_parts import ObservationPart, parts_of
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.trainer.configuration.constructors import TARGET, find_class
 from equipoise.trainer.configuration.schema import ComponentConfig, Config
-from equipoise.trainer.policy.encoders import MLP, Automatic
+from equipoise.trainer.policy.encoders import MLP, Automatic, Entities, Parts
 from equipoise.trainer.policy.storage import Storage
 from equipoise.trainer.system.host_memory import available_memory
 
@@ -82,6 +83,27 @@ def check_memory(config: Config, env: BatchedEnv) -> str | None:
         f"observations of {width:,} numbers are wide for a multilayer perceptron: its first layer has "
         f"{units * width:,} weights; {better}, or policy.encoder._target_=module.Class names a network of "
         "your own"
+    )
+
+
+def wide_part(policy: nn.Module, env: BatchedEnv) -> str | None:
+    """A remark on the widest part of an observation that goes into a layer as it is, beside other parts."""
+    modules = list(policy.modules())
+    encoders = [module for module in modules if isinstance(module, Parts)]
+    found = [(part.stop - part.first, units, part) for each in encoders for part, units in each.into_layers()]
+    if not found or (widest := max(found, key=lambda one: one[0]))[0] <= WIDE:
+        return None
+    width, units, part = widest
+    ways = [f"policy.encoder.parts.{part.name}._target_=module.Class names an encoder of your own"]
+    if any(isinstance(module, Entities) for module in modules):  # what is beside entities has no such key
+        ways = ["give smaller observations"]
+    elif len(part.shape) > 1 and not part.choices:
+        ways.append(f"policy.encoder.masks.{part.name}=null takes its rows for a set")
+    if isinstance(ignored := getattr(env, "ignored", None), tuple):
+        ways.append(f"env.ignore=[{','.join([*ignored, part.name])}] leaves it out")
+    return (
+        f"{part.name}, {width:,} numbers of the observation, is wide for a multilayer perceptron: its first "
+        f"layer has {units * width:,} weights for it; {', or '.join(ways)}"
     )
 
 

@@ -1,8 +1,8 @@
-"""`python -m scripts.studies.recurrent who seed`: CartPole without velocities, by steps and by CPU seconds.
+"""CartPole without velocities, by steps and time: `python -m scripts.studies.recurrent who seed [settings]`.
 
 `who` is `ours`, or `sb3` for the RecurrentPPO of sb3-contrib (Raffin et al., JMLR 2021), which needs nothing
 of this project: `python scripts/studies/recurrent.py sb3 1` where that is installed. A line for every 10,000
-steps: who, seed, steps, CPU seconds of training, return of 20 deterministic episodes.
+steps: who, seed, steps, CPU seconds of training, return of 20 deterministic episodes; of 50 at the end.
 """
 
 from __future__ import annotations
@@ -10,32 +10,36 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-STEPS, EVERY, EPISODES = 60_000, 10_000, 20
+STEPS, EVERY, EPISODES, LAST = 60_000, 10_000, 20, 50
 
 
-def ours(seed: int, report: Callable[[int, float, float], None]) -> None:
+Report = Callable[[int, float, float], None]
+
+
+def ours(seed: int, report: Report, settings: Sequence[str]) -> None:
     """`experiment=cartpole_positions`, its learning rate falling to 0 at the end of these steps."""
     from equipoise.trainer.build import build
     from equipoise.trainer.configuration.compose import compose
 
     overrides = ["experiment=cartpole_positions", f"seed={seed}", f"trainer.total_env_steps={STEPS}"]
-    trainer = build(compose([*overrides, "loggers=[]"]), tempfile.mkdtemp())
+    trainer = build(compose([*overrides, "loggers=[]", *settings]), tempfile.mkdtemp())
     spent, due = 0.0, EVERY
     while trainer.env_steps < trainer.schedule.env_steps:
         began = time.process_time()
         trainer.iterate()
         spent += time.process_time() - began
         if trainer.env_steps >= due:
-            result = trainer.evaluator.run(EPISODES, 1, acting="deterministic")
+            episodes = EPISODES if trainer.env_steps < STEPS else LAST
+            result = trainer.evaluator.run(episodes, 1, acting="deterministic")
             report(trainer.env_steps, spent, result.return_mean)
             due += EVERY
     trainer.close()
 
 
-def sb3(seed: int, report: Callable[[int, float, float], None]) -> None:
+def sb3(seed: int, report: Report, _: Sequence[str]) -> None:
     """The settings that RL Baselines3 Zoo publishes for this task."""
     import gymnasium
     import numpy as np
@@ -58,7 +62,7 @@ def sb3(seed: int, report: Callable[[int, float, float], None]) -> None:
     def make(copies: int, seed: int) -> Any:
         return make_vec_env("CartPole-v1", copies, seed, wrapper_class=Positions)
 
-    class Report(BaseCallback):  # type: ignore[misc]
+    class Reporting(BaseCallback):  # type: ignore[misc]
         began, spent, due = time.process_time(), 0.0, EVERY
 
         def _on_step(self) -> bool:
@@ -67,13 +71,14 @@ def sb3(seed: int, report: Callable[[int, float, float], None]) -> None:
         def _on_rollout_end(self) -> None:
             if self.num_timesteps < self.due:
                 return
-            Report.spent += time.process_time() - Report.began
+            Reporting.spent += time.process_time() - Reporting.began
             test = VecNormalize(make(1, 10_000), training=False, norm_reward=False)
             test.obs_rms = self.training_env.obs_rms
-            returns, _ = evaluate_policy(self.model, test, EPISODES, return_episode_rewards=True)
-            report(self.num_timesteps, Report.spent, float(np.mean(returns)))
-            Report.due += EVERY
-            Report.began = time.process_time()
+            episodes = EPISODES if self.num_timesteps < STEPS else LAST
+            returns, _ = evaluate_policy(self.model, test, episodes, return_episode_rewards=True)
+            report(self.num_timesteps, Reporting.spent, float(np.mean(returns)))
+            Reporting.due += EVERY
+            Reporting.began = time.process_time()
 
     torch.set_num_threads(1)
     model = RecurrentPPO(
@@ -96,8 +101,8 @@ def sb3(seed: int, report: Callable[[int, float, float], None]) -> None:
         seed=seed,
         device="cpu",
     )
-    Report.began = time.process_time()
-    model.learn(STEPS, callback=Report())
+    Reporting.began = time.process_time()
+    model.learn(STEPS, callback=Reporting())
 
 
 def main() -> int:
@@ -107,7 +112,7 @@ def main() -> int:
     def report(steps: int, seconds: float, value: float) -> None:
         print(f"{who},{seed},{steps},{seconds:.1f},{value:.1f}", flush=True)
 
-    {"ours": ours, "sb3": sb3}[who](seed, report)
+    {"ours": ours, "sb3": sb3}[who](seed, report, sys.argv[3:])
     return 0
 
 

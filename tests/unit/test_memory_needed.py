@@ -12,13 +12,39 @@ import pytest
 from gymnasium import spaces
 
 from equipoise.envs.gymnasium_adapter import GymnasiumEnv
-from equipoise.trainer.build import build
+from equipoise.envs.observation_parts import parts_of
+from equipoise.trainer.build import build, make_policy, space_of
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.schema import Config
-from equipoise.trainer.memory_needed import check_memory, needed
+from equipoise.trainer.memory_needed import check_memory, needed, wide_part
 from equipoise.trainer.system.host_memory import available_memory
 
 RESIZE = r"env\.wrappers=\[\{_target_: gymnasium\.wrappers\.ResizeObservation, shape: \[64, 64\]\}\]"
+
+
+class Scan(gymnasium.Env[Any, Any]):
+    """A picture, a speed, and a scan: too much beside the others for one layer over all of them."""
+
+    def __init__(self, shape: tuple[int, ...] = (5_000,), ships: bool = False) -> None:
+        one = spaces.Box(-1, 1, (3, 2)) if ships else spaces.Box(0, 255, (8, 8), np.uint8)
+        self.observation_space = spaces.Dict(
+            screen=one, speed=spaces.Box(-1, 1, (2,)), arm=spaces.Dict(scan=spaces.Box(-1, 1, shape))
+        )
+        self.action_space = spaces.MultiDiscrete([2] * 3)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return {name: part.sample() for name, part in self.observation_space.items()}, {}
+
+    def step(self, action: Any) -> Any:
+        return self.reset()[0], 0.0, False, False, {}
+
+
+def scan(*more: str, **kwargs: Any) -> tuple[GymnasiumEnv, Any]:
+    env = GymnasiumEnv(make=lambda: Scan(**kwargs), num_envs=2, ignore=["speed"])
+    parts = parts_of(env)
+    settings = config(f"env.make={__name__}:Scan", *more)
+    return env, make_policy(settings.policy, space_of(env), env.observation_space.shape, 1, parts)
 
 
 class Pictures(gymnasium.Env[Any, Any]):
@@ -77,6 +103,37 @@ def test_wide_observations_are_told_with_a_way_out_that_fits_them() -> None:
     assert check_memory(config(), pictures(65, 65)) is None  # convolutions
     assert check_memory(config(), pictures(5_000)) is not None
     assert check_memory(config("policy=node_set"), pictures(5_000)) is None
+
+
+def test_a_wide_part_beside_others_is_told_with_ways_out_that_work() -> None:
+    def told(*more: str, **kwargs: Any) -> str:
+        env, policy = scan(*more, **kwargs)
+        return wide_part(policy, env) or ""
+
+    assert told(shape=(4_096,)) == ""
+    said = told("policy.hidden_sizes=[32,8]")
+    assert said.startswith("arm.scan, 5,000 numbers of the observation, ")
+    assert "160,000 weights" in said
+    assert "policy.encoder.parts.arm.scan._target_=module.Class" in said
+    assert "env.ignore=[speed,arm.scan]" in said
+    assert "a set" not in said
+    assert "320,000 weights" in told("policy.encoder.combine=attend", "policy.hidden_sizes=[32,8]")
+    assert "35,000 weights" in told("policy.encoder.parts.arm.scan.hidden_sizes=[7]")
+    rows = told(shape=(2_500, 2))
+    assert "policy.encoder.masks.arm.scan=null takes its rows for a set" in rows
+    assert told("policy.encoder.masks.arm.scan=null", shape=(2_500, 2)) == ""
+    ships = told("policy=entities", "policy.entities=screen", ships=True)
+    assert "policy.encoder" not in ships
+    assert "env.ignore=[speed,arm.scan]" in ships
+
+
+def test_a_run_says_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = config(f"env.make={__name__}:Scan", "trainer.total_env_steps=1", "loggers=[]")
+    trainer = build(settings, tmp_path / "run")
+    with trainer.recorder.session(trainer):
+        pass
+    trainer.close()
+    assert capsys.readouterr().out.count("is wide for a multilayer perceptron") == 1
 
 
 def test_the_smallest_of_the_system_s_limits_counts(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class Automatic(Encoder):
         observation_parts: Sequence[ObservationPart] = (),
         picture: Mapping[str, Any] | None = None,
         parts: Mapping[str, Any] | None = None,
-        masks: Mapping[str, str | None] | None = None,
+        masks: Mapping[str, str | Mapping[str, Any] | None] | None = None,
         combine: Literal["concatenate", "attend"] = "concatenate",
         hidden_sizes: Sizes = (64, 64),
         activation: Activation = "tanh",

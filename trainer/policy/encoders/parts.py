@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from annotated_types import Ge, Le
@@ -55,7 +55,7 @@ class Parts(Encoder):
         observation_parts: Sequence[ObservationPart] = (),
         parts: Mapping[str, Any] | None = None,
         picture: Mapping[str, Any] | None = None,
-        masks: Mapping[str, str | None] | None = None,
+        masks: Mapping[str, str | Mapping[str, Any] | None] | None = None,
         combine: Literal["concatenate", "attend"] = "concatenate",
         hidden_sizes: Sizes = (64, 64),
         attention_width: Annotated[int, Ge(4), Le(10**4)] = 64,
@@ -66,24 +66,24 @@ class Parts(Encoder):
         everything = [part.name for part in observation_parts]
         named = {part.name: part for part in observation_parts if part.name not in leave_out}
         asked = dict(by_name(parts or {}, named))
-        masks = {**masks_by_name(named), **dict(by_name(masks or {}, named))}
-        refuse_unknown(named, asked, masks)
+        of_sets: dict[str, str | None] = {**masks_by_name(named), **dict(by_name(masks or {}, named))}
+        refuse_unknown(named, asked, of_sets)
         self.storage = Storage(observation_parts)
-        self.names = [name for name in named if name not in masks.values()]
+        self.names = [name for name in named if name not in of_sets.values()]
         self._place = {name: index for index, name in enumerate(everything)}
-        self.masks = masks
+        self.masks = of_sets
         # A part's name may hold dots, which the name of a module may not.
         self.encoders = nn.ModuleList()
         widths = []
         for name in self.names:
-            encoder = _encoder(named[name], masks, asked.get(name, {}), picture or {})
+            encoder = _encoder(named[name], of_sets, asked.get(name, {}), picture or {})
             self.encoders.append(encoder if encoder is not None else nn.Identity())
             widths.append(encoder.width if encoder is not None else named[name].stop - named[name].first)
-        self.raw_parts = [name for name in masks.values() if name is not None]
+        self.raw_parts = [name for name in of_sets.values() if name is not None]
         self.raw_parts += [
             name
             for name, encoder in zip(self.names, self.encoders, strict=True)
-            if name not in masks and getattr(encoder, "raw_observations", False)
+            if name not in of_sets and getattr(encoder, "raw_observations", False)
         ]
         self.combine = combine
         if combine == "attend":
@@ -92,6 +92,16 @@ class Parts(Encoder):
             widths = [attention_width] * len(widths)
         self.whole = MLP((sum(widths),), hidden_sizes, activation)
         self.width = self.whole.width
+
+    def into_layers(self) -> Iterator[tuple[ObservationPart, int]]:
+        """The parts whose numbers go into a layer of a multilayer perceptron as they are, and its units."""
+        for index, (name, encoder) in enumerate(zip(self.names, self.encoders, strict=True)):
+            part = self.storage.parts[self._place[name]]
+            if isinstance(encoder, MLP):
+                yield part, cast(int, encoder.layers[0].out_features)
+            elif isinstance(encoder, nn.Identity):
+                first = self.tokens[index] if self.combine == "attend" else self.whole.layers[0]
+                yield part, cast(int, first.out_features)
 
     def forward(self, inputs: Tensor) -> Tensor:
         rows = self.storage.split(inputs)
