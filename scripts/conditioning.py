@@ -2,7 +2,7 @@
 
     python -m scripts.conditioning --seeds 1-20 --out runs/conditioning
     python -m scripts.conditioning --tasks "nasim tiny,nasim small" --seeds 1-3  # pip install nasim
-    python -m scripts.conditioning --tasks Order,Car,Parameterised,Strategy,DataCentre,Gripper --seeds 1-3
+    python -m scripts.conditioning --tasks Order,Car,Parameterised,Strategy,DataCentre,Gripper --seeds 1-5
 
 All runs are made one after the other, in this process; one that is there is not made again. `--report-only`
 reports the runs that exist.
@@ -23,6 +23,7 @@ import numpy as np
 
 import equipoise
 from equipoise.scripts.studies.experiments import add_arguments, chosen, study
+from equipoise.scripts.studies.intervals import Floats, holm, paired
 from equipoise.scripts.studies.joint_tasks import Climbing, SharedBox
 from equipoise.scripts.studies.report import table
 from equipoise.scripts.studies.rows import Row, add_folders, made, publish
@@ -32,6 +33,8 @@ from equipoise.trainer.monitor.summary import git_revision
 ARMS = ("none", "choices", "autoregressive")
 REACHED = 0.9
 """Share of the episodes in which the better option was taken."""
+SEVERAL = ("Strategy", "DataCentre")
+"""Tasks of the first-try suite with more than one decision."""
 COLUMNS = (
     *("task", "policy.conditioning", "runs", "end at the better option", "steps until 90 % take it, median"),
     *("return, deterministic", "return, sampled", "area", "CPU s"),
@@ -52,7 +55,10 @@ TASKS: Mapping[str, Task] = {
     "nasim tiny": Task("nasim:TinyVA-v0", 30_720, (ARMS[0], ARMS[2]), {"eval_max_steps": 500}),
     "nasim small": Task("nasim:SmallVA-v0", 61_440, (ARMS[0], ARMS[2]), {"eval_max_steps": 1_000}),
     # The hybrid tasks of the first-try suite that need no package, with the defaults alone.
-    **{task.name: Task(task.id, task.steps, ARMS[:2], {}) for task in FIRST_TRY[:6]},
+    **{
+        task.name: Task(task.id, task.steps, ARMS if task.name in SEVERAL else ARMS[:2], {})
+        for task in FIRST_TRY[:6]
+    },
 }
 
 
@@ -120,7 +126,36 @@ def tables(rows: Sequence[Row]) -> list[str]:
                 + [f"{mean:.3g}" for mean in means]
                 + [f"{spent:.1f}"]
             )
-    return [table(shown)]
+    return [table(shown), *_differences(rows)]
+
+
+def _differences(rows: Sequence[Row]) -> list[str]:
+    """What seeing the choices adds, seed by seed, on tasks that nobody made for it."""
+    found: list[tuple[str, str, str, Floats]] = []
+    for task, measure in product((task.name for task in FIRST_TRY[:6]), ("area", "deterministic")):
+        by_arm = {
+            arm: {row["seed"]: row[measure] for row in rows if (row["task"], row["arm"]) == (task, arm)}
+            for arm in ARMS
+        }
+        for arm in ARMS[1:]:
+            both = sorted(by_arm[arm].keys() & by_arm["none"].keys())
+            if len(both) > 1:
+                more = np.array([by_arm[arm][seed] - by_arm["none"][seed] for seed in both])
+                found.append((task, arm, measure, more))
+    if not found:
+        return []
+    intervals = [paired(more) for *_, more in found]
+    shown = [["task", "policy.conditioning", "measure", "seeds", "more than none, mean [95 %]", "ahead", "p"]]
+    for (task, arm, measure, more), one, p in zip(
+        found, intervals, holm([p for _, p in intervals]), strict=True
+    ):
+        interval = f"{one[0].value:.3g} [{one[0].low:.3g}, {one[0].high:.3g}]"
+        ahead = f"{(more > 0).sum()} of {len(more)}"
+        shown.append([task, arm, measure, str(len(more)), interval, ahead, f"{p:.2f}"])
+    return [
+        "Differences seed by seed; 95 % intervals and p after Student's t, p corrected by Holm for all rows.",
+        table(shown),
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:

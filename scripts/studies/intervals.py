@@ -110,6 +110,15 @@ def equivalent(ours: Floats, theirs: Floats, margin: float) -> float:
     return 1.0 - _t_below(room / error, sum(spreads) ** 2 / sum(parts))
 
 
+def paired(differences: Floats) -> tuple[Interval, float]:
+    """Mean of differences within pairs, its 95 % interval, and the two-sided p, both after Student's t."""
+    count = len(differences)
+    value, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(count)
+    width = _t_quantile(count - 1) * error
+    p = float(value == 0.0) if error == 0.0 else 2.0 * (1.0 - _t_below(abs(value) / error, count - 1))
+    return Interval(value, value - width, value + width, (count,)), p
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p values corrected for being several: the chance that any of them is a false alarm stays below
     the level (Holm, Scandinavian Journal of Statistics 6, 1979)."""

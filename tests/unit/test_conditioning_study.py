@@ -38,3 +38,14 @@ def test_the_table_counts_who_ended_at_the_better_option() -> None:
     none, other = tables(rows)[0].splitlines()[-2:]
     assert "| none | 2 | 0 of 2 | never |" in none
     assert "| autoregressive | 3 | 2 of 3 | 3,072 (2 runs) |" in other
+
+
+def test_differences_are_those_of_the_same_seed() -> None:
+    def row(arm: str, seed: int, area: float) -> dict[str, object]:
+        numbers = {"area": area, "deterministic": 0.0, "sampled": 0.0, "cpu_seconds": 1.0}
+        return {"task": "Car", "arm": arm, "seed": seed, "success": None, "reached_at": None, **numbers}
+
+    rows = [row("none", seed, 10.0 * seed) for seed in (1, 2, 3)]
+    rows += [row("choices", seed, 10.0 * seed + seed) for seed in (3, 1)]
+    area, _ = tables(rows)[-1].splitlines()[-2:]
+    assert "| Car | choices | area | 2 | 2 [-10.7, 14.7] | 2 of 2 | 0.59 |" in area

@@ -18,6 +18,7 @@ from equipoise.scripts.studies.intervals import (
     holm,
     interquartile_mean,
     iqm_interval,
+    paired,
     probability_of_improvement,
     rank_sum_test,
     steps_to,
@@ -272,3 +273,13 @@ def test_steps_to_the_first_crossing(threshold: float, expected: float) -> None:
     """Up from 0 to 0.9 in [100, 190], down to 0.5 at 250, up to 1 at 300."""
     curve = floats(100, 190, 250, 300), floats(0.0, 0.9, 0.5, 1.0)
     assert steps_to(threshold, *curve) == pytest.approx(expected)
+
+
+def test_paired_differences_by_hand() -> None:
+    # Mean 2, deviation 1, four pairs: t = 4 with 3 degrees of freedom, for which tables give p = 0.028.
+    spread = math.sqrt(3.0) / 2.0
+    interval, p = paired(np.array([2.0 - spread, 2.0 - spread, 2.0 + spread, 2.0 + spread]))
+    assert interval.value == pytest.approx(2.0)
+    assert interval.high - 2.0 == pytest.approx(3.182 / 2.0, abs=1e-3)
+    assert p == pytest.approx(0.0280, abs=2e-4)
+    assert paired(np.zeros(3))[1] == 1.0
