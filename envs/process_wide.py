@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import random
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -36,25 +37,22 @@ class Streams:
         """Begin anew, from an `origin` as above."""
         self._origin = origin
         if not origin:
-            self._unmoved: object = None
             self.leave()
             return
         numpy, python, pytorch = np.random.SeedSequence(origin).generate_state(3, np.uint64).tolist()
         self._numpy: Any = MT19937(numpy)
-        self._python: Any = random.Random(python).getstate()
+        self._python = _packed(random.Random(python).getstate())
         self._torch = torch.Generator().manual_seed(pytorch).get_state()
 
     def enter(self) -> None:
         """Put them in force; `leave` notes how far they have come."""
         set_bit_generator(self._numpy)
-        random.setstate(self._python)
-        self._unmoved = _fingerprint()
+        _set_python(self._python)
         _TORCH.set_state(self._torch)
 
     def leave(self) -> None:
         self._numpy = get_bit_generator()
-        if self._unmoved is None or _fingerprint() != self._unmoved:
-            self._python = random.getstate()
+        self._python = _get_python()
         self._torch = _TORCH.get_state()
 
     @contextmanager
@@ -86,8 +84,8 @@ class Streams:
                 "state": {"key": np.array(key, np.uint32), "pos": int(position)},
             }
         if "python" in state:
-            version, numbers, gauss = state["python"]
-            self._python = version, tuple(np.frombuffer(numbers, np.uint32).tolist()), gauss
+            _, numbers, gauss = state["python"]  # its position is last, as in `random.getstate`
+            self._python = numbers[-4:] + numbers[:-4], gauss
         if "torch" in state:
             self._torch = torch.frombuffer(bytearray(state["torch"]), dtype=torch.uint8)
 
@@ -96,10 +94,10 @@ class Streams:
             raise ValueError(
                 f"np.random draws from a {type(self._numpy).__name__}; only MT19937 can be saved"
             )
-        numpy, (version, numbers, gauss) = self._numpy.state["state"], self._python
+        numpy, (table, gauss) = self._numpy.state["state"], self._python
         return {
             "numpy": np.append(numpy["key"], np.uint32(numpy["pos"])).tobytes(),
-            "python": [version, np.array(numbers, np.uint32).tobytes(), gauss],
+            "python": [_GENERATOR.VERSION, table[4:] + table[:4], gauss],
             "torch": self._torch.numpy().tobytes(),
         }
 
@@ -117,28 +115,37 @@ def preserved(*origin: int) -> Iterator[None]:
         before.enter()
 
 
-def _fingerprint() -> object:
-    """Changes whenever Python's generator moves; None where that cannot be told.
-
-    Reading the whole state takes longer than a step of CartPole. The first 8 bytes behind the head of
-    CPython's object are the position in the table of 624 numbers, and the first of these, which is new
-    whenever the table is.
-    """
-    return None if _FIRST_BYTES is None else (_FIRST_BYTES.value, random._inst.gauss_next)  # type: ignore[attr-defined]
+def _packed(state: tuple[Any, ...]) -> tuple[bytes, float | None]:
+    """What `random.getstate` gives -> the position in the table and its 624 numbers, 4 bytes each, as CPython
+    has them in memory; and the second of a pair of normal numbers, if it has not been drawn yet."""
+    _, (*numbers, position), gauss = state
+    return np.array([position, *numbers], np.uint32).tobytes(), gauss
 
 
-def _first_bytes() -> ctypes.c_uint64 | None:
-    try:
-        found = ctypes.c_uint64.from_address(id(random._inst) + object.__basicsize__)
-        before = random.getstate()
-        seen = []
-        for state in (before, random.Random(1).getstate()):
-            random.setstate(state)
-            seen.append(found.value == state[1][-1] | state[1][0] << 32)
-        random.setstate(before)
-    except AttributeError:  # another Python
-        return None
+def _get_python() -> tuple[bytes, float | None]:
+    return _packed(random.getstate()) if _TABLE is None else (_TABLE.raw, _GENERATOR.gauss_next)
+
+
+def _set_python(state: tuple[bytes, float | None]) -> None:
+    table, gauss = state
+    if _TABLE is None:
+        position, *numbers = np.frombuffer(table, np.uint32).tolist()
+        random.setstate((_GENERATOR.VERSION, (*numbers, position), gauss))
+    else:
+        _TABLE.raw, _GENERATOR.gauss_next = table, gauss
+
+
+def _table() -> Any:
+    """The memory of Python's generator behind the head of its object: `setstate`, which goes through 624
+    numbers, takes half as long as a step of CartPole. None where it is not as in CPython."""
+    found = (ctypes.c_char * 2500).from_address(id(_GENERATOR) + object.__basicsize__)
+    before, seen = random.getstate(), []
+    for state in (before, random.Random(1).getstate()):
+        random.setstate(state)
+        seen.append(found.raw == _packed(state)[0])
+    random.setstate(before)
     return found if all(seen) else None
 
 
-_FIRST_BYTES = _first_bytes()
+_GENERATOR: Any = random._inst
+_TABLE = _table() if sys.implementation.name == "cpython" else None
