@@ -21,8 +21,8 @@ class Package(NamedTuple):
     nobody has noted it."""
     note: str = ""
     """What is known of it besides its outcome: why it fails, what was mended for it."""
-    cannot: bool = False
-    """Whether nobody can make it here: its own code fails, or wants a download or another program."""
+    before: str = ""
+    """What its README calls first, as `module:callable`; this project calls it by itself."""
     mended: bool = False
     """Whether this project was mended for it, before what is typed worked."""
 
@@ -86,7 +86,6 @@ NEW = (
         "rushhour_gym:RushHour-Easy-v0",
         "game, masked",
         note="it fetches a program from a place that cannot be reached here",
-        cannot=True,
     ),
     Package("numberlink", "0.1.7", "numberlink:NumberLinkRGB-v0", "puzzle, pictures, masked"),
     Package(
@@ -96,7 +95,6 @@ NEW = (
         "scheduling, masked",
         besides=("matplotlib", "graphviz", "ipython"),
         note="the published package lacks one of its own modules",
-        cannot=True,
     ),
     Package(
         "jsspetri",
@@ -129,6 +127,7 @@ NEW = (
         "air traffic, dict",
         found=README,
         note="its README calls its `register_envs()`, which is done here since it was seen to be needed",
+        before="bluesky_gym:register_envs",
         mended=True,
     ),
     # A second lot, chosen by what they say of themselves and by being of this Python, before any was tried.
@@ -218,7 +217,6 @@ NEW = (
         "make=gpu_choochoo:create_diverse_training_env",
         "scheduling, network",
         note="its constructor fails with Gymnasium alone, too",
-        cannot=True,
     ),
     # A fourth one, written down from what each README shows before any of them was tried.
     Package(
@@ -269,6 +267,7 @@ NEW = (
         "0.1.0",
         "hill_racing_env:hill_racing_env/HillRacing-v0",
         "driving",
+        besides=("swig",),
         found=README,
         note=(
             "it builds Box2D from source, with SWIG, as its README says; with SWIG there, that was not done"
@@ -324,7 +323,6 @@ NEW = (
         ),
         found=README,
         note="the data file that its README names is not in the package",
-        cannot=True,
     ),
     Package("immunosim", "0.1.0", "immunosim:immunosim/CheckpointInhibitor-v0", "medicine", found=README),
     Package("hemosim", "0.2.2", "hemosim:hemosim/WarfarinDosing-v0", "medicine", found=README),
@@ -347,15 +345,15 @@ NEW = (
         "control",
         found=README,
         note="the published package imports from `src`, a folder that it does not hold",
-        cannot=True,
     ),
     Package(
         "target-gym",
         "0.6.1",
         "make=target_gym:GymnasiumPlane",
         "control, aircraft",
-        found=README,
-        note="look and training were not done after 600 seconds of a busy machine; it was not found out why",
+        besides=("six",),
+        found=MESSAGE,
+        note="gymnax, which it requires, imports six and does not require it",
     ),
     Package(
         "gym-classics2",
@@ -365,10 +363,83 @@ NEW = (
         ("env.kwargs.tabular=true",),
         found=README,
         note="its README calls its `register()`, which is done here since it was seen to be needed",
+        before="gym_classics2:register",
         mended=True,
     ),
     Package("gymnasium-hardmaze", "0.1.1", "gymnasium_hardmaze:HardMaze-v0", "maze, robot", found=README),
     Package("sepsisim", "0.1.0", "sepsisim:sepsisim/FluidResuscitation-v0", "medicine", found=README),
+    # A fifth one, of kinds that were few before: written down from what each README shows, or the source where
+    # it shows nothing, before any of them was tried. That they ask for this or that Gymnasium did not count.
+    Package("flycraft", "0.2.0", "flycraft:FlyCraft-v0", "goal, aircraft", found=README),
+    Package("gl-gym", "0.3.2", "gl_gym:gl_gym/GreenLightTomato-v0", "greenhouse, energy, dict", found=README),
+    Package(
+        "linkgym",
+        "0.4.0",
+        "linkgym:linkgym/LinkAdaptation-v0",
+        "network",
+        ("env.kwargs.speed=3.0",),
+        found=README,
+    ),
+    Package("kaist-or-gym", "0.1.15", "kaist_or_gym:kaist-or/TrafficControlEnv-v0", "traffic", found=README),
+    Package("boing-gym", "0.1.0", "boing_gym:Boing-v0", "game", found=README),
+    Package(
+        "evcrl",
+        "0.0.1",
+        "evcrl:EvcRL-Camera-v0",
+        "driving, energy, dict, pictures",
+        ("env.kwargs.profile=paper_v25",),
+        found=README,
+    ),
+    Package(
+        "gymconnectx",
+        "2.0.0",
+        "gymconnectx:gymconnectx/ConnectGameEnv",
+        "game",
+        (
+            "env.kwargs={connect: 4, width: 7, height: 6, reward_winner: 1, reward_loser: -1}",
+            "env.kwargs.reward_living=0",
+            "env.kwargs.reward_draw=0.5",
+            "env.kwargs.reward_hell=-0.5",
+            "env.kwargs.max_steps=100",
+            "env.kwargs.delay=100",
+            "env.kwargs.square_size=100",
+            "env.kwargs.avatar_player_1=img_cat.png",
+            "env.kwargs.avatar_player_2=img_dog.png",
+        ),
+        found=README,
+    ),
+    Package("gym-xarm", "0.1.1", "gym_xarm:gym_xarm/XarmLift-v0", "robot", found=README),
+    Package(
+        "rl-envs-forge",
+        "6.0.0",
+        "make=rl_envs_forge.envs.labyrinth.labyrinth:Labyrinth",
+        "maze",
+        ("env.kwargs={rows: 20, cols: 20, seed: 0}",),
+        found=SOURCE,
+    ),
+    Package(
+        "lintul3-gym",
+        "0.1.0",
+        "lintul3_gym:Lintul3Gym-v0",
+        "crops",
+        ("env.kwargs.decision_interval=7",),
+        found=README,
+    ),
+    Package(
+        "qcd-gym",
+        "0.2.0",
+        "CircuitDesigner-v0",
+        "quantum circuits",
+        ("env.kwargs={max_qubits: 2, max_depth: 10, objective: SP-bell, render_mode: text}",),
+        found=README,
+    ),
+    Package("voxelgym2d", "0.3.2.post1", "voxelgym2D:onestep-v0", "path planning, pictures", found=README),
+    Package("jssenv", "1.1.0", "JSSEnv:jss-v1", "scheduling, dict, masked", found=SOURCE),
+    Package("rl-tetris", "0.2.3", "rl_tetris:RL-Tetris-v0", "game, dict", found=README),
+    Package("arcle", "0.2.6", "arcle:ARCLE/O2ARCv2Env-v0", "puzzle, dict, hybrid", found=SOURCE),
+    Package("opfgym", "1.0.1", "make=opfgym.envs:MaxRenewable", "electric network", found=SOURCE),
+    Package("rs10env", "0.1.0", "make=rs10env:RS10Env", "game, masked", found=SOURCE),
+    Package("slimevb", "0.1.1", "make=slime_volleyball.slimevolley_env:SlimeVolleyEnv", "game", found=README),
 )
 """Those that nobody here had tried."""
 
