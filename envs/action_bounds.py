@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from equipoise.envs.action_leaves import MOST_WHOLE_NUMBERS
+from equipoise.envs.older_gymnasium import OneOfSpace
 
 ActionBounds: TypeAlias = Annotated[
     Sequence[float] | Mapping[str, Sequence[float]],
@@ -67,9 +68,9 @@ def _narrowed(
             key: _narrowed(part, (*keys, key), pairs, boxes, changed) for key, part in space.spaces.items()
         }
         return spaces.Dict(OrderedDict(parts))
-    if isinstance(space, spaces.Tuple | spaces.OneOf):
+    if isinstance(space, spaces.Tuple | OneOfSpace):
         inner = [_narrowed(part, (*keys, i), pairs, boxes, changed) for i, part in enumerate(space.spaces)]
-        return spaces.Tuple(inner) if isinstance(space, spaces.Tuple) else spaces.OneOf(inner)
+        return spaces.Tuple(inner) if isinstance(space, spaces.Tuple) else OneOfSpace(inner)
     if not isinstance(space, spaces.Box):
         return space
     name = ".".join(map(str, keys)) or "action"

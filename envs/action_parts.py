@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from equipoise.envs.action_leaves import ActionLeaf, Key, UnsupportedSpaceError, leaf_of
+from equipoise.envs.older_gymnasium import OneOfSpace
 
 MOST_COMBINATIONS = 4096
 """Of the options of a `OneOf` and the choices in them."""
@@ -56,7 +57,7 @@ class Part:
 
 def read(space: gymnasium.Space[object], path: str = "action", keys: tuple[Key, ...] = ()) -> Part:
     """Raises UnsupportedSpaceError, which gives the path of the leaf that does not fit."""
-    if isinstance(space, spaces.OneOf):
+    if isinstance(space, OneOfSpace):
         return _one_of(space, path, keys)
     if isinstance(space, spaces.Dict):
         whole = _joined([read(part, f"{path}[{key!r}]", (*keys, key)) for key, part in space.spaces.items()])
@@ -111,7 +112,7 @@ def _parameterised(space: spaces.Tuple[object], parts: Sequence[Part]) -> Option
     return {0: tuple(tuple(range(start, start + n)) for start, n in zip(starts, counts, strict=False))}
 
 
-def _one_of(space: spaces.OneOf[object], path: str, keys: tuple[Key, ...]) -> Part:
+def _one_of(space: OneOfSpace[object], path: str, keys: tuple[Key, ...]) -> Part:
     parts = tuple(read(option, f"{path}[option {i}]", (*keys, 1, i)) for i, option in enumerate(space.spaces))
     count = sum(math.prod(part.choices) for part in parts)
     if count > MOST_COMBINATIONS:

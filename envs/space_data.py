@@ -12,6 +12,8 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from equipoise.envs.older_gymnasium import OneOfSpace
+
 
 def to_data(space: gymnasium.Space[Any]) -> dict[str, Any]:
     """What `from_data` makes an equal space of; a kind that neither knows becomes its description."""
@@ -21,7 +23,7 @@ def to_data(space: gymnasium.Space[Any]) -> dict[str, Any]:
             return {"kind": "Dict", "keys": [_plain(key) for key in space.spaces], "parts": parts}
         case spaces.Tuple():
             return {"kind": "Tuple", "parts": [to_data(part) for part in space.spaces]}
-        case spaces.OneOf():
+        case OneOfSpace():
             return {"kind": "OneOf", "parts": [to_data(part) for part in space.spaces]}
         case spaces.Box():
             numbers = {"low": _tensor(space.low), "high": _tensor(space.high)}
@@ -60,7 +62,7 @@ def from_data(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
         case "Tuple":
             return spaces.Tuple([from_data(part) for part in data["parts"]])
         case "OneOf":
-            return spaces.OneOf([from_data(part) for part in data["parts"]])
+            return OneOfSpace([from_data(part) for part in data["parts"]])
         case "Box":
             dtype: Any = np.dtype(data["dtype"])
             return spaces.Box(data["low"].numpy(), data["high"].numpy(), dtype=dtype)

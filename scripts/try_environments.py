@@ -4,10 +4,11 @@
     python -m scripts.try_environments --report-only
 
 Every package of `scripts/studies/environments.py` is installed, at its pinned version, into a virtual
-environment of its own, which sees this one's packages and is removed afterwards. There the commands look,
-train, evaluate, play and export are run, in a folder under `--out`. What does not train is tried with
-Gymnasium alone, too. What is there already is not tried again (`--again` does), so the same command goes on
-where it was stopped; what came of all is kept in `--kept`. Installs and runs other people's code.
+environment of its own, which sees this one's packages and is removed afterwards. There it is stepped with
+Gymnasium alone, and the commands look, train, evaluate, play and export are run, in a folder under `--out`.
+What is there already is not tried again (`--again` does; `--alone` adds only what Gymnasium alone says), so
+the same command goes on where it was stopped; what came of all is kept in `--kept`. Installs and runs other
+people's code.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.scripts.studies.environments import MESSAGE, NEW, PACKAGES, Package
-from equipoise.scripts.studies.outsiders import Outcome, attempt, keep, read
+from equipoise.scripts.studies.outsiders import ALONE, Outcome, attempt, attempt_alone, keep, read
 from equipoise.scripts.studies.report import cpu_model, table, write_report
 from equipoise.trainer.monitor.summary import git_revision, versions
 
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [package for package in PACKAGES if not options.only or package.name in options.only]
     for package in chosen:
         known = read(package, options.out, options.kept)
+        if options.alone and known is not None and ALONE not in known.commands:
+            attempt_alone(package, known, options.out, options.timeout)
+            print(f"{package.name} {package.version}: {known.commands.get(ALONE)}", flush=True)
         if options.report_only or (known is not None and not options.again):
             continue
         print(f"{package.name} {package.version}: {package.id} …", flush=True)
@@ -87,24 +91,25 @@ def _counts(found: Sequence[tuple[Package, Outcome]]) -> str:
     ran = [package for package, outcome in found if outcome.runs]
     plain = sum(not package.typed for package in ran)
     new = [(package, outcome) for package, outcome in found if package in NEW]
-    makeable = [(package, outcome) for package, outcome in new if not package.cannot]
+    usable = [(package, outcome) for package, outcome in new if outcome.usable]
     train = [package for package, outcome in new if outcome.runs]
     first = [package for package in train if package.found != MESSAGE]
     mended = sum(package.mended for package in first)
     return (
-        f"**{len(ran)} of {len(found)} train**, {plain} of them with nothing typed but what names the "
-        f"environment; {sum(o.commands.get('export') == 'ok' for _, o in found)} export, "
+        f"**Of the {len(usable)} packages that nobody here had tried before and that Gymnasium alone can "
+        f"run, {_share(train, usable)}, {_share(first, usable)} with what one would type at first.** Of all "
+        f"{len(new)} that nobody had tried, with the {len(new) - len(usable)} that fail in themselves, "
+        f"{_share(train, new)}, {_share(first, new)} with what one would type at first. {mended} of these "
+        "train only since this project was mended for what they showed.\n\n"
+        f"With those that had been tried before, {len(ran)} of {len(found)} train, {plain} of them with "
+        "nothing typed but what names the environment; "
+        f"{sum(o.commands.get('export') == 'ok' for _, o in found)} export, "
         f"{sum(o.commands.get('play') == 'ok' for _, o in found)} can be filmed.\n\n"
-        f"**Of the {len(new)} that nobody here had tried before, {_share(train, new)}; of the "
-        f"{len(makeable)} of these that can be made here at all, {_share(train, makeable)}.** With what one "
-        f"would type at first, from what the package shows: {_share(first, new)} of all and "
-        f"{_share(first, makeable)} of those that can be made, {mended} of them since this project was "
-        "mended for what they showed.\n\n"
     )
 
 
 def _share(part: Sequence[Any], whole: Sequence[Any]) -> str:
-    return f"{len(part)} train ({len(part) / max(len(whole), 1):.0%})"
+    return f"{len(part)} train ({len(part) / max(len(whole), 1):.1%})"
 
 
 def _row(package: Package, outcome: Outcome) -> list[str]:
@@ -149,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--timeout", type=float, default=600.0, help="seconds that a command may take (default 600)")
     add("--eval-steps", type=int, default=1000, help="of an episode of evaluation at most (default 1000)")
     add("--again", action="store_true", help="also what has been tried already")
+    add("--alone", action="store_true", help="add how it does with Gymnasium alone to what has been tried")
     add("--report-only", action="store_true", help="try nothing; write the report of what is there")
     add("--out", type=Path, default=Path("runs/environments"), help="default: runs/environments")
     add("--kept", type=Path, default=Path("docs/results/environments.json"), help="what came of all so far")

@@ -8,6 +8,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from equipoise.envs.older_gymnasium import OneOfSpace
+
 
 def with_numbers(space: gymnasium.Space[Any], action: Any) -> Any:
     """`action` with a number for each `Box` of one entry; the very same object if it has none."""
@@ -19,7 +21,7 @@ def with_numbers(space: gymnasium.Space[Any], action: Any) -> Any:
     if isinstance(space, spaces.Tuple):
         listed = tuple(with_numbers(part, action[i]) for i, part in enumerate(space.spaces))
         return listed if any(a is not b for a, b in zip(listed, action, strict=True)) else action
-    if isinstance(space, spaces.OneOf):
+    if isinstance(space, OneOfSpace):
         held = with_numbers(space[action[0]], action[1])
         return action if held is action[1] else (action[0], held)
     return action

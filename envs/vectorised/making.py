@@ -6,17 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import gymnasium
-from gymnasium.vector import AutoresetMode
 
 from equipoise.envs.gymnasium_adapter.making import found_at, registered
 from equipoise.envs.vectorised.parallel import Agents, TeamsError
 
 Autoreset: TypeAlias = Literal["same_step", "next_step", "disabled"]
-_MODES: dict[AutoresetMode, Autoreset] = {
-    AutoresetMode.SAME_STEP: "same_step",
-    AutoresetMode.NEXT_STEP: "next_step",
-    AutoresetMode.DISABLED: "disabled",
-}
+_MODES: dict[Any, Autoreset] = {"SameStep": "same_step", "NextStep": "next_step", "Disabled": "disabled"}
+"""By the values of Gymnasium's `AutoresetMode`, which Gymnasium 0.29 does not have."""
 
 
 def make_vectorised(
@@ -57,10 +53,10 @@ def autoreset_of(env: Any, given: Autoreset | None) -> Autoreset:
             raise ValueError(f"autoreset is {given!r}; allowed are {', '.join(_MODES.values())}")
         return given
     stated = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
-    try:
-        return _MODES[AutoresetMode(stated)]
-    except ValueError:
+    known = _MODES.get(getattr(stated, "value", stated))
+    if known is None:
         raise ValueError(
             f"the metadata of {type(env).__name__} do not say when it begins new episodes; set env.autoreset "
             f"to one of {', '.join(_MODES.values())}"
-        ) from None
+        )
+    return known

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import iterate
 from numpy.typing import NDArray
 
@@ -33,7 +32,7 @@ class Agents:
         ValueError: the agents' spaces differ, or `num_envs` is no multiple of their number.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    metadata = {"autoreset_mode": "SameStep"}
 
     def __init__(self, make: Callable[[], Any], num_envs: int) -> None:
         first = make()

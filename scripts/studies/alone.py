@@ -1,69 +1,127 @@
-"""One environment with Gymnasium alone: made, reset, stepped at random; whose fault a failure is shows there.
+"""One environment with Gymnasium alone, in a process that imports nothing of this project: whose fault it is
+that an environment does not train shows there. The last line printed is `ok`, or what went wrong where.
 
-python -m equipoise.scripts.studies.alone env.id=CartPole-v1 env.kwargs.render_mode=rgb_array
+    python scripts/studies/alone.py '{"id": "CartPole-v1", "kwargs": {"render_mode": "rgb_array"}}'
+    python scripts/studies/alone.py '{"make": "module:callable", "before": "module:register_envs"}'
+
+`before` is called first, as the README of a package may ask for. Random actions are taken in whole episodes,
+and then in a second environment whose episodes are left before their end, as an evaluation may do.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from equipoise.trainer.configuration.compose import compose
-
 STEPS = 300
+"""Of each of the two environments."""
+EARLY = 30
+"""Steps after which an episode of the second one is left."""
+SECONDS = 60
+"""That one call of the environment may take; making it counts as one."""
 
 
-def main(settings: Sequence[str] | None = None) -> int:
-    env = made(settings if settings is not None else sys.argv[1:])
-    steps = played(env)
-    print(f"{steps} random steps with Gymnasium alone")
+class FoundError(Exception):
+    """What the environment did, and where."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = json.loads((sys.argv[1:] if arguments is None else arguments)[0])
+    try:
+        play(given, leave=None)
+        play(given, leave=EARLY)
+    except FoundError as error:
+        print(" ".join(str(error).split()))
+        return 1
+    print("ok")
     return 0
 
 
-def made(settings: Sequence[str]) -> gymnasium.Env[Any, Any]:
-    """By `env.id` or `env.make`, with `env.kwargs`; what else is set is this project's own affair."""
-    keywords = compose(["env=gymnasium", *settings]).env.keywords
-    kwargs = keywords.get("kwargs") or {}
-    if keywords.get("make") is None:
-        return gymnasium.make(keywords["id"], **kwargs)
-    module, _, name = keywords["make"].partition(":")
-    call: Any = getattr(importlib.import_module(module), name)
-    return call(**kwargs)  # type: ignore[no-any-return]
-
-
-def played(env: gymnasium.Env[Any, Any]) -> int:
-    """How many steps it took; now and then an episode is left before its end, as a trainer may do.
+def play(given: Mapping[str, Any], leave: int | None) -> None:
+    """Make it and take random steps; with `leave`, no episode is longer than that.
 
     Raises:
-        AssertionError: an observation leaves the shape that the space declares.
+        FoundError: it cannot be made, raises, takes too long or gives observations of a shape not declared.
     """
+    when = "" if leave is None else f"with resets after {leave} steps: "
+    with _named("making it"):
+        env = made(given)
+    if not isinstance(env, gymnasium.Env):
+        raise FoundError(f"it makes a {type(env).__name__}, which is no gymnasium.Env")
     env.action_space.seed(0)
-    observation, info = env.reset(seed=0)
+    with _named(f"{when}reset"):
+        observation, info = env.reset(seed=0)
+    taken = 0
     for step in range(STEPS):
-        _agree(env.observation_space, observation, step)
-        mask = info.get("action_mask")
-        usable = mask is not None and np.any(mask) and isinstance(env.action_space, gymnasium.spaces.Discrete)
-        action = env.action_space.sample(np.asarray(mask, np.int8)) if usable else env.action_space.sample()
-        observation, _, terminated, truncated, info = env.step(action)
-        if terminated or truncated or step % 100 == 99:
-            observation, info = env.reset()
-    env.close()
-    return STEPS
+        _agree(env.observation_space, observation, f"{when}step {step}")
+        with _named(f"{when}step {step}"):
+            observation, _, terminated, truncated, info = env.step(_action(env, info))
+        taken += 1
+        if terminated or truncated or taken == leave:
+            with _named(f"{when}reset after step {step}"):
+                observation, info = env.reset()
+            taken = 0
 
 
-def _agree(space: gymnasium.Space[Any], observation: Any, step: int) -> None:
+def made(given: Mapping[str, Any]) -> Any:
+    kwargs = given.get("kwargs") or {}
+    if given.get("before"):
+        found_at(given["before"])()
+    return found_at(given["make"])(**kwargs) if given.get("make") else gymnasium.make(given["id"], **kwargs)
+
+
+def found_at(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def _action(env: gymnasium.Env[Any, Any], info: Mapping[str, Any]) -> Any:
+    """A random one; a valid one where the environment says which choices are valid."""
+    masks = getattr(env.unwrapped, "action_masks", None)
+    mask = info.get("action_mask", masks() if callable(masks) else None)
+    usable = isinstance(env.action_space, gymnasium.spaces.Discrete) and mask is not None and np.any(mask)
+    return env.action_space.sample(np.asarray(mask, np.int8)) if usable else env.action_space.sample()
+
+
+def _agree(space: gymnasium.Space[Any], observation: Any, where: str) -> None:
     if isinstance(space, gymnasium.spaces.Dict):
         for name, part in space.spaces.items():
-            _agree(part, observation[name], step)
-    elif space.shape:
-        shape = np.shape(observation)
-        assert shape == space.shape, f"step {step}: an observation of shape {shape}, declared {space.shape}"
+            if name not in observation:
+                raise FoundError(f"{where}: the observation lacks {name!r}, which its space declares")
+            _agree(part, observation[name], where)
+    elif isinstance(space, gymnasium.spaces.Tuple):
+        for part, value in zip(space.spaces, observation, strict=True):
+            _agree(part, value, where)
+    elif space.shape and np.shape(observation) != space.shape:
+        raise FoundError(f"{where}: an observation of shape {np.shape(observation)}, declared {space.shape}")
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    signal.signal(signal.SIGALRM, _late)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # other people's code: may raise anything
+        raise FoundError(f"{where}: {type(error).__name__}: {error}") from error
+    finally:
+        signal.alarm(0)
+
+
+def _late(*_: object) -> None:
+    raise TimeoutError(f"not done after {SECONDS} seconds")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # threads of other people's code may never end

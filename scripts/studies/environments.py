@@ -368,8 +368,8 @@ NEW = (
     ),
     Package("gymnasium-hardmaze", "0.1.1", "gymnasium_hardmaze:HardMaze-v0", "maze, robot", found=README),
     Package("sepsisim", "0.1.0", "sepsisim:sepsisim/FluidResuscitation-v0", "medicine", found=README),
-    # A fifth one, of kinds that were few before: written down from what each README shows, or the source where
-    # it shows nothing, before any of them was tried. That they ask for this or that Gymnasium did not count.
+    # A fifth one, of kinds that were few before: written down from what each README shows, or from the source
+    # where it shows nothing, before any of them was tried. What they require of Gymnasium did not count.
     Package("flycraft", "0.2.0", "flycraft:FlyCraft-v0", "goal, aircraft", found=README),
     Package("gl-gym", "0.3.2", "gl_gym:gl_gym/GreenLightTomato-v0", "greenhouse, energy, dict", found=README),
     Package(

@@ -11,23 +11,26 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from equipoise.commands import child
+from equipoise.scripts.studies import alone
 from equipoise.scripts.studies.environments import Package
+from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.monitor.summary import git_revision
 
 INSTALL_SECONDS = 600.0
-CONSTRAINTS = (f"torch=={metadata.version('torch').partition('+')[0]}", "gymnasium>=1.1", "numpy>=2.0")
+CONSTRAINTS = (f"torch=={metadata.version('torch').partition('+')[0]}", "gymnasium>=0.29", "numpy>=1.26")
 """What this package needs; else a package of others may bring versions of its own."""
 NUMBERS = ("random_return_mean", "return_mean", "sampled_return_mean", "steps_per_second")
 """What is kept of a run's summary."""
 ALONE = "Gymnasium alone"
-"""The command that says whose fault it is that an environment does not train."""
+"""Tried first, without any code of this project: what fails there, no trainer can run."""
 
 
 @dataclass
@@ -60,25 +63,34 @@ class Outcome:
         """Whether it trained."""
         return self.commands.get("train") == "ok"
 
+    @property
+    def usable(self) -> bool:
+        """Whether any trainer could run it: what failed with Gymnasium alone and here is left out, and what
+        could not be installed beside this project is not."""
+        return self.runs or self.commands.get(ALONE, "ok") == "ok"
+
 
 def attempt(package: Package, out: Path, steps: int, timeout: float, eval_steps: int = 1000) -> Outcome:
     """Install `package` and take it through the commands; kept in `out`, and the installation removed."""
     folder, began, outcome = (out / package.name).absolute(), time.monotonic(), Outcome(_plain(package))
     outcome.commit = git_revision() or ""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    venv = folder / "venv"
-    try:
-        python = _make(venv)
-        said = _pip(python, package)
+    with _installed(package, folder) as (python, said):
         outcome.commands["install"] = said
         if said == "ok":
+            outcome.commands[ALONE] = _alone(python, package, folder, timeout)
             _commands(package, python, folder, outcome, steps, timeout, eval_steps)
-    finally:
-        shutil.rmtree(venv, ignore_errors=True)
-        outcome.seconds = time.monotonic() - began
-        (folder / "outcome.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
+    outcome.seconds = time.monotonic() - began
+    (folder / "outcome.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
     return outcome
+
+
+def attempt_alone(package: Package, known: Outcome, out: Path, timeout: float) -> None:
+    """Add to what is `known` of a package how it does with Gymnasium alone."""
+    folder = (out / package.name).absolute()
+    with _installed(package, folder) as (python, said):
+        if said == "ok":
+            known.commands[ALONE] = _alone(python, package, folder, timeout)
+    (folder / "outcome.json").write_text(json.dumps(asdict(known), indent=2) + "\n")
 
 
 def read(package: Package, out: Path, kept: Path) -> Outcome | None:
@@ -105,6 +117,19 @@ def _plain(package: Package) -> dict[str, Any]:
     """What an attempt depends on, as JSON has it."""
     plain = {name: getattr(package, name) for name in ("name", "version", "id", "typed", "besides")}
     return json.loads(json.dumps(plain))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _installed(package: Package, folder: Path) -> Iterator[tuple[Path, str]]:
+    """Its interpreter, and `ok` or what the installation said; removed afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    venv = folder / "venv"
+    try:
+        python = _make(venv)
+        yield python, _pip(python, package)
+    finally:
+        shutil.rmtree(venv, ignore_errors=True)
 
 
 def _make(venv: Path) -> Path:
@@ -160,17 +185,23 @@ def _commands(
             outcome.look = [line for line in said.splitlines() if re.match(known, line)]
         if name == "train":
             if code != 0:
-                outcome.commands[ALONE] = _alone(python, settings, folder, timeout)
                 return
             summary = json.loads((folder / "run" / "summary.json").read_text())
             outcome.summary = {number: summary.get(number) for number in NUMBERS}
 
 
-def _alone(python: Path, settings: Sequence[str], folder: Path, timeout: float) -> str:
-    command = [str(python), "-m", "equipoise.scripts.studies.alone", *settings]
-    code, said = _run(command, folder, child("look")[1], timeout)
+def _alone(python: Path, package: Package, folder: Path, timeout: float) -> str:
+    known = compose(["env=gymnasium", package.environment, *package.typed]).env.keywords
+    given = {"id": known.get("id"), "make": known.get("make"), "kwargs": dict(known.get("kwargs") or {})}
+    command = [
+        str(python),
+        "-P",
+        str(Path(alone.__file__).absolute()),
+        json.dumps(given | {"before": package.before}),
+    ]
+    code, said = _run(command, folder, {}, timeout)
     (folder / "alone.log").write_text(said)
-    return "ok" if code == 0 else _reason(said)
+    return "ok" if code == 0 else said.strip().rpartition("\n")[2][:400] or "nothing was said"
 
 
 def _run(command: Sequence[str], cwd: Path, environment: dict[str, str], timeout: float) -> tuple[int, str]:
