@@ -82,7 +82,11 @@ def _one_more(dynamics: Array, inputs: Array, state_cost: Array, control_cost: A
         gains = np.linalg.solve(control_cost + through @ matrix, through @ dynamics)
         closed = dynamics - matrix @ gains
         # The form of Joseph: a sum of squares, which stays symmetric and positive.
-        cost = state_cost + gains.mT @ control_cost @ gains + closed.mT @ costs @ closed
+        cost = (
+            state_cost
+            + gains.swapaxes(-1, -2) @ control_cost @ gains
+            + closed.swapaxes(-1, -2) @ costs @ closed
+        )
         plans.append((cost, np.full(len(costs), mode), gains))
     costs, modes, gains = (np.concatenate(column) for column in zip(*plans, strict=True))
     return Forms(costs, modes, gains)

@@ -96,12 +96,19 @@ def _make(
         ) from error
     except (Exception, SystemExit) as error:  # user code: may raise anything
         raise ValueError(
-            f"{id!r} could not be made with {kwargs}: {type(error).__name__}: {error}"
+            f"{id!r} could not be made with {kwargs}: {type(error).__name__}: {error}{_wanted(error)}"
         ) from error
     modes = env.metadata.get("render_modes") or []
     if render_mode is not None and env.render_mode != render_mode and render_mode not in modes:
         raise ValueError(f"{id}: render_mode {render_mode!r} is not one of {modes}")
     return env
+
+
+def _wanted(error: BaseException) -> str:
+    """How to give arguments that have no default, of which Python says: missing 2 required …: 'a' and 'b'."""
+    missing = re.search(r"\(\) missing \d+ required [^:]*: ('\w+'(,? and |, )?)+", str(error))
+    typed = [f"env.kwargs.{name}=..." for name in re.findall(r"'(\w+)'", missing[0])] if missing else []
+    return f"; {' '.join(typed)} gives what it needs" if typed else ""
 
 
 def registered(id: str, make: Callable[[], Made]) -> Made:

@@ -26,6 +26,8 @@ STEPS = 300
 """Of each of the two environments."""
 EARLY = 30
 """Steps after which an episode of the second one is left."""
+EARLIER = "with resets before the end"
+"""How a message begins that the first environment did not cause."""
 SECONDS = 60
 """That one call of the environment may take; making it counts as one."""
 
@@ -52,7 +54,7 @@ def play(given: Mapping[str, Any], leave: int | None) -> None:
     Raises:
         FoundError: it cannot be made, raises, takes too long or gives observations of a shape not declared.
     """
-    when = "" if leave is None else f"with resets after {leave} steps: "
+    when = "" if leave is None else f"{EARLIER}, each {leave} steps: "
     with _named("making it"):
         env = made(given)
     if not isinstance(env, gymnasium.Env):

@@ -302,12 +302,12 @@ NEW = (
         "make=space_mining:make_env",
         "game, robot",
         ("env.kwargs.max_episode_steps=1200",),
-        besides=("--no-deps", "pygame"),
-        found=MESSAGE,
+        found=README,
         note=(
-            "it wants Gymnasium below 0.30 and NumPy below 2 and is refused by pip beside this project; "
-            "without these wishes it runs"
+            "it wants Gymnasium below 0.30 and NumPy below 2: refused by pip until this project took "
+            "Gymnasium 0.29 and NumPy 1.26"
         ),
+        mended=True,
     ),
     Package(
         "storage-node-env",

@@ -133,7 +133,7 @@ def area_under_curve(steps: Floats, scores: Floats) -> float:
     """Mean height of a learning curve: its trapezoid area over the steps that it spans."""
     if len(steps) < 2:
         return float(scores.mean())
-    return float(np.trapezoid(scores, steps) / (steps[-1] - steps[0]))
+    return float((scores[1:] + scores[:-1]) / 2 @ np.diff(steps) / (steps[-1] - steps[0]))
 
 
 def steps_to(threshold: float, steps: Floats, scores: Floats) -> float:

@@ -65,9 +65,10 @@ class Outcome:
 
     @property
     def usable(self) -> bool:
-        """Whether any trainer could run it: what failed with Gymnasium alone and here is left out, and what
-        could not be installed beside this project is not."""
-        return self.runs or self.commands.get(ALONE, "ok") == "ok"
+        """Whether some trainer could run it: what fails with Gymnasium alone, in whole episodes, and here is
+        left out; what could not be installed, or only dislikes being reset before the end, is not."""
+        said = self.commands.get(ALONE, "ok")
+        return self.runs or said == "ok" or said.startswith(alone.EARLIER)
 
 
 def attempt(package: Package, out: Path, steps: int, timeout: float, eval_steps: int = 1000) -> Outcome:

@@ -201,6 +201,26 @@ def test_a_factory_that_is_not_written_as_module_and_callable_is_named(make: str
         GymnasiumEnv(make=make)
 
 
+class Track(Numbered):
+    def __init__(self, map_name: str, *, laps: int, size: int = 3) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize("named", [{"make": f"{__name__}:Track"}, {"id": "Track-v0"}])
+def test_arguments_that_have_to_be_given_are_written_down_as_they_are_typed(named: dict[str, str]) -> None:
+    gymnasium.register("Track-v0", Track)
+    try:
+        with pytest.raises(ValueError, match=r"'map_name'.*; env.kwargs.map_name=... gives what it needs"):
+            GymnasiumEnv(num_envs=1, **named)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"'laps'.*; env.kwargs.laps=... gives what it needs"):
+            GymnasiumEnv(num_envs=1, **named, kwargs={"map_name": "oval"})  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="unexpected keyword argument 'wide'") as caught:
+            GymnasiumEnv(num_envs=1, **named, kwargs={"map_name": "oval", "laps": 2, "wide": 1})  # type: ignore[arg-type]
+        assert "gives what it needs" not in str(caught.value)
+    finally:
+        del gymnasium.registry["Track-v0"]
+
+
 class Pictured(Numbered):
     def __init__(self, render_mode: str) -> None:
         super().__init__()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,15 @@ from gymnasium import spaces
 from equipoise.scripts import try_environments
 from equipoise.scripts.studies import alone
 from equipoise.scripts.studies.environments import MESSAGE, NEW, PACKAGES, README, Package
-from equipoise.scripts.studies.outsiders import ALONE, Outcome, attempt, keep, read
+from equipoise.scripts.studies.outsiders import (
+    ALONE,
+    CONSTRAINTS,
+    Outcome,
+    attempt,
+    attempt_alone,
+    keep,
+    read,
+)
 
 MODULE = """
 import gymnasium
@@ -65,6 +78,7 @@ def test_a_package_is_installed_tried_and_removed(registry: Path) -> None:
     assert outcome.runs, outcome.verdict
     assert {name for name, said in outcome.commands.items() if said == "ok"} >= {
         "install",
+        ALONE,
         "look",
         "evaluate",
         "export",
@@ -80,10 +94,22 @@ def test_a_package_is_installed_tried_and_removed(registry: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_does_not_train_is_tried_with_gymnasium_alone(registry: Path) -> None:
+def test_what_fails_with_gymnasium_alone_is_nothing_that_a_trainer_could_run(registry: Path) -> None:
     outcome = attempt(shift("shift_env:Shifty-v0"), registry / "out", steps=512, timeout=120.0)
     assert not outcome.runs
-    assert "Environment `Shifty` doesn't exist" in outcome.commands[ALONE]
+    assert not outcome.usable
+    assert outcome.commands[ALONE].startswith("making it: NameNotFound: Environment `Shifty` doesn't exist")
+
+
+@pytest.mark.slow
+def test_what_gymnasium_alone_says_is_added_to_what_is_known(registry: Path) -> None:
+    package, out, kept = shift(), registry / "out", registry / "kept.json"
+    known = Outcome({name: list(v) if isinstance(v, tuple) else v for name, v in package._asdict().items()})
+    known.commands["train"] = "no such space"
+    attempt_alone(package, known, out, timeout=60.0)
+    assert known.commands == {"train": "no such space", ALONE: "ok"}
+    assert known.usable, "that it does not train here is this project's own affair"
+    assert read(package, out, kept) == known
 
 
 def test_what_cannot_be_installed_says_why(registry: Path) -> None:
@@ -110,35 +136,38 @@ def test_the_report_counts_and_names_what_failed() -> None:
         ),
     ]
     text = try_environments.report(found, 4000)
-    assert (
-        "**2 of 3 train**, 1 of them with nothing typed but what names the environment; 2 export, 1 can be filmed."
-        in text
-    )
-    row = (
-        "| shift-env 1.5 | `shift_env:Shift-v0` | hybrid | `env.num_envs=2` |  | -2 | 1.25 | 1 | 2,000 | – |"
-    )
+    assert "With those that had been tried before, 2 of 3 train, 1 of them with nothing typed" in text
+    assert "2 export, 1 can be filmed." in text
+    row = "| shift-env 1.5 | `shift_env:Shift-v0` | hybrid | `env.num_envs=2` |  |  | -2 | 1.25 | 1 | 2,000 | – |"
     assert row in text
     assert "- **third**: train: `no such space`" in text
     assert "- **shift-env**: play: `no 'render'`" in text
 
 
-def test_new_ones_are_counted_by_whether_they_can_be_made_and_by_where_what_is_typed_was_found(
+def test_new_ones_are_counted_with_and_without_what_gymnasium_alone_cannot_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trained, failed = Outcome({}, {"train": "ok"}), Outcome({}, {"train": "no"})
+    trained, failed = Outcome({}, {ALONE: "ok", "train": "ok"}), Outcome({}, {ALONE: "ok", "train": "no"})
+    broken = Outcome({}, {ALONE: "step 8: an observation of shape (3,), declared (4,)", "train": "no"})
+    only_here = Outcome({}, {ALONE: "step 1: TypeError: no array", "train": "ok"})
+    refused = Outcome({}, {"install": "conflicting versions"})
     new = [
-        shift()._replace(name="a", found=README),
-        shift()._replace(name="b", found=README, mended=True),
-        shift()._replace(name="c", found=MESSAGE),
-        shift()._replace(name="d", cannot=True, note="it wants a download"),
+        (shift()._replace(name="a", found=README), trained),
+        (shift()._replace(name="b", found=README, mended=True), only_here),
+        (shift()._replace(name="c", found=MESSAGE), trained),
+        (shift()._replace(name="d", note="it shrinks"), broken),
+        (shift()._replace(name="e"), failed),
+        (shift()._replace(name="f"), refused),
+        (shift()._replace(name="g"), Outcome({}, {ALONE: f"{alone.EARLIER}, each 30 steps: step 31: no"})),
     ]
-    monkeypatch.setattr(try_environments, "NEW", tuple(new))
-    found = [(shift()._replace(name="known before"), trained), (new[3], failed)]
-    text = try_environments.report(found + [(package, trained) for package in new[:3]], 4000)
-    assert "**Of the 4 that nobody here had tried before, 3 train (75%); of the 3" in text
-    assert "can be made here at all, 3 train (100%).**" in text
-    assert "2 train (50%) of all and 2 train (67%) of those that can be made, 1 of them since" in text
-    assert "- **d**: it wants a download" in text
+    monkeypatch.setattr(try_environments, "NEW", tuple(package for package, _ in new))
+    text = try_environments.report([(shift()._replace(name="known before"), trained), *new], 4000)
+    assert "**Of the 6 packages that nobody here had tried before and that Gymnasium alone can run" in text
+    assert "3 train (50.0%), 2 train (33.3%) with what one would type at first.**" in text
+    assert "Of all 7 that nobody had tried, with the 1 that fail in themselves, 3 train (42.9%)" in text
+    assert "1 of these train only since this project was mended" in text
+    assert "- **d**: it shrinks" in text
+    assert "- **d**: Gymnasium alone: `step 8: an observation of shape (3,), declared (4,)`" in text
 
 
 def test_the_page_can_be_written_again_from_what_is_kept(tmp_path: Path) -> None:
@@ -146,9 +175,9 @@ def test_the_page_can_be_written_again_from_what_is_kept(tmp_path: Path) -> None
     kept.write_text(Path("docs/results/environments.json").read_text())
     options = ["--report-only", "--steps", "3000", "--out", str(tmp_path), "--kept", str(kept)]
     assert try_environments.main([*options, "--report", str(page)]) == 0
-    body = page.read_text().partition("Each package was installed")[2]
+    body = page.read_text().partition("**Of the")[2]
     assert body
-    assert body == Path("docs/results/environments.md").read_text().partition("Each package was installed")[2]
+    assert body == Path("docs/results/environments.md").read_text().partition("**Of the")[2]
     assert kept.read_text() == Path("docs/results/environments.json").read_text()
 
 
@@ -163,10 +192,70 @@ class Shrinking(gymnasium.Env[Any, Any]):
         return {"digits": np.ones(3, np.int8)}, 0.0, False, False, {}
 
 
-def test_alone_says_whose_fault_it_is() -> None:
-    assert alone.main(["env.id=CartPole-v1", "env.kwargs={render_mode: rgb_array}"]) == 0
-    with pytest.raises(AssertionError, match=r"step 1: an observation of shape \(3,\), declared \(4,\)"):
-        alone.main([f"env.make={__name__}:Shrinking"])
+class Leaving(Shrinking):
+    """Waits without end after a reset in the middle of an episode."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    left = running = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        self.left, self.running = self.running, True
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        time.sleep(30 * self.left)
+        self.running = self.np_random.random() < 0.8
+        return np.zeros(2, np.float32), 0.0, not self.running, False, {}
+
+
+class Raising(Leaving):
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        raise KeyError("goal")
+
+
+def no_environment() -> list[int]:
+    return []
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        ("Shrinking", "step 1: an observation of shape (3,), declared (4,)"),
+        (
+            "Leaving",
+            "with resets before the end, each 3 steps: step 3: TimeoutError: not done after 1 seconds",
+        ),
+        ("Raising", "step 0: KeyError: 'goal'"),
+        ("no_environment", "it makes a list, which is no gymnasium.Env"),
+        ("lost", f"making it: AttributeError: module '{__name__}' has no attribute 'lost'"),
+    ],
+)
+def test_alone_says_whose_fault_it_is(
+    make: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "SECONDS", 1)
+    monkeypatch.setattr(alone, "EARLY", 3)
+    assert alone.main([json.dumps({"make": f"{__name__}:{make}"})]) == 1
+    assert capsys.readouterr().out.strip() == said
+
+
+def test_alone_imports_nothing_of_this_project() -> None:
+    given = json.dumps(
+        {"id": "CartPole-v1", "kwargs": {"render_mode": "rgb_array"}, "before": "gymnasium:pprint_registry"}
+    )
+    watched = (
+        "import runpy, sys, os; os._exit = sys.exit; sys.argv[0] = 'scripts/studies/alone.py'\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print([name for name in sys.modules if name.split('.')[0] == 'equipoise'])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", watched, given], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["ok", "[]"]
+
+
+def test_what_is_installed_beside_this_project_keeps_what_it_requires() -> None:
+    wanted = tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]
+    assert {"gymnasium", "numpy"} <= {name.partition(">")[0] for name in set(CONSTRAINTS) & set(wanted)}
 
 
 def test_every_package_is_named_once() -> None:
