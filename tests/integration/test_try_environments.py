@@ -193,19 +193,19 @@ class Shrinking(gymnasium.Env[Any, Any]):
 
 
 class Leaving(Shrinking):
-    """Waits without end after a reset in the middle of an episode."""
+    """Waits after a reset in the middle of an episode, which has ten steps."""
 
     observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-    left = running = False
+    left, steps = False, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
-        self.left, self.running = self.running, True
+        self.left, self.steps = 0 < self.steps < 10, 0
         return np.zeros(2, np.float32), {}
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
         time.sleep(30 * self.left)
-        self.running = self.np_random.random() < 0.8
-        return np.zeros(2, np.float32), 0.0, not self.running, False, {}
+        self.steps += 1
+        return np.zeros(2, np.float32), 0.0, self.steps == 10, False, {}
 
 
 class Raising(Leaving):
