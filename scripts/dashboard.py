@@ -100,11 +100,21 @@ def serve(folder: Path, runs: Sequence[Path], port: int, log: IO[str]) -> int:
         print("\nTensorBoard ended")
         return 0
     finally:
-        process.terminate()
-        process.wait()
+        end(process)
     log.seek(0)
     print(f"TensorBoard failed (exit code {process.returncode}):\n{log.read()}")
     return 1
+
+
+def end(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
+    """By SIGTERM, after `patience` seconds by SIGKILL: TensorBoard 2.21.0 was seen to go on after a SIGTERM
+    (its handler raises `SystemExit` wherever the program is, and that can get lost)."""
+    process.terminate()
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def wait_until_open(process: subprocess.Popen[bytes], port: int) -> bool:

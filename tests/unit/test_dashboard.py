@@ -86,3 +86,13 @@ def test_it_serves_on_localhost_until_ctrl_c(tmp_path: Path) -> None:
         process.terminate()  # not kill: it is to end its TensorBoard too
         process.wait()
         process.stdout.close()
+
+
+def test_what_goes_on_after_sigterm_is_ended_all_the_same() -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(99)"
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    dashboard.end(process, patience=0.1)
+    assert process.returncode == -signal.SIGKILL
