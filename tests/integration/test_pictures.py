@@ -58,6 +58,18 @@ class Quarters(gymnasium.Env[Any, Any]):
         return self.look(), reward, False, self.t == 5, {}
 
 
+class Steered(Quarters):
+    """The bright quarter is pointed at, with parameters alone: a policy without heads of choices."""
+
+    action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def step(self, action: Any) -> Any:
+        aim = 2 * int(action[0] > 0) + int(action[1] > 0)
+        observation, reward, terminated, truncated, _ = super().step(aim)
+        parts = {"right": reward, "effort": -float(np.abs(action).sum())}
+        return observation, reward, terminated, truncated, parts
+
+
 def run(folder: Path, *overrides: str) -> Any:
     return build(compose([*SHORT, *overrides]), folder)
 
@@ -77,6 +89,15 @@ def test_a_rollout_keeps_bytes_and_acts_and_learns_from_the_same(tmp_path: Path)
     config, parts = trainer.config, policy.observation_parts
     assert needed(config, 147, 4, parts).samples == 3 * 8 * 4 * 147  # a byte each
     assert needed(config, 147, 4).samples == 4 * 4 * 8 * 4 * 147
+    trainer.close()
+
+
+@pytest.mark.parametrize("rewards", ["", "env.reward_components=[right,effort]"])
+def test_parameters_alone_are_learned_from_pictures(rewards: str, tmp_path: Path) -> None:
+    typed = (f"env.make={__name__}:Steered", *([rewards] if rewards else []))
+    trainer = run(tmp_path / "run", *typed)
+    assert trainer.collector.collect()[0].observations.dtype == torch.uint8
+    trainer.train()
     trainer.close()
 
 

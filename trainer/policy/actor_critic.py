@@ -183,11 +183,12 @@ class ActorCritic(Policy):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Policy.actor`."""
         size, space = inputs.shape[0], self.space
+        zeros = self.value_head.weight.new_zeros  # not of the inputs, which may be bytes
         features = None if self.discrete_trunk is None else self._features(self.discrete_trunk, inputs)
         own = features if self.continuous_trunk is None else self._features(self.continuous_trunk, inputs)
         assert own is not None
         if self.discrete_head is None or features is None:
-            logits = inputs.new_zeros(size, *space.valid_choices.shape)
+            logits = zeros(size, *space.valid_choices.shape)
         else:
             logits = space.laid_out(self.owned.of_heads(through(self.discrete_head, features)))
         if self.heads_in_turn is not None:
@@ -198,7 +199,7 @@ class ActorCritic(Policy):
         elif callable(choices):
             choices = in_turn(space, self.order, logits, choices)
         if self.continuous_head is None:
-            return logits, inputs.new_zeros(size, 0), inputs.new_zeros(0)
+            return logits, zeros(size, 0), zeros(0)
         mean = through(self.continuous_head, own)
         spread = None if self.log_std_head is None else through(self.log_std_head, own)
         if self.given_choices is not None:
