@@ -24,6 +24,7 @@ from equipoise.trainer.configuration import schema
 from equipoise.trainer.configuration.constructors import constructor_of, factory, find_class
 from equipoise.trainer.configuration.schema import ComponentConfig, Config
 from equipoise.trainer.contracts import SuppliedToEnv, SuppliedToPolicy, SuppliedToStage
+from equipoise.trainer.discount import with_discount
 from equipoise.trainer.evaluator import Evaluator
 from equipoise.trainer.exchange import ChangingEnvironment
 from equipoise.trainer.gradients import FlatParameters
@@ -115,7 +116,8 @@ def make_trainer(
     env = make_env(num_envs)
     if (remark := check_memory(config, env)) is not None:
         recorder.announce(remark)
-    pipeline = make_pipeline(config.stages, env, settings.gamma)
+    settings = with_discount(settings, env)
+    pipeline = make_pipeline(config.stages, env, settings.discount)
     num_values = pipeline.num_values(len(env.reward_names))
     shape, parts = env.observation_space.shape, parts_of(env)
     policy = make_policy(config.policy, space_of(env), shape, num_values, parts)
@@ -305,7 +307,7 @@ def make_collector(
         rollout,
         noise,
         env_seed,
-        gamma=settings.gamma,
+        gamma=settings.discount,
         horizon=settings.pathwise_horizon,
         cross_term=settings.pathwise_cross_term,
     )

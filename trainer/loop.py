@@ -15,6 +15,7 @@ from equipoise.trainer.calling import Callbacks
 from equipoise.trainer.compilation import compiling
 from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.diagnosis import check_targets, check_updates, collecting
+from equipoise.trainer.discount import with_discount
 from equipoise.trainer.episodes import episode_means
 from equipoise.trainer.evaluator import Evaluator
 from equipoise.trainer.learner import Learner
@@ -46,8 +47,8 @@ class Trainer:
         recorder: Recorder,
         callbacks: Callbacks,
     ) -> None:
-        self.config, self.settings, self.schedule = config, config.trainer, schedule
-        self.policy, self.collector, self.learner = policy, collector, learner
+        self.config, self.settings = config, with_discount(config.trainer, collector.env)
+        self.schedule, self.policy, self.collector, self.learner = schedule, policy, collector, learner
         self.evaluator, self.recorder, self.callbacks = evaluator, recorder, callbacks
         self.compiling = compiling(learner.direction, collector.step, collector.act)
         self.log, self.balance = MetricLog(SPREAD), BalanceRecord()
@@ -73,8 +74,7 @@ class Trainer:
                 best = self._due(self.settings.eval_every) and self.evaluator.interim(metrics)
                 self.recorder.iteration(self, metrics)
                 self.callbacks.after(self, metrics)
-                last = self._due(self.settings.checkpoint_every)
-                if best or last:
+                if (last := self._due(self.settings.checkpoint_every)) or best:
                     self.recorder.save(self.state_dict(), last, best)
             return self._conclude()
 

@@ -13,7 +13,8 @@ from equipoise.envs.gymnasium_adapter import GymnasiumEnv
 from equipoise.envs.gymnasium_adapter.workers import cores
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.vectorised import VectorisedEnv
-from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.configuration.schema import USUAL_DISCOUNT, Config
+from equipoise.trainer.discount import time_limit, with_discount
 from equipoise.trainer.policy.protocol import Policy
 
 FEW = 32
@@ -91,6 +92,11 @@ def _of_spaces(config: Config, env: BatchedEnv, policy: Policy) -> Iterator[Sett
     elif config.preset == EVEN:
         why = "weights that adapt to the gradients are level or slower on tasks of others"
         yield Settled("preset", "both sides weigh 0.5", why, ("trainer.policy_loss_weights",))
+    if config.trainer.gamma is None and (limit := time_limit(env)) is not None:
+        discount = with_discount(config.trainer, env).discount
+        why = f"half an episode of at most {limit:,} steps lies ahead on average"
+        why = f"episodes may have {limit:,} steps" if discount == USUAL_DISCOUNT else why
+        yield Settled("trainer.gamma", f"discount {discount:.4g}", why)
     if "advantage_weighting" in config.stages and len(env.reward_names) == 1:
         yield Settled("trainer.advantage_weighting", "no weights of reward components", "there is one")
     if policy.normalizer is not None:

@@ -104,7 +104,7 @@ def _targets(
         rollout.terminated,
         rollout.truncated,
         _final_values(policy, rollout, values, states),
-        settings.gamma,
+        settings.discount,
         settings.gae_lambda,
     )
     task = advantages[..., -1] if values.shape[-1] > components else None

@@ -17,7 +17,7 @@ from equipoise.envs.action_bounds import ActionBounds, bounded
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.dependent_masks import ActionMask
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
-from equipoise.envs.gymnasium_adapter.declared import declared_relevance, plain
+from equipoise.envs.gymnasium_adapter.declared import declared_relevance, declared_time_limit, plain
 from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs, given_back_on_failure, take_numbers
 from equipoise.envs.gymnasium_adapter.given_masks import MaskError, TablesOfCopies, as_action_mask
 from equipoise.envs.gymnasium_adapter.group import Local, MakeOne, Notes
@@ -150,6 +150,7 @@ class GymnasiumEnv:
             self._table = ActionTable(self.action_space)
             self._layout = ObservationLayout(probe.observation_space, ignore)
             self._bounds = Bounds(self._layout, num_envs, check_bounds)
+            self.time_limit = declared_time_limit(probe)
             if relevance is None:
                 self.relevance, remark = declared_relevance(probe)
                 self._remarks += [remark] if remark else []

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from equipoise.envs.gymnasium_adapter.own_spaces import layers
 
@@ -36,6 +37,16 @@ def declared_relevance(env: gymnasium.Env[Any, Any]) -> tuple[Any, str | None]:
 def declares(layer: gymnasium.Env[Any, Any], name: str) -> bool:
     """Whether `layer` has the attribute itself: a wrapper of anybody's may hand on what it wraps has."""
     return inspect.getattr_static(layer, name, None) is not None
+
+
+def declared_time_limit(env: Any) -> int | None:
+    """Steps after which `env` ends an episode, as it was registered or made; None: nothing says so."""
+    spec = getattr(env, "spec", None)
+    if not isinstance(spec, EnvSpec):
+        return None
+    # `make_vec` leaves the registered limit where it is, and what it was given beside it.
+    limit: int | None = spec.kwargs.get("max_episode_steps", spec.max_episode_steps)
+    return limit
 
 
 def plain(table: Any) -> Any:

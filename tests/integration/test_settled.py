@@ -72,6 +72,18 @@ def test_actions_of_one_kind_have_nothing_to_weigh_and_no_length_is_told(tmp_pat
     assert lines[-1] == "setting: 400,000 steps, because no length was given (trainer.total_env_steps)"
 
 
+def test_the_discount_follows_from_the_time_limit(tmp_path: Path) -> None:
+    short = ("env=gymnasium", "env.id=CartPole-v1", "env.kwargs.max_episode_steps=60")
+    line = (
+        "setting: discount 0.9667, because half an episode of at most 60 steps lies ahead on average "
+        "(trainer.gamma)"
+    )
+    assert line in said(tmp_path, *short)
+    assert not [line for line in said(tmp_path, *short, "trainer.gamma=0.9") if "discount" in line]
+    long = "setting: discount 0.99, because episodes may have 500 steps (trainer.gamma)"
+    assert long in said(tmp_path, "env=gymnasium", "env.id=CartPole-v1")
+
+
 def test_many_environments_are_told_that_their_rollouts_are_long(tmp_path: Path) -> None:
     (line, *_) = said(tmp_path, *BOTH, "env.num_envs=64")
     assert line == (

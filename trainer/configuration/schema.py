@@ -108,12 +108,17 @@ class BatchConfig(Section):
     num_minibatches: Size = Field(description="optimizer steps in a pass; divides rollout_steps * num_envs")
 
 
+USUAL_DISCOUNT = 0.99
+
+
 class TrainerConfig(Section):
     total_env_steps: Count = Field(description="length of the run, over all environments and processes")
     schedule_steps: Count | None = Field(
         description="steps over which learning rate and coefficients change; null: the whole run"
     )
-    gamma: Fraction = Field(description="discount")
+    gamma: Fraction | None = Field(
+        description="discount; null: 1 - 2/T between 0.9 and 0.99, where T is the time limit of an episode"
+    )
     gae_lambda: Fraction
     clip_epsilon: Positive = Field(description="PPO's clip range")
     value_coefficient: Factor
@@ -163,6 +168,11 @@ class TrainerConfig(Section):
     batch: BatchConfig
     stages: tuple[str, ...] = Field(min_length=1, description="names of sections, in order")
     sections: dict[str, ComponentConfig] = Field(description="a section with a _target_ for each stage")
+
+    @property
+    def discount(self) -> float:
+        """`gamma`, or the usual one where it is null and no time limit of episodes is known."""
+        return USUAL_DISCOUNT if self.gamma is None else self.gamma
 
 
 class Config(Section):
