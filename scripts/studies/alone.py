@@ -22,10 +22,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-STEPS = 300
-"""Of each of the two environments."""
+STEPS = 1000
+"""In whole episodes."""
+LEFT = 300
+"""Steps of the second environment, and"""
 EARLY = 30
-"""Steps after which an episode of the second one is left."""
+"""after how many of them an episode is left."""
 EARLIER = "with resets before the end"
 """How a message begins that the first environment did not cause."""
 SECONDS = 60
@@ -63,7 +65,7 @@ def play(given: Mapping[str, Any], leave: int | None) -> None:
     with _named(f"{when}reset"):
         observation, info = env.reset(seed=0)
     taken = 0
-    for step in range(STEPS):
+    for step in range(STEPS if leave is None else LEFT):
         _agree(env.observation_space, observation, f"{when}step {step}")
         with _named(f"{when}step {step}"):
             observation, _, terminated, truncated, info = env.step(_action(env, info))
