@@ -102,13 +102,19 @@ def _counts(found: Sequence[tuple[Package, Outcome]]) -> str:
     train = [package for package, outcome in new if outcome.runs]
     first = [package for package in train if package.found != MESSAGE]
     mended = sum(package.mended for package in first)
+    waiting = len(NEW) - len(new)
+    listed = [(package, outcome) for package, outcome in usable if package in NEW[-PLANNED:]]
+    listed_first = [package for package, _ in listed if package in first]
     return (
         f"**Of the {len(usable)} packages that nobody here had tried before and that Gymnasium alone can "
         f"run, {_share(train, usable)}, {_share(first, usable)} with what one would type at first.** Of all "
         f"{len(new)} that nobody had tried, with the {len(new) - len(usable)} that fail in themselves, "
         f"{_share(train, new)}, {_share(first, new)} with what one would type at first. {mended} of these "
-        "train only since this project was mended for what they showed.\n\n"
-        f"With those that had been tried before, {len(ran)} of {len(found)} train, {plain} of them with "
+        "train only since this project was mended for what they showed. Of the "
+        f"{len(listed)} of the last {PLANNED} (below) that Gymnasium alone can run, "
+        f"{_share(listed_first, listed)} with what one would type at first"
+        + (f"; {waiting} of the list have not been tried yet.\n\n" if waiting else ".\n\n")
+        + f"With those that had been tried before, {len(ran)} of {len(found)} train, {plain} of them with "
         "nothing typed but what names the environment; "
         f"{sum(o.commands.get('export') == 'ok' for _, o in found)} export, "
         f"{sum(o.commands.get('play') == 'ok' for _, o in found)} can be filmed.\n\n"

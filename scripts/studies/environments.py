@@ -267,7 +267,6 @@ NEW = (
         "0.1.0",
         "hill_racing_env:hill_racing_env/HillRacing-v0",
         "driving",
-        besides=("swig",),
         found=README,
         note=(
             "it builds Box2D from source, with SWIG, as its README says; with SWIG there, that was not done"
@@ -389,6 +388,11 @@ NEW = (
         "driving, energy, dict, pictures",
         ("env.kwargs.profile=paper_v25",),
         found=README,
+        note=(
+            "its first training ended with an error of this project's, `torch.finfo() requires a floating "
+            "point input type`: pictures with parameters alone as actions, mended since"
+        ),
+        mended=True,
     ),
     Package(
         "gymconnectx",
@@ -407,6 +411,7 @@ NEW = (
             "env.kwargs.avatar_player_2=img_dog.png",
         ),
         found=README,
+        note="the pictures of players that its README names are not in the package",
     ),
     Package("gym-xarm", "0.1.1", "gym_xarm:gym_xarm/XarmLift-v0", "robot", found=README),
     Package(
