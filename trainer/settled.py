@@ -42,7 +42,7 @@ class Settled(NamedTuple):
 def settled(config: Config, env: BatchedEnv, policy: Policy) -> list[str]:
     """The settings for people, one a line."""
     typed = {argument.lstrip("+~").partition("=")[0] for argument in config.typed}
-    found = [*_of_spaces(config, env, policy), *_of_the_machine(config)]
+    found = [*_of_episodes(config, env), *_of_spaces(config, env, policy), *_of_the_machine(config)]
     if isinstance(env, GymnasiumEnv | VectorisedEnv) and config.experiment is None:
         found = [*_of_few_environments(config), *found]
     return [str(setting) for setting in found if not _typed((setting.key, *setting.also), typed)]
@@ -81,6 +81,19 @@ def _of_few_environments(config: Config) -> Iterator[Settled]:
         yield Settled(key, f"entropy bonus from {BONUS:g}", "a larger one outweighs ordinary rewards")
 
 
+def _of_episodes(config: Config, env: BatchedEnv) -> Iterator[Settled]:
+    if config.trainer.gamma is not None:
+        return
+    discount, limit = with_discount(config.trainer, env).discount, time_limit(env)
+    if limit is None:
+        why = "nothing says after how many steps episodes end at the latest"
+    elif discount == USUAL_DISCOUNT:
+        why = f"episodes may have {limit:,} steps"
+    else:
+        why = f"half an episode of at most {limit:,} steps lies ahead on average"
+    yield Settled("trainer.gamma", f"discount {discount:.4g}", why)
+
+
 def _of_spaces(config: Config, env: BatchedEnv, policy: Policy) -> Iterator[Settled]:
     choices = max(policy.space.table.choices, default=0) > 1
     if "gradient_scaling" in config.stages and not (choices and policy.space.num_continuous):
@@ -92,11 +105,6 @@ def _of_spaces(config: Config, env: BatchedEnv, policy: Policy) -> Iterator[Sett
     elif config.preset == EVEN:
         why = "weights that adapt to the gradients are level or slower on tasks of others"
         yield Settled("preset", "both sides weigh 0.5", why, ("trainer.policy_loss_weights",))
-    if config.trainer.gamma is None and (limit := time_limit(env)) is not None:
-        discount = with_discount(config.trainer, env).discount
-        why = f"half an episode of at most {limit:,} steps lies ahead on average"
-        why = f"episodes may have {limit:,} steps" if discount == USUAL_DISCOUNT else why
-        yield Settled("trainer.gamma", f"discount {discount:.4g}", why)
     if "advantage_weighting" in config.stages and len(env.reward_names) == 1:
         yield Settled("trainer.advantage_weighting", "no weights of reward components", "there is one")
     if policy.normalizer is not None:

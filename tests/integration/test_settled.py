@@ -55,6 +55,8 @@ def test_each_setting_that_follows_from_the_environment_is_a_line_with_its_reaso
         "where they are (optimizer.learning_rate)",
         "setting: entropy bonus from 0.01, because a larger one outweighs ordinary rewards "
         "(trainer.entropy_regularization.entropy_coeff_start)",
+        "setting: discount 0.99, because nothing says after how many steps episodes end at the latest "
+        "(trainer.gamma)",
         "setting: both sides weigh 0.5, because weights that adapt to the gradients are level or slower on "
         "tasks of others (preset)",
         "setting: no weights of reward components, because there is one (trainer.advantage_weighting)",
