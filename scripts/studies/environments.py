@@ -352,7 +352,10 @@ NEW = (
         "control, aircraft",
         besides=("six",),
         found=MESSAGE,
-        note="gymnax, which it requires, imports six and does not require it",
+        note=(
+            "gymnax, which it requires, imports six and does not require it; that it was not done after 600 "
+            "seconds before did not come again; film and export were not waited for"
+        ),
     ),
     Package(
         "gym-classics2",
@@ -390,7 +393,7 @@ NEW = (
         found=README,
         note=(
             "its first training ended with an error of this project's, `torch.finfo() requires a floating "
-            "point input type`: pictures with parameters alone as actions, mended since"
+            "point input type`: pictures with parameters alone as actions, mended since; not tried again yet"
         ),
         mended=True,
     ),
@@ -440,7 +443,17 @@ NEW = (
     ),
     Package("voxelgym2d", "0.3.2.post1", "voxelgym2D:onestep-v0", "path planning, pictures", found=README),
     Package("jssenv", "1.1.0", "JSSEnv:jss-v1", "scheduling, dict, masked", found=SOURCE),
-    Package("rl-tetris", "0.2.3", "rl_tetris:RL-Tetris-v0", "game, dict", found=README),
+    Package(
+        "rl-tetris",
+        "0.2.3",
+        "rl_tetris:RL-Tetris-v0",
+        "game, dict",
+        found=README,
+        note=(
+            "it is `rl_tetris.envs` that registers it, which its README does not import by name: mistyped "
+            "here, so it counts as one that Gymnasium alone can run; not tried again yet"
+        ),
+    ),
     Package("arcle", "0.2.6", "arcle:ARCLE/O2ARCv2Env-v0", "puzzle, dict, hybrid", found=SOURCE),
     Package("opfgym", "1.0.1", "make=opfgym.envs:MaxRenewable", "electric network", found=SOURCE),
     Package("rs10env", "0.1.0", "make=rs10env:RS10Env", "game, masked", found=SOURCE),
