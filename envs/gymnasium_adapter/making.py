@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import importlib.util
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -112,16 +113,22 @@ def _wanted(error: BaseException) -> str:
 
 
 def registered(id: str, make: Callable[[], Made]) -> Made:
-    """What `make` gives; some packages register `id` only when a function of theirs is called."""
+    """What `make` gives; some packages register `id` only where a function is called or `envs` imported."""
     try:
         return make()
     except gymnasium.error.UnregisteredEnv:
         module, colon, _ = id.partition(":")
-        registering = _registering(importlib.import_module(module)) if colon else []
-        if not registering:
+        package = importlib.import_module(module) if colon else None
+        if package is None:
+            raise
+        registering = _registering(package)
+        inside = hasattr(package, "__path__") and importlib.util.find_spec(f"{module}.envs")
+        if not registering and not inside:
             raise
         for call in registering:
             call()
+        if inside:
+            importlib.import_module(f"{module}.envs")
         return make()
 
 
