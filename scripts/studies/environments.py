@@ -450,9 +450,10 @@ NEW = (
         "game, dict",
         found=README,
         note=(
-            "it is `rl_tetris.envs` that registers it, which its README does not import by name: mistyped "
-            "here, so it counts as one that Gymnasium alone can run; not tried again yet"
+            "only its module `envs` registers it, which is looked into since it was seen to be needed, and "
+            "which Gymnasium alone does not do; film, export and `evaluate` were not waited for"
         ),
+        mended=True,
     ),
     Package("arcle", "0.2.6", "arcle:ARCLE/O2ARCv2Env-v0", "puzzle, dict, hybrid", found=SOURCE),
     Package("opfgym", "1.0.1", "make=opfgym.envs:MaxRenewable", "electric network", found=SOURCE),
