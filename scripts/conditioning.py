@@ -153,7 +153,7 @@ def _differences(rows: Sequence[Row]) -> list[str]:
         ahead = f"{(more > 0).sum()} of {len(more)}"
         shown.append([task, arm, measure, str(len(more)), interval, ahead, f"{p:.2f}"])
     return [
-        "Differences seed by seed; 95 % intervals and p after Student's t, p corrected by Holm for all rows.",
+        "Differences seed by seed; intervals and p after Student's t, p corrected by Holm for all rows.\n",
         table(shown),
     ]
 
