@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shlex
@@ -49,6 +50,7 @@ def publish(
     origin = [f"command: `{command}`", f"commit: {', '.join(sorted({row['commit'] for row in rows}))}"]
     origin += [f"machine: {cpu_model()}, {os.cpu_count()} cores, PyTorch {torch.__version__}"]
     write_report(options.report, title, "".join(f"- {line}\n" for line in origin), "\n".join(lines))
-    names = list(rows[0]) if rows else []
-    table = [",".join(names), *(",".join(str(row[name]) for name in names) for row in rows)]
-    options.report.with_suffix(".csv").write_text("\n".join(table) + "\n")
+    with options.report.with_suffix(".csv").open("w", newline="", encoding="utf-8") as table:
+        writer = csv.DictWriter(table, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
