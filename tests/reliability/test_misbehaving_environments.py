@@ -254,6 +254,21 @@ def test_that_is_one_message_of_the_command(tmp_path: Path) -> None:
     assert "Traceback" not in ended.output
 
 
+class Crashing(ToyEnv):
+    """Ends the process as a fault in a simulator's machine code does."""
+
+    def step(self, action: Any) -> Timestep:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        return super().step(action)
+
+
+def test_a_crash_of_the_whole_process_says_where_it_was(tmp_path: Path) -> None:
+    ended = run(tmp_path, *toy(tmp_path / "run", env=f"{HERE}.Crashing"))
+    assert ended.code == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in ended.output
+    assert re.search(r"test_misbehaving_environments.py\", line \d+ in step", ended.output)
+
+
 # --- episodes without an end -------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import faulthandler
 import io
 import os
 import sys
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 _PLAIN = {"→": "->", "·": "-", "±": "+/-", "≥": ">=", "≤": "<=", "–": "-", "×": "x", "…": "...", "σ": "sigma"}
+_STDERR = 2
 _MOST_WAITING = 2**20
 """Bytes that wait for room on the disk; what comes later is lost."""
 
@@ -21,9 +23,13 @@ _MOST_WAITING = 2**20
 def lasting_streams() -> Iterator[None]:
     """Inside, whatever is wrong with stdout and stderr costs output and nothing else.
 
-    Streams that are no files of the system (a notebook's, a test's) stay as they are.
+    Streams that are no files of the system (a notebook's, a test's) stay as they are. A crash of the whole
+    process, in a simulator's C++ say, tells where it was: it would say nothing at all.
     """
     _occupy_descriptors()
+    quiet = not faulthandler.is_enabled()
+    if quiet:
+        faulthandler.enable(_STDERR)
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
     try:
@@ -33,6 +39,8 @@ def lasting_streams() -> Iterator[None]:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         sys.stdout, sys.stderr = before
+        if quiet:
+            faulthandler.disable()
 
 
 def _occupy_descriptors() -> None:
