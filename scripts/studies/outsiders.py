@@ -206,7 +206,8 @@ def _alone(python: Path, package: Package, folder: Path, timeout: float) -> str:
 
 
 def _run(command: Sequence[str], cwd: Path, environment: dict[str, str], timeout: float) -> tuple[int, str]:
-    """Exit status and all that was printed; what is left of its processes after `timeout` is ended."""
+    """Exit status and all that was printed, `cwd` as a dot; what is left of its processes after `timeout` is
+    ended."""
     quiet = {"PYTHONWARNINGS": "ignore", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
     process = subprocess.Popen(
         command, cwd=cwd, env={**os.environ, "MPLBACKEND": "Agg", **environment, **quiet},
@@ -219,7 +220,7 @@ def _run(command: Sequence[str], cwd: Path, environment: dict[str, str], timeout
         os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate()
         return 124, f"{said}\nnot done after {timeout:.0f} seconds"
-    return process.returncode, said
+    return process.returncode, said.replace(str(cwd), ".")
 
 
 def _reason(said: str, pattern: str = "") -> str:
