@@ -106,12 +106,12 @@ def _counts(found: Sequence[tuple[Package, Outcome]]) -> str:
     listed = [(package, outcome) for package, outcome in usable if package in NEW[-PLANNED:]]
     listed_first = [package for package, _ in listed if package in first]
     return (
-        f"**Of the {len(usable)} packages that nobody here had tried before and that Gymnasium alone can "
-        f"run, {_share(train, usable)}, {_share(first, usable)} with what one would type at first.** Of all "
+        f"**Of the {len(usable)} packages that nobody here had tried before and that run alone or "
+        f"here, {_share(train, usable)}, {_share(first, usable)} with what one would type at first.** Of all "
         f"{len(new)} that nobody had tried, with the {len(new) - len(usable)} that fail in themselves, "
         f"{_share(train, new)}, {_share(first, new)} with what one would type at first. {mended} of these "
         "train only since this project was mended for what they showed. Of the "
-        f"{len(listed)} of the last {PLANNED} (below) that Gymnasium alone can run, "
+        f"{len(listed)} of the last {PLANNED} (below) that do, "
         f"{_share(listed_first, listed)} with what one would type at first"
         + (f"; {waiting} of the list have not been tried yet.\n\n" if waiting else ".\n\n")
         + f"With those that had been tried before, {len(ran)} of {len(found)} train, {plain} of them with "

@@ -13,7 +13,7 @@ from equipoise.envs.action_table import ActionTable
 from equipoise.envs.checked import CheckedEnv
 from equipoise.envs.dependent_masks import DependentMask
 from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
-from equipoise.envs.protocol import BatchedEnv
+from equipoise.envs.protocol import BatchedEnv, IdlingEnv
 from equipoise.envs.random_numbers import StreamPerEnv
 from equipoise.envs.references import random_action
 from equipoise.trainer.spaces import HybridSpace, shortened
@@ -131,12 +131,14 @@ def look_at(
         if not running.any() or time.perf_counter() - began > max_seconds:
             break
     choices = sum(ActionTable(env.action_space).choices)
-    state = env.state_dict()
+    state, given = env.state_dict(), torch.cat(rewards)
+    if isinstance(env, IdlingEnv) and (idle := env.take_idle()) is not None:
+        given = given[~idle.flatten()]  # a step that only begins an episode pays nothing
     return FirstLook(
         returns=returns.tolist(),
         lengths=lengths.tolist(),
         unfinished=int(running.sum()),
-        rewards=_sizes(env, torch.cat(rewards)),
+        rewards=_sizes(env, given),
         valid=float(torch.cat(valid).float().mean()) / choices if valid and choices else None,
         steps_per_second=len(rewards) * env.num_envs / spent,
         num_envs=env.num_envs,

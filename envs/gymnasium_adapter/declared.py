@@ -39,14 +39,10 @@ def declares(layer: gymnasium.Env[Any, Any], name: str) -> bool:
     return inspect.getattr_static(layer, name, None) is not None
 
 
-def declared_time_limit(env: Any) -> int | None:
-    """Steps after which `env` ends an episode, as it was registered or made; None: nothing says so."""
-    spec = getattr(env, "spec", None)
-    if not isinstance(spec, EnvSpec):
-        return None
-    # `make_vec` leaves the registered limit where it is, and what it was given beside it.
-    limit: int | None = spec.kwargs.get("max_episode_steps", spec.max_episode_steps)
-    return limit
+def declared_time_limit(env: gymnasium.Env[Any, Any]) -> int | None:
+    """Steps after which the shortest of its `TimeLimit` wrappers ends an episode; None: there is none."""
+    limits = [layer.spec.max_episode_steps for layer in layers(env) if isinstance(layer.spec, EnvSpec)]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def plain(table: Any) -> Any:

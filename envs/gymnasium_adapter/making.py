@@ -97,7 +97,7 @@ def _make(
         ) from error
     except (Exception, SystemExit) as error:  # user code: may raise anything
         raise ValueError(
-            f"{id!r} could not be made with {kwargs}: {type(error).__name__}: {error}{_wanted(error)}"
+            f"{id!r} could not be made with {kwargs}: {type(error).__name__}: {error}{wanted(error, call)}"
         ) from error
     modes = env.metadata.get("render_modes") or []
     if render_mode is not None and env.render_mode != render_mode and render_mode not in modes:
@@ -105,10 +105,13 @@ def _make(
     return env
 
 
-def _wanted(error: BaseException) -> str:
-    """How to give arguments that have no default, of which Python says: missing 2 required …: 'a' and 'b'."""
-    missing = re.search(r"\(\) missing \d+ required [^:]*: ('\w+'(,? and |, )?)+", str(error))
-    typed = [f"env.kwargs.{name}=..." for name in re.findall(r"'(\w+)'", missing[0])] if missing else []
+def wanted(error: BaseException, call: str | Callable[..., Any] | None) -> str:
+    """How to give arguments that have no default, of which Python says: missing 2 required …: 'a' and 'b'.
+    Those of a function within the constructor are not the user's to give."""
+    name = call.rpartition(":")[2].rpartition(".")[2] if isinstance(call, str) else name_of(call)
+    of_these = rf"(__init__|\b{re.escape(name)})\(\)"
+    missing = re.search(of_these + r" missing \d+ required [^:]*: ('\w+'(,? and |, )?)+", str(error))
+    typed = [f"env.kwargs.{key}=..." for key in re.findall(r"'(\w+)'", missing[0])] if missing else []
     return f"; {' '.join(typed)} gives what it needs" if typed else ""
 
 

@@ -18,7 +18,6 @@ from equipoise.envs.action_bounds import ActionBounds, bounded
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.dependent_masks import ActionMask
 from equipoise.envs.gymnasium_adapter.bounds import Bounds, CheckBounds
-from equipoise.envs.gymnasium_adapter.declared import declared_time_limit
 from equipoise.envs.gymnasium_adapter.given_masks import MaskError, as_action_mask
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.gymnasium_adapter.making import name_of
@@ -28,7 +27,7 @@ from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLay
 from equipoise.envs.gymnasium_adapter.rewards import vector_remark
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
 from equipoise.envs.references import References, read_references
-from equipoise.envs.vectorised.making import Autoreset, autoreset_of, make_vectorised
+from equipoise.envs.vectorised.making import Autoreset, autoreset_of, make_vectorised, time_limit_of
 from equipoise.envs.vectorised.masks import Masks
 from equipoise.envs.vectorised.restarting import Restarting
 
@@ -84,7 +83,7 @@ class VectorisedEnv(Restarting):
         self._kwargs = {**rendering, **(kwargs or {})}
         self._env = self._make(self._kwargs)
         self._autoreset = autoreset_of(self._env, autoreset)
-        self.time_limit = declared_time_limit(self._env)
+        self.time_limit = time_limit_of(self._env)
         native = getattr(self._env, "single_action_space", self._env.action_space)
         self.action_space = native if action_bounds is None else bounded(native, action_bounds)
         self._table = ActionTable(self.action_space)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
-from equipoise.envs.gymnasium_adapter.making import found_at, registered
+from equipoise.envs.gymnasium_adapter.making import found_at, registered, wanted
 from equipoise.envs.vectorised.parallel import Agents, TeamsError
 
 Autoreset: TypeAlias = Literal["same_step", "next_step", "disabled"]
@@ -34,6 +35,7 @@ def make_vectorised(
     except (Exception, SystemExit) as error:  # user code: may raise anything
         raise ValueError(
             f"{id!r} could not be made with {dict(kwargs)}: {type(error).__name__}: {error}"
+            f"{wanted(error, make)}"
         ) from error
     if hasattr(env, "possible_agents"):
         env.close()
@@ -57,6 +59,17 @@ def autoreset_of(env: Any, given: Autoreset | None) -> Autoreset:
     if known is None:
         raise ValueError(
             f"the metadata of {type(env).__name__} do not say when it begins new episodes; set env.autoreset "
-            f"to one of {', '.join(_MODES.values())}"
+            f"to one of {', '.join(_MODES.values())}; with Gymnasium 0.29 it is same_step"
         )
     return known
+
+
+def time_limit_of(env: Any) -> int | None:
+    """Steps after which `gymnasium.make_vec` has episodes end; None: nothing says so."""
+    spec = getattr(env, "spec", None)
+    if not isinstance(spec, EnvSpec):
+        return None
+    # `make_vec` leaves the registered limit where it is, and what it was given beside it; -1 is none.
+    given = spec.kwargs.get("max_episode_steps")
+    limit = given if isinstance(given, int) else spec.max_episode_steps
+    return limit if limit is not None and limit > 0 else None

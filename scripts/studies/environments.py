@@ -394,7 +394,7 @@ NEW = (
         found=README,
         note=(
             "its first training ended with an error of this project's, `torch.finfo() requires a floating "
-            "point input type`: pictures with parameters alone as actions, mended since; not tried again yet"
+            "point input type`: pictures with parameters alone as actions, mended since"
         ),
         mended=True,
     ),

@@ -206,6 +206,14 @@ class Track(Numbered):
         super().__init__()
 
 
+class Inner(Numbered):
+    def __init__(self) -> None:
+        def helper(board: int) -> None: ...
+
+        helper()  # type: ignore[call-arg]
+        super().__init__()
+
+
 @pytest.mark.parametrize("named", [{"make": f"{__name__}:Track"}, {"id": "Track-v0"}])
 def test_arguments_that_have_to_be_given_are_written_down_as_they_are_typed(named: dict[str, str]) -> None:
     gymnasium.register("Track-v0", Track)
@@ -217,6 +225,10 @@ def test_arguments_that_have_to_be_given_are_written_down_as_they_are_typed(name
         with pytest.raises(ValueError, match="unexpected keyword argument 'wide'") as caught:
             GymnasiumEnv(num_envs=1, **named, kwargs={"map_name": "oval", "laps": 2, "wide": 1})  # type: ignore[arg-type]
         assert "gives what it needs" not in str(caught.value)
+        with pytest.raises(ValueError, match="'board'$"):
+            GymnasiumEnv(num_envs=1, make=Inner)
+        with pytest.raises(ValueError, match=r"env.kwargs.map_name=... gives what it needs"):
+            VectorisedEnv("Track-v0", num_envs=2)
     finally:
         del gymnasium.registry["Track-v0"]
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium
 import pytest
 import yaml
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.wrappers import TimeLimit
 
 from equipoise.envs.gymnasium_adapter import GymnasiumEnv
+from equipoise.envs.vectorised import VectorisedEnv
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.discount import with_discount
@@ -39,6 +41,36 @@ def test_all_parts_have_the_same_one_and_the_files_have_the_rule(env: str, tmp_p
     normalization: Any = trainer.learner.pipeline.stages["reward_normalization"]
     assert trainer.settings.discount == normalization.gamma == pytest.approx(0.95)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["trainer"]["gamma"] is None
+
+
+@pytest.mark.parametrize(("given", "around", "limit"), [(50, 200, 50), (200, 50, 50), (-1, 40, 40)])
+def test_the_shortest_of_several_limits_counts(given: int, around: int, limit: int) -> None:
+    env = GymnasiumEnv(
+        "CartPole-v1",
+        kwargs={"max_episode_steps": given},
+        wrappers=[{"_target_": "gymnasium.wrappers.TimeLimit", "max_episode_steps": around}],
+    )
+    env.close()
+    assert env.time_limit == limit
+
+
+@pytest.mark.parametrize("meant", [0, 7, "many", None])
+def test_an_argument_of_that_name_that_the_environment_itself_takes_is_no_limit(meant: object) -> None:
+    class Named(CartPoleEnv):
+        def __init__(self, max_episode_steps: object = None, render_mode: str | None = None) -> None:
+            super().__init__(render_mode=render_mode)
+
+    gymnasium.register("Named-v0", Named, max_episode_steps=50, kwargs={"max_episode_steps": meant})
+    env = GymnasiumEnv("Named-v0")
+    env.close()
+    assert env.time_limit == 50
+
+
+@pytest.mark.parametrize(("given", "limit"), [(-1, None), (40, 40)])
+def test_several_at_once_have_the_limit_that_they_were_given(given: int, limit: int | None) -> None:
+    env = VectorisedEnv("CartPole-v1", num_envs=2, kwargs={"max_episode_steps": given})
+    env.close()
+    assert env.time_limit == limit
 
 
 def test_an_environment_that_nobody_registered_has_no_limit_that_is_known() -> None:

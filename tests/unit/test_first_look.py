@@ -10,6 +10,7 @@ import torch
 
 from equipoise.envs.protocol import Timestep
 from equipoise.envs.references import References
+from equipoise.envs.vectorised import VectorisedEnv
 from equipoise.trainer.evaluator import Evaluator
 from equipoise.trainer.first_look import RandomReturn, look_at
 from tests.toy_env import ToyEnv
@@ -83,3 +84,11 @@ def test_a_run_measures_random_actions_once_and_takes_what_an_environment_states
     stating = Evaluator(policy(), wages, 3, References(-2.0, 5.0), 1, 3, 3, 1_000)
     stating.look()
     assert stating.random == RandomReturn(-2.0, None)
+
+
+def test_a_step_that_only_begins_an_episode_pays_nothing() -> None:
+    """CartPole pays 1 a step; `make_vec` spends one more on each new episode, which is given 0."""
+    env = VectorisedEnv("CartPole-v1", num_envs=4)
+    look = look_at(env, seed=0)
+    env.close()
+    assert look.rewards["reward"] == (1.0, 1.0, 1.0)
