@@ -216,11 +216,12 @@ def _run(command: Sequence[str], cwd: Path, environment: dict[str, str], timeout
     )  # fmt: skip
     try:
         said, _ = process.communicate(timeout=timeout)
+        code = process.returncode
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate()
-        return 124, f"{said}\nnot done after {timeout:.0f} seconds"
-    return process.returncode, said.replace(str(cwd), ".")
+        code, said = 124, f"{said}\nnot done after {timeout:.0f} seconds"
+    return code, said.replace(str(cwd), ".")
 
 
 def _reason(said: str, pattern: str = "") -> str:
