@@ -143,6 +143,14 @@ class DifferentiableEnv(Protocol):
         ...
 
 
+@runtime_checkable
+class TimeLimitedEnv(Protocol):
+    """An environment that may know how long its episodes can be."""
+
+    time_limit: int | None
+    """Steps after which an episode is cut off at the latest; None: nobody knows."""
+
+
 class Act(Protocol):
     """A policy as an environment's own diagnosis sees it."""
 

@@ -127,6 +127,7 @@ def make_trainer(
     collector = make_collector(env, policy, settings, config.seed, process)
     return Trainer(
         config,
+        settings,
         make_schedule(config.optimizer, settings, config.env.num_envs),
         policy,
         collector,

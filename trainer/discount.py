@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from equipoise.envs.protocol import BatchedEnv
+from equipoise.envs.protocol import BatchedEnv, TimeLimitedEnv
 from equipoise.trainer.configuration.schema import USUAL_DISCOUNT, TrainerConfig
 
 SHORTEST = 0.9
 
 
 def time_limit(env: BatchedEnv) -> int | None:
-    """Steps after which an episode is cut off at the latest, where the environment has a `time_limit`."""
-    limit: int | None = getattr(env, "time_limit", None)
-    return limit
+    return env.time_limit if isinstance(env, TimeLimitedEnv) else None
 
 
 def with_discount(settings: TrainerConfig, env: BatchedEnv) -> TrainerConfig:

@@ -13,9 +13,10 @@ from equipoise.envs.action_table import ActionTable
 from equipoise.envs.checked import CheckedEnv
 from equipoise.envs.dependent_masks import DependentMask
 from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
-from equipoise.envs.protocol import BatchedEnv, IdlingEnv
+from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.random_numbers import StreamPerEnv
 from equipoise.envs.references import random_action
+from equipoise.trainer.idle_steps import IdleSteps
 from equipoise.trainer.spaces import HybridSpace, shortened
 
 MOST_STEPS = 1_000
@@ -132,7 +133,7 @@ def look_at(
             break
     choices = sum(ActionTable(env.action_space).choices)
     state, given = env.state_dict(), torch.cat(rewards)
-    if isinstance(env, IdlingEnv) and (idle := env.take_idle()) is not None:
+    if (idle := IdleSteps(env).all()) is not None:
         given = given[~idle.flatten()]  # a step that only begins an episode pays nothing
     return FirstLook(
         returns=returns.tolist(),

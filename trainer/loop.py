@@ -13,9 +13,8 @@ import torch
 from equipoise.envs.checked import close
 from equipoise.trainer.calling import Callbacks
 from equipoise.trainer.compilation import compiling
-from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.configuration.schema import Config, TrainerConfig
 from equipoise.trainer.diagnosis import check_targets, check_updates, collecting
-from equipoise.trainer.discount import with_discount
 from equipoise.trainer.episodes import episode_means
 from equipoise.trainer.evaluator import Evaluator
 from equipoise.trainer.learner import Learner
@@ -39,6 +38,7 @@ class Trainer:
     def __init__(
         self,
         config: Config,
+        settings: TrainerConfig,
         schedule: Schedule,
         policy: Policy,
         collector: Collector,
@@ -47,8 +47,8 @@ class Trainer:
         recorder: Recorder,
         callbacks: Callbacks,
     ) -> None:
-        self.config, self.settings = config, with_discount(config.trainer, collector.env)
-        self.schedule, self.policy, self.collector, self.learner = schedule, policy, collector, learner
+        self.config, self.settings, self.schedule = config, settings, schedule
+        self.policy, self.collector, self.learner = policy, collector, learner
         self.evaluator, self.recorder, self.callbacks = evaluator, recorder, callbacks
         self.compiling = compiling(learner.direction, collector.step, collector.act)
         self.log, self.balance = MetricLog(SPREAD), BalanceRecord()
