@@ -3,12 +3,12 @@
     python -m scripts.try_environments --only minigrid,mo-gymnasium
     python -m scripts.try_environments --report-only
 
-Every package of `scripts/studies/environments.py` is installed, at its pinned version, into a virtual
-environment of its own, which sees this one's packages and is removed afterwards. There it is stepped with
-Gymnasium alone, and the commands look, train, evaluate, play and export are run, in a folder under `--out`.
-What is there already is not tried again (`--again` does; `--alone` adds only what Gymnasium alone says), so
-the same command goes on where it was stopped; what came of all is kept in `--kept`. Installs and runs other
-people's code.
+Every package of `scripts/studies/environments.py` and `fresh.py` is installed, at its pinned version, into a
+virtual environment of its own, which sees this one's packages and is removed afterwards. There it is stepped
+with Gymnasium alone, and the commands look, train, evaluate, play and export are run, in a folder under
+`--out`. What is there already is not tried again (`--again` does; `--alone` adds only what Gymnasium alone
+says), so the same command goes on where it was stopped; what came of all is kept in `--kept`. Installs and
+runs other people's code.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from equipoise.scripts.studies.environments import MESSAGE, NEW, PACKAGES, Package
+from equipoise.scripts.studies.environments import NEW, PACKAGES
+from equipoise.scripts.studies.fresh import FRESH
 from equipoise.scripts.studies.outsiders import ALONE, Outcome, attempt, attempt_alone, keep, read
+from equipoise.scripts.studies.packages import MESSAGE, SOURCE, Package
 from equipoise.scripts.studies.report import cpu_model, table, write_report
 from equipoise.trainer.monitor.summary import git_revision, versions
 
@@ -30,19 +32,17 @@ LEGEND = """\
 Each package was installed at the version named, into a virtual environment of its own, and its environment
 was tried with Gymnasium alone, then looked at, trained for {steps:,} steps with the defaults, evaluated,
 filmed and exported by the console command. *Typed*: what was needed beside what names the environment.
-*Found*: where that was found, in the README that the registry shows, in the source, or in the message of a
-first attempt; empty where nobody noted it. *Alone*: whether it runs without any code of this project
-(`scripts/studies/alone.py`): made with the same arguments, 1,000 random steps in whole episodes, or 300 of
-packages that train here, and 300 with resets before their end. It fails if it is no `gymnasium.Env`, raises,
-takes 60 seconds for a call or gives an observation of a shape that its space does not declare; what only the
-early resets upset counts as run. *Random*, *deterministic*, *sampled*: mean returns of random actions and of
-both policies after so short a training, which shows that it runs, not how well it can learn. Rows were made
-at the commits that they state, on a busy machine of two cores. The aim was that 9 of 10 new ones run with
-what one would type at first. The last {planned} were written down, with what their READMEs show, before any
-of them was tried.
+*At first*: what had been typed before, where that did not do. *Found*: where what was typed was found, in the
+README that the registry shows, in the source, or in the message of a first attempt; empty where nobody noted
+it. *Alone*: whether it runs without any code of this project (`scripts/studies/alone.py`): made with the same
+arguments, 1,000 random steps in whole episodes, or 300 of packages that train here, and 300 with resets
+before their end. It fails if it is no `gymnasium.Env`, raises, takes 60 seconds for a call or gives an
+observation of a shape that its space does not declare; what only the early resets upset counts as run.
+*Random*, *deterministic*, *sampled*: mean returns of random actions and of both policies after so short a
+training, which shows that it runs, not how well it can learn. Rows were made at the commits that they state,
+on a busy machine of two cores. The aim was that 9 of 10 new ones run with what one would type at first.
+`scripts/studies/fresh.py` says how the last list was chosen, and what was left out of it.
 """
-PLANNED = 38
-"""How many of the packages at the end of the list were written down before any of them was tried."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,8 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report(found: Sequence[tuple[Package, Outcome]], steps: int) -> str:
     """What was tried, counted; a row for each; how spaces were understood; what failed, with its message."""
-    head = "package environment kind typed found alone random deterministic sampled steps/s film commit"
-    rows = [head.split(), *(_row(package, outcome) for package, outcome in found)]
+    head = (
+        "package environment kind typed at_first found alone random deterministic sampled steps/s film commit"
+    )
+    rows = [
+        [name.replace("_", " ") for name in head.split()],
+        *(_row(package, outcome) for package, outcome in found),
+    ]
     spaces = [f"**{package.name}** `{package.id}`\n\n{_indented(outcome.look)}" for package, outcome in found]
     failures = [
         f"- **{package.name}**: {name}: {_code(said.rpartition('it failed with: ')[2])}"
@@ -86,7 +91,7 @@ def report(found: Sequence[tuple[Package, Outcome]], steps: int) -> str:
     notes = [f"- **{package.name}**: {package.note}" for package, _ in found if package.note]
     return "\n".join(
         [
-            _counts(found) + LEGEND.format(steps=steps, planned=PLANNED), table(rows),
+            _counts(found) + LEGEND.format(steps=steps), table(rows),
             "## What is known besides\n", *(notes or ["Nothing."]),
             "\n## What failed, with its message\n", *(failures or ["Nothing."]),
             "\n## How each was understood\n", *spaces,
@@ -95,34 +100,44 @@ def report(found: Sequence[tuple[Package, Outcome]], steps: int) -> str:
 
 
 def _counts(found: Sequence[tuple[Package, Outcome]]) -> str:
+    new = [(package, outcome) for package, outcome in found if package in NEW]
+    fresh = [(package, outcome) for package, outcome in new if package in FRESH]
     ran = [package for package, outcome in found if outcome.runs]
     plain = sum(not package.typed for package in ran)
-    new = [(package, outcome) for package, outcome in found if package in NEW]
-    usable = [(package, outcome) for package, outcome in new if outcome.usable]
-    train = [package for package, outcome in new if outcome.runs]
-    first = [package for package in train if package.found != MESSAGE]
-    mended = sum(package.mended for package in first)
-    waiting = len(NEW) - len(new)
-    listed = [(package, outcome) for package, outcome in usable if package in NEW[-PLANNED:]]
-    listed_first = [package for package, _ in listed if package in first]
+    unread = [package for package, outcome in new if outcome.runs and package.found != MESSAGE]
+    source, unnoted = (sum(package.found == where for package in unread) for where in (SOURCE, ""))
     return (
-        f"**Of the {len(usable)} packages that nobody here had tried before and that run alone or "
-        f"here, {_share(train, usable)}, {_share(first, usable)} with what one would type at first.** Of all "
-        f"{len(new)} that nobody had tried, with the {len(new) - len(usable)} that fail in themselves, "
-        f"{_share(train, new)}, {_share(first, new)} with what one would type at first. {mended} of these "
-        "train only since this project was mended for what they showed. Of the "
-        f"{len(listed)} of the last {PLANNED} (below) that do, "
-        f"{_share(listed_first, listed)} with what one would type at first"
-        + (f"; {waiting} of the list have not been tried yet.\n\n" if waiting else ".\n\n")
-        + f"With those that had been tried before, {len(ran)} of {len(found)} train, {plain} of them with "
+        f"**The last list: {len(FRESH)} packages that nobody here had tried, written down with what their "
+        f"READMEs show before any of them was tried. {_literally(fresh, len(FRESH))}**\n\n"
+        f"All {len(NEW)} packages that nobody here had tried, those of the last list among them. "
+        f"{_literally(new, len(NEW))} Where what was typed at first for those that train was found: for "
+        f"{source} in the source, for {unnoted} nobody noted it, else in the README.\n\n"
+        f"With those that had been tried before, {len(ran)} of {len(found)} train, {plain} of them with "
         "nothing typed but what names the environment; "
         f"{sum(o.commands.get('export') == 'ok' for _, o in found)} export, "
         f"{sum(o.commands.get('play') == 'ok' for _, o in found)} can be filmed.\n\n"
     )
 
 
+def _literally(found: Sequence[tuple[Package, Outcome]], listed: int) -> str:
+    """How many of a list run by themselves, and how many of these train, with what, and since when."""
+    alone = [(package, outcome) for package, outcome in found if outcome.by_itself]
+    train = [package for package, outcome in alone if outcome.runs]
+    first = [package for package in train if package.found != MESSAGE]
+    before = [package for package in first if not package.mended]
+    all_the_same = sum(outcome.runs and not outcome.by_itself for _, outcome in found)
+    return (
+        f"{len(found) - len(alone)} of them cannot run by themselves, without any code of this project"
+        + (f" ({all_the_same} of these train here all the same)" if all_the_same else "")
+        + f". Of the other {len(alone)}, {_share(train, alone)} train, {_share(first, alone)} with what one "
+        f"would type at first: {_share(before, alone)} as this project then was, and "
+        f"{len(first) - len(before)} since it was mended for what they showed."
+        + (f" {listed - len(found)} of the list have not been tried yet." if listed > len(found) else "")
+    )
+
+
 def _share(part: Sequence[Any], whole: Sequence[Any]) -> str:
-    return f"{len(part)} train ({len(part) / max(len(whole), 1):.1%})"
+    return f"{len(part)} ({len(part) / max(len(whole), 1):.1%})"
 
 
 def _row(package: Package, outcome: Outcome) -> list[str]:
@@ -133,6 +148,7 @@ def _row(package: Package, outcome: Outcome) -> list[str]:
         f"`{package.id}`",
         package.kind,
         " ".join(f"`{setting}`" for setting in package.typed),
+        package.first,
         package.found,
         {None: "", "ok": "runs"}.get(outcome.commands.get(ALONE), "fails"),
         *("–" if number is None else f"{number:,.4g}" for number in numbers),

@@ -91,9 +91,11 @@ def found_at(place: str) -> Callable[..., Any]:
 def _action(env: gymnasium.Env[Any, Any], info: Mapping[str, Any]) -> Any:
     """A random one; a valid one where the environment says which choices are valid."""
     masks = getattr(env.unwrapped, "action_masks", None)
-    mask = info.get("action_mask", masks() if callable(masks) else None)
-    usable = isinstance(env.action_space, gymnasium.spaces.Discrete) and mask is not None and np.any(mask)
-    return env.action_space.sample(np.asarray(mask, np.int8)) if usable else env.action_space.sample()
+    given = info.get("action_mask", masks() if callable(masks) else None)
+    if not isinstance(env.action_space, gymnasium.spaces.Discrete) or given is None:
+        return env.action_space.sample()
+    mask = np.asarray(given).astype(np.int8)  # a tensor, as it may be, has no such `any`
+    return env.action_space.sample(mask if mask.any() else None)
 
 
 def _agree(space: gymnasium.Space[Any], observation: Any, where: str) -> None:

@@ -1,39 +1,10 @@
-"""Published environments of others that `scripts.try_environments` trains, each package at one version."""
+"""Published environments of others that `scripts.try_environments` trains; the last list is in `fresh.py`."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from equipoise.scripts.studies.fresh import FRESH
+from equipoise.scripts.studies.packages import MESSAGE, README, SOURCE, Package
 
-
-class Package(NamedTuple):
-    name: str
-    """As `pip install` takes it."""
-    version: str
-    id: str
-    """Of the environment, as `env.id` takes it; `make=module:callable` where it is not registered."""
-    kind: str
-    typed: tuple[str, ...] = ()
-    """Settings that it needs beside `env.id`."""
-    besides: tuple[str, ...] = ()
-    """Packages that have to be installed with it."""
-    found: str = ""
-    """Where what is typed was found: `README`, `source`, or the `message` of a first attempt; empty where
-    nobody has noted it."""
-    note: str = ""
-    """What is known of it besides its outcome: why it fails, what was mended for it."""
-    before: str = ""
-    """What its README calls first, as `module:callable`; this project calls it by itself."""
-    mended: bool = False
-    """Whether this project was mended for it, before what is typed worked."""
-
-    @property
-    def environment(self) -> str:
-        """The setting that names the environment."""
-        return f"env.{self.id}" if self.id.startswith("make=") else f"env.id={self.id}"
-
-
-README, SOURCE, MESSAGE = "README", "source", "message"
-"""`Package.found`. The README as the registry shows it is what one has read who types for the first time."""
 MARS_ROVER = ("env.kwargs.domain=MarsRover_ippc2023", "env.kwargs.instance='0'")
 SMALLER = (
     "env.wrappers=[gymnasium.wrappers.GrayscaleObservation,"
@@ -69,6 +40,7 @@ NEW = (
         besides=("pettingzoo",),
         found=MESSAGE,
         note="it imports PettingZoo, which it does not require",
+        first="the same, without PettingZoo",
     ),
     Package("uppaal-gym", "1.0.1", "uppaal_gym:CruiseControl-v0", "hybrid systems"),
     Package("popgym", "1.0.7", "popgym:popgym-BattleshipEasy-v0", "multi-discrete, memory"),
@@ -191,6 +163,7 @@ NEW = (
         ("gymnasium",),
         MESSAGE,
         note="its README says nothing of how it is made, and its two arguments have no defaults",
+        first="nothing",
     ),
     Package(
         "sliding-puzzles",
@@ -273,6 +246,7 @@ NEW = (
             "it builds Box2D from source, with SWIG, as its README says; a process of several copies"
             " crashes in its `step`, so that each copy needs one of its own"
         ),
+        first="nothing",
     ),
     Package(
         "gym-zombie-shooter",
@@ -357,6 +331,7 @@ NEW = (
             "gymnax, which it requires, imports six and does not require it; that it was not done after 600 "
             "seconds before did not come again; film and export were not waited for"
         ),
+        first="the same, without six",
     ),
     Package(
         "gym-classics2",
@@ -460,6 +435,7 @@ NEW = (
     Package("opfgym", "1.0.1", "make=opfgym.envs:MaxRenewable", "electric network", found=SOURCE),
     Package("rs10env", "0.1.0", "make=rs10env:RS10Env", "game, masked", found=SOURCE),
     Package("slimevb", "0.1.1", "make=slime_volleyball.slimevolley_env:SlimeVolleyEnv", "game", found=README),
+    *FRESH,
 )
 """Those that nobody here had tried."""
 

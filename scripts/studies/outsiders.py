@@ -20,7 +20,7 @@ from typing import Any
 
 from equipoise.commands import child
 from equipoise.scripts.studies import alone
-from equipoise.scripts.studies.environments import Package
+from equipoise.scripts.studies.packages import Package
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.monitor.summary import git_revision
 
@@ -64,11 +64,11 @@ class Outcome:
         return self.commands.get("train") == "ok"
 
     @property
-    def usable(self) -> bool:
-        """Whether some trainer could run it: what fails with Gymnasium alone, in whole episodes, and here is
-        left out; what could not be installed, or only dislikes being reset before the end, is not."""
+    def by_itself(self) -> bool:
+        """Whether it runs without this project: not what fails with Gymnasium alone in whole episodes; what
+        could not be installed here counts as if it did, and so does what dislikes early resets only."""
         said = self.commands.get(ALONE, "ok")
-        return self.runs or said == "ok" or said.startswith(alone.EARLIER)
+        return said == "ok" or said.startswith(alone.EARLIER)
 
 
 def attempt(package: Package, out: Path, steps: int, timeout: float, eval_steps: int = 1000) -> Outcome:

@@ -14,11 +14,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from equipoise.scripts import try_environments
 from equipoise.scripts.studies import alone
-from equipoise.scripts.studies.environments import MESSAGE, NEW, PACKAGES, README, Package
+from equipoise.scripts.studies.environments import NEW, PACKAGES
+from equipoise.scripts.studies.fresh import FRESH
 from equipoise.scripts.studies.outsiders import (
     ALONE,
     CONSTRAINTS,
@@ -28,6 +30,7 @@ from equipoise.scripts.studies.outsiders import (
     keep,
     read,
 )
+from equipoise.scripts.studies.packages import MESSAGE, README, SOURCE, Package
 
 MODULE = """
 import gymnasium
@@ -97,7 +100,7 @@ def test_a_package_is_installed_tried_and_removed(registry: Path) -> None:
 def test_what_fails_with_gymnasium_alone_is_nothing_that_a_trainer_could_run(registry: Path) -> None:
     outcome = attempt(shift("shift_env:Shifty-v0"), registry / "out", steps=512, timeout=120.0)
     assert not outcome.runs
-    assert not outcome.usable
+    assert not outcome.by_itself
     assert outcome.commands[ALONE].startswith("making it: NameNotFound: Environment `Shifty` doesn't exist")
 
 
@@ -108,7 +111,7 @@ def test_what_gymnasium_alone_says_is_added_to_what_is_known(registry: Path) -> 
     known.commands["train"] = "no such space"
     attempt_alone(package, known, out, timeout=60.0)
     assert known.commands == {"train": "no such space", ALONE: "ok"}
-    assert known.usable, "that it does not train here is this project's own affair"
+    assert known.by_itself, "that it does not train here is this project's own affair"
     assert read(package, out, kept) == known
 
 
@@ -138,7 +141,7 @@ def test_the_report_counts_and_names_what_failed() -> None:
     text = try_environments.report(found, 4000)
     assert "With those that had been tried before, 2 of 3 train, 1 of them with nothing typed" in text
     assert "2 export, 1 can be filmed." in text
-    row = "| shift-env 1.5 | `shift_env:Shift-v0` | hybrid | `env.num_envs=2` |  |  | -2 | 1.25 | 1 | 2,000 | – |"
+    row = "| shift-env 1.5 | `shift_env:Shift-v0` | hybrid | `env.num_envs=2` |  |  |  | -2 | 1.25 | 1 | 2,000 | – |"
     assert row in text
     assert "- **third**: train: `no such space`" in text
     assert "- **shift-env**: play: `no 'render'`" in text
@@ -152,22 +155,31 @@ def test_new_ones_are_counted_with_and_without_what_gymnasium_alone_cannot_run(
     only_here = Outcome({}, {ALONE: "step 1: TypeError: no array", "train": "ok"})
     refused = Outcome({}, {"install": "conflicting versions"})
     new = [
-        (shift()._replace(name="a", found=README), trained),
+        (shift()._replace(name="a", found=SOURCE), trained),
         (shift()._replace(name="b", found=README, mended=True), only_here),
-        (shift()._replace(name="c", found=MESSAGE), trained),
+        (shift()._replace(name="c", found=MESSAGE, first="nothing"), trained),
         (shift()._replace(name="d", note="it shrinks"), broken),
         (shift()._replace(name="e"), failed),
         (shift()._replace(name="f"), refused),
         (shift()._replace(name="g"), Outcome({}, {ALONE: f"{alone.EARLIER}, each 30 steps: step 31: no"})),
+        (shift()._replace(name="h", found=README, mended=True), trained),
     ]
     monkeypatch.setattr(try_environments, "NEW", tuple(package for package, _ in new))
-    monkeypatch.setattr(try_environments, "PLANNED", 6)
+    monkeypatch.setattr(try_environments, "FRESH", (*(package for package, _ in new[2:]), shift()))
     text = try_environments.report([(shift()._replace(name="known before"), trained), *new], 4000)
-    assert "**Of the 6 packages that nobody here had tried before and that run alone or here" in text
-    assert "3 train (50.0%), 2 train (33.3%) with what one would type at first.**" in text
-    assert "Of all 7 that nobody had tried, with the 1 that fail in themselves, 3 train (42.9%)" in text
-    assert "1 of these train only since this project was mended" in text
-    assert "Of the 5 of the last 6 (below) that do, 1 train (20.0%) with what" in text
+    assert "**The last list: 7 packages" in text
+    assert "1 of them cannot run by themselves, without any code of this project. Of the other 5, 2" in text
+    assert (
+        "2 (40.0%) train, 1 (20.0%) with what one would type at first: 0 (0.0%) as this project then" in text
+    )
+    assert (
+        "then was, and 1 since it was mended for what they showed. 1 of the list have not been tried" in text
+    )
+    assert "All 8 packages that nobody here had tried" in text
+    assert "2 of them cannot run by themselves, without any code of this project (1 of these train" in text
+    assert "Of the other 6, 3 (50.0%) train, 2 (33.3%) with what one would type at first: 1 (16.7%)" in text
+    assert "was found: for 1 in the source, for 0 nobody noted it, else in the README." in text
+    assert "| `env.num_envs=2` | nothing | message | runs |" in text
     assert "- **d**: it shrinks" in text
     assert "- **d**: Gymnasium alone: `step 8: an observation of shape (3,), declared (4,)`" in text
 
@@ -177,9 +189,9 @@ def test_the_page_can_be_written_again_from_what_is_kept(tmp_path: Path) -> None
     kept.write_text(Path("docs/results/environments.json").read_text())
     options = ["--report-only", "--steps", "3000", "--out", str(tmp_path), "--kept", str(kept)]
     assert try_environments.main([*options, "--report", str(page)]) == 0
-    body = page.read_text().partition("**Of the")[2]
+    body = page.read_text().partition("**The last list")[2]
     assert body
-    assert body == Path("docs/results/environments.md").read_text().partition("**Of the")[2]
+    assert body == Path("docs/results/environments.md").read_text().partition("**The last list")[2]
     assert kept.read_text() == Path("docs/results/environments.json").read_text()
 
 
@@ -215,6 +227,17 @@ class Raising(Leaving):
         raise KeyError("goal")
 
 
+class Tensors(Raising):
+    """Has masks that are tensors of PyTorch, and allows one choice of two."""
+
+    def action_masks(self) -> torch.Tensor:
+        return torch.tensor([False, True])
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        assert action == 1
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
 def no_environment() -> list[int]:
     return []
 
@@ -241,6 +264,11 @@ def test_alone_says_whose_fault_it_is(
     assert capsys.readouterr().out.strip() == said
 
 
+def test_alone_takes_a_mask_that_is_a_tensor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert alone.main([json.dumps({"make": f"{__name__}:Tensors"})]) == 0
+    assert capsys.readouterr().out.strip() == "ok"
+
+
 def test_alone_imports_nothing_of_this_project() -> None:
     given = json.dumps(
         {"id": "CartPole-v1", "kwargs": {"render_mode": "rgb_array"}, "before": "gymnasium:pprint_registry"}
@@ -265,3 +293,4 @@ def test_every_package_is_named_once() -> None:
     assert len(names) == len(set(names))
     assert len(names) >= 30
     assert len(NEW) >= 10
+    assert set(FRESH) < set(NEW)

@@ -1,0 +1,180 @@
+"""The last list of environments of others that nobody here had tried, written down before any try.
+
+Taken from a registry for their variety, by what its page shows of them and nothing else: each says that it is
+a Gymnasium environment, shows how it is made (an id, a class or a function) and states requirements that fit
+this project's. Left out were those that want Gymnasium below 0.29 or a PyTorch of their own, and those whose
+page says that they need data of one's own, a screen, another program or a download. None is taken out
+afterwards; `typed` is what was written down then; where something else was needed, `first` holds that.
+"""
+
+from __future__ import annotations
+
+from equipoise.scripts.studies.packages import README, Package
+
+JOBS = "[[[1,2,0],[0,2,1]],[[17,12,19],[8,6,2]]]"
+STEPS = ",".join(["0.85"] * 50 + ["0.9"] * 50)
+MOVER = "{mover_stl_path: beckhoff_apm4220_mover, bumper_stl_path: beckhoff_apm4220_bumper}"
+
+FRESH = (
+    Package("ap-gym", "0.7.1", "ap_gym:CircleSquare-v0", "active perception, pictures, dict", found=README),
+    Package(
+        "graph-jsp-env",
+        "1.1.1",
+        "make=graph_jsp_env.disjunctive_graph_jsp_env:DisjunctiveGraphJspEnv",
+        "scheduling, masked",
+        (
+            f"env.kwargs.jps_instance={{_target_: numpy.array, object: {JOBS}}}",
+            "env.kwargs.perform_left_shift_if_possible=true",
+            "env.kwargs.normalize_observation_space=true",
+            "env.kwargs.flat_observation_space=true",
+            "env.kwargs.action_mode=task",
+            "env.kwargs.dtype=float32",
+        ),
+        found=README,
+    ),
+    Package(
+        "mpspenv",
+        "0.1.5",
+        "make=MPSPEnv:Env",
+        "logistics, dict, masked",
+        ("env.kwargs={R: 8, C: 4, N: 5}",),
+        found=README,
+    ),
+    Package(
+        "gym-bullet-chess",
+        "0.1.0",
+        "gym_bullet_chess:BulletChess-v0",
+        "game, dict, pictures, masked",
+        ("env.kwargs={initial_seconds: 60.0, increment_seconds: 0.0, include_board_image: true}",),
+        found=README,
+    ),
+    Package(
+        "memory-gym", "1.0.2", "memory_gym:Endless-SearingSpotlights-v0", "memory, pictures", found=README
+    ),
+    Package(
+        "racingenv",
+        "2.0.4",
+        "racingenv:racingenv/Racing-features-v1",
+        "driving",
+        besides=("pygame",),
+        found=README,
+    ),
+    Package(
+        "dronetsp",
+        "1.0.2",
+        "gymnasium_env:gymnasium_env/DroneTsp-v1",
+        "logistics, dict",
+        (
+            "env.kwargs={num_customer_nodes: 5, num_charge_nodes: 1, package_weight: 40}",
+            "env.kwargs.min_package_weight=1",
+            "env.kwargs.max_package_weight=5",
+            "env.kwargs.max_energy=-1.0",
+            "env.kwargs.max_charge_times=-1",
+        ),
+        found=README,
+    ),
+    Package("kraken-crossing", "0.1.2", "kraken_crossing:KrakenCrossing-v0", "game", found=README),
+    Package("gym-softrobot", "0.3.0", "gym_softrobot:SoftPendulum-v0", "soft robot", found=README),
+    Package(
+        "cleaning-robots-gym",
+        "0.1.0a1",
+        "cleaning_robots_gym:CleaningRobots-v0",
+        "robots",
+        found=README,
+        before="cleaning_robots_gym:register_envs",
+    ),
+    Package("pyflyt", "0.29.0", "PyFlyt.gym_envs:PyFlyt/QuadX-Hover-v2", "control, aircraft", found=README),
+    Package(
+        "magbotsim",
+        "1.3.0",
+        "magbotsim:StateBasedPushTEnv-v0",
+        "robot, goal",
+        (
+            f"env.kwargs.mover_params={{shape: mesh, mesh: {MOVER}, mass: 0.605, bumper_mass: 0.034}}",
+            "env.kwargs.initial_mover_zpos=0.002",
+        ),
+        found=README,
+    ),
+    # Its README names the arguments, and gives no values.
+    Package(
+        "hedging-gym",
+        "0.0.2",
+        "hedging_gym:CallHedgingBSCont-v0",
+        "finance",
+        ("env.kwargs={s0: 100.0, strike: 100.0, expiry: 1.0, r: 0.0, mu: 0.05, sigma: 0.2, n_steps: 30}",),
+        found=README,
+    ),
+    Package("nephrosim", "0.1.0", "nephrosim:nephrosim/UreaClearing-v0", "medicine", found=README),
+    Package("heartpole", "1.2", "make=heartpole:HeartPole", "medicine", found=README),
+    Package("peptidegym", "0.1.0", "peptidegym:PeptideGym/AMP-v0", "chemistry", found=README),
+    Package(
+        "pcgym",
+        "0.1.8",
+        "make=pcgym:make_env",
+        "process control",
+        (
+            "env.kwargs.env_params={N: 100, tsim: 25, x0: [0.8, 330, 0.8], model: cstr_ode}",
+            f"env.kwargs.env_params.SP={{Ca: [{STEPS}]}}",
+            "env.kwargs.env_params.o_space={low: [0.7, 300, 0.8], high: [1, 350, 0.9]}",
+            "env.kwargs.env_params.a_space={low: [295], high: [302]}",
+        ),
+        found=README,
+    ),
+    Package("neurogym", "2.3.1", "neurogym:GoNogo-v0", "neuroscience", found=README),
+    Package(
+        "morality-gym",
+        "0.1.0",
+        "make=morality_gym:make",
+        "moral constraints",
+        ("env.kwargs={env_id: SwitchStandard-HumanA-v1, morality_chain_id: Utility}",),
+        found=README,
+    ),
+    Package(
+        "jsbgym",
+        "0.4.3",
+        "jsbgym:C172-HeadingControlTask-Shaping.STANDARD-NoFG-v0",
+        "control, aircraft",
+        found=README,
+    ),
+    Package(
+        "multi-level-maze",
+        "1.0.0",
+        "multi_level_maze:MultiLevelMaze-v0",
+        "maze",
+        ("env.kwargs={size: 3, levels: 3, maze_seed: 2, max_steps: 1000, cell_size: 30}",),
+        found=README,
+    ),
+    Package(
+        "lerobot-env-so101",
+        "0.4.0",
+        "lerobot_env_so101:lerobot_env_so101/SO101PickCube-v0",
+        "robot",
+        found=README,
+    ),
+    Package("vs050-mujoco", "1.1.0", "vs050_mujoco:VS050-ReachPose-v0", "robot, goal", found=README),
+    Package(
+        "qec-diverse-circuits",
+        "0.1.0",
+        "make=qec_diverse_circuits:DiverseCircuitGenerationEnv",
+        "quantum circuits",
+        ("env.kwargs={max_qubits: 7, max_gates: 13, target_circuits: 30}",),
+        found=README,
+    ),
+    Package("rubiks-cube-gym", "0.5.2", "rubiks_cube_gym:rubiks-cube-222-lbl-v0", "puzzle", found=README),
+    Package("topogym", "0.8.0", "topogym:TopoGym/Dilution-50-v0", "grid world", found=README),
+    Package(
+        "ev2gym",
+        "2.0.0",
+        "ev2gym.models.ev2gym_env:EV2Gym-v1",
+        "energy, vehicles",
+        (
+            "env.kwargs.config_file=ev2gym/example_config_files/V2GProfitPlusLoads.yaml",
+            "env.kwargs.reward_function={_target_: hydra.utils.get_method, "
+            "path: ev2gym.rl_agent.reward.profit_maximization}",
+            "env.kwargs.state_function={_target_: hydra.utils.get_method, "
+            "path: ev2gym.rl_agent.state.V2G_profit_max}",
+        ),
+        found=README,
+    ),
+    Package("gym-locm", "2.0.0b1", "gym_locm:LOCM-constructed-v0", "cards, masked", found=README),
+)
