@@ -61,7 +61,8 @@ class GymnasiumEnv:
         num_workers: of these, with several environments each; None: as many as this machine has cores for
             this process, but no more than there are environments. `num_envs`: a process for each.
         kwargs: for the environment's constructor (and what `gymnasium.make` takes: `max_episode_steps`).
-            `{index}` in a text differs from copy to copy, see `each_kwargs.EachKwargs`.
+            `{index}` in a text differs from copy to copy, see `each_kwargs.EachKwargs`; `{_target_: …}` is
+            an object, see `objects.built`.
         kwargs_each: keywords that differ: `{level: [1, 2, 3]}`.
         wrappers: put around each copy in this order: names of `gymnasium.wrappers`, `module.Class`, or
             `{_target_: …, keyword: …}`.

@@ -17,6 +17,7 @@ import gymnasium
 
 from equipoise.envs.action_table import UnsupportedSpaceError
 from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs
+from equipoise.envs.gymnasium_adapter.objects import built
 from equipoise.envs.gymnasium_adapter.wrapping import Wrapping
 
 Made = TypeVar("Made")
@@ -78,8 +79,9 @@ def _make(
     id: str, call: str | Callable[..., Any] | None, kwargs: dict[str, Any], render_mode: str | None
 ) -> gymnasium.Env[Any, Any]:
     # An environment without pictures need not know the keyword.
-    given = kwargs if render_mode is None else {**kwargs, "render_mode": render_mode}
+    rendering = {} if render_mode is None else {"render_mode": render_mode}
     try:
+        given = {**built(kwargs), **rendering}
         if call is not None:
             env = (found_at(call) if isinstance(call, str) else call)(**given)
             if not isinstance(env, gymnasium.Env):

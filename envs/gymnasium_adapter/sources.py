@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import parse_env_id
 
+from equipoise.envs.gymnasium_adapter.objects import targets
 from equipoise.envs.gymnasium_adapter.wrapping import is_own
 
 
@@ -17,6 +18,7 @@ def sources(section: Mapping[str, Any]) -> Iterator[str]:
         yield from modules_of(id)
     if isinstance(make := section.get("make"), str):
         yield make if ":" in make else f"{make}:"
+    yield from targets([section.get("kwargs"), section.get("kwargs_each")])
     wrappers = section.get("wrappers")
     for wrapper in wrappers if isinstance(wrappers, list | tuple) else ():
         name = wrapper.get("_target_") if isinstance(wrapper, Mapping) else wrapper

@@ -9,6 +9,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from equipoise.envs.gymnasium_adapter.making import found_at, registered, wanted
+from equipoise.envs.gymnasium_adapter.objects import built
 from equipoise.envs.vectorised.parallel import Agents, TeamsError
 
 Autoreset: TypeAlias = Literal["same_step", "next_step", "disabled"]
@@ -21,6 +22,7 @@ def make_vectorised(
 ) -> Any:
     """Raises ValueError where it cannot be made, or is something else."""
     try:
+        kwargs = built(dict(kwargs))
         if make is None:
             return registered(id, lambda: gymnasium.make_vec(id, num_envs=num_envs, **kwargs))
         call = found_at(make) if isinstance(make, str) else make

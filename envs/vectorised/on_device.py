@@ -17,6 +17,7 @@ from equipoise.envs.action_table import ActionTable
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.gymnasium_adapter.making import found_at, name_of
 from equipoise.envs.gymnasium_adapter.native_actions import some_arrays
+from equipoise.envs.gymnasium_adapter.objects import built
 from equipoise.envs.protocol import NativeAction, Relevance, Timestep
 from equipoise.envs.references import References, read_references
 from equipoise.envs.vectorised.restarting import Restarting
@@ -147,7 +148,8 @@ def _made(
         every = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters)
         names = {parameter.name for parameter in parameters}
         ours = {"num_envs": num_envs, "device": str(device)}
-        return call(**{name: value for name, value in ours.items() if every or name in names}, **kwargs)
+        given = built(dict(kwargs))
+        return call(**{name: value for name, value in ours.items() if every or name in names}, **given)
     except (Exception, SystemExit) as error:  # user code: may raise anything
         raise ValueError(
             f"{id!r} could not be made with {dict(kwargs)}: {type(error).__name__}: {error}"

@@ -13,10 +13,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -77,10 +79,24 @@ def play(given: Mapping[str, Any], leave: int | None) -> None:
 
 
 def made(given: Mapping[str, Any]) -> Any:
-    kwargs = given.get("kwargs") or {}
+    kwargs = objects(given.get("kwargs") or {})
     if given.get("before"):
         found_at(given["before"])()
     return found_at(given["make"])(**kwargs) if given.get("make") else gymnasium.make(given["id"], **kwargs)
+
+
+def objects(value: Any) -> Any:
+    """What a `{_target_: module.callable, …}` stands for, as a configuration of this project may have it."""
+    if isinstance(value, list):
+        return [objects(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    parts = {name: objects(part) for name, part in value.items()}
+    if "_target_" not in parts:
+        return parts
+    call = pkgutil.resolve_name(parts.pop("_target_"))
+    arguments, bind = parts.pop("_args_", []), parts.pop("_partial_", False)
+    return partial(call, *arguments, **parts) if bind else call(*arguments, **parts)
 
 
 def found_at(place: str) -> Callable[..., Any]:

@@ -72,6 +72,37 @@ def test_arguments_differ_from_copy_to_copy(vectorization: Any) -> None:
     assert found.tolist() == [[5000.0, 7.0, 0.0], [5001.0, 8.0, 1.0], [5002.0, 7.0, 2.0]]
 
 
+def half(number: float) -> float:
+    return number / 2
+
+
+class Given(Numbered):
+    """Shows what an array and a function give."""
+
+    def __init__(self, table: Any, function: Any, port: int = 0) -> None:
+        assert isinstance(table[0], np.ndarray)
+        super().__init__(port, function(table[0].sum()))
+
+
+@BOTH
+def test_arguments_may_be_objects_that_a_configuration_names(vectorization: Any) -> None:
+    kwargs = {
+        "table": [{"_target_": "numpy.array", "object": [2, "{index}"], "dtype": "int64"}],
+        "function": {"_target_": f"{__name__}.half", "_partial_": True},
+        "port": {"_target_": "builtins.int", "_args_": ["7"]},
+    }
+    env = GymnasiumEnv(make=f"{__name__}:Given", num_envs=2, vectorization=vectorization, kwargs=kwargs)
+    assert env.reset(0)[0].tolist() == [[7.0, 1.0, 0.0], [7.0, 1.5, 0.0]]
+    env.close()
+
+
+@pytest.mark.parametrize("name", ["equipoise.envs.gymnasium_adapter.making.found_at", "equipoise.train"])
+def test_no_argument_is_made_by_this_package_which_imports_by_name(name: str) -> None:
+    kwargs = {"port": {"_target_": name, "place": "os:getpid"}}
+    with pytest.raises(ValueError, match=f"{name} is of this package, which makes no arguments"):
+        GymnasiumEnv(make=Numbered, num_envs=1, kwargs=kwargs)
+
+
 def test_no_two_environments_that_live_at_once_have_one_number() -> None:
     kwargs = {"port": "{index}"}
     training = GymnasiumEnv(make=Numbered, num_envs=3, kwargs=kwargs)
@@ -148,9 +179,14 @@ def test_what_a_checkpoint_s_wrappers_name_is_listed_before_anything_is_imported
     section = {
         "id": "CartPole-v1",
         "wrappers": [*wrappers, "RecordVideo", "gymnasium.wrappers.utils.os.system"],
+        "kwargs": {"deep": [{"_target_": "theirs.make", "of": {"_target_": "a.b:c.d"}}]},
+        "kwargs_each": {"level": [{"_target_": "whole"}]},
     }
     assert GymnasiumEnv.imports(section) == [
         "gymnasium.envs.classic_control.cartpole",
+        "theirs:make",
+        "a.b:c.d",
+        "whole",
         "mine:Wrapper",
         "yours:W",
         "gymnasium.wrappers:RecordVideo",

@@ -269,6 +269,13 @@ def test_alone_takes_a_mask_that_is_a_tensor(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.strip() == "ok"
 
 
+def test_alone_makes_the_objects_among_its_arguments() -> None:
+    table = {"_target_": "numpy.array", "object": [1, 2]}
+    found = alone.objects({"tables": [table], "wait": {"_target_": "time.sleep", "_partial_": True}})
+    assert found["tables"][0].tolist() == [1, 2]
+    assert found["wait"].func is time.sleep
+
+
 def test_alone_imports_nothing_of_this_project() -> None:
     given = json.dumps(
         {"id": "CartPole-v1", "kwargs": {"render_mode": "rgb_array"}, "before": "gymnasium:pprint_registry"}

@@ -114,6 +114,8 @@ ACTING = {
     "callable": ("env", {**GYMNASIUM, "make": f"{MARK}:Thing"}),
     "wrapper": ("env", {**GYMNASIUM, "id": "CartPole-v1", "wrappers": [f"{MARK}.Thing"]}),
     "wrapper with keywords": ("env", {**GYMNASIUM, "id": "CartPole-v1", "wrappers": [TARGET]}),
+    "argument": ("env", {**GYMNASIUM, "id": "CartPole-v1", "kwargs": {"deep": [TARGET]}}),
+    "argument of a copy": ("env", {**GYMNASIUM, "id": "CartPole-v1", "kwargs_each": {"deep": [TARGET]}}),
     "policy": ("policy._target_", TARGET["_target_"]),
     "encoder": ("policy.encoder", TARGET),
     "critic_encoder": ("policy.critic_encoder", TARGET),

@@ -100,7 +100,8 @@ def _targets(key: str, value: Any) -> Iterator[tuple[str, str]]:
     """Every `_target_` in a section, and in what is inside it."""
     if isinstance(value, Mapping):
         for name, part in value.items():
-            if (key, name) == ("env", "wrappers"):  # which `imports` lists
+            # `imports` lists what these name.
+            if key == "env" and name in ("wrappers", "kwargs", "kwargs_each"):
                 continue
             if name == TARGET and isinstance(part, str):
                 yield f"{key}.{name}", part
