@@ -4,8 +4,9 @@ import functools
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +74,25 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.forked import popen
 
     monkeypatch.setattr(subprocess, "Popen", popen)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What PyTorch traces is run as it was traced: only the C++ compiler behind is left out, so that numbers
+    are the same bit for bit. Yields what was given to that."""
+    import torch._dynamo
+    import torch._inductor
+
+    modules: list[Any] = []
+
+    def compile_nothing(module: Any, inputs: Any, options: Any) -> Any:
+        modules.append(module)
+        return module
+
+    monkeypatch.setattr(torch._inductor, "compile", compile_nothing)
+    torch._dynamo.reset()  # what tests of other files have compiled leads to other pieces
+    yield modules
+    torch._dynamo.reset()
 
 
 @pytest.fixture

@@ -133,16 +133,3 @@ def test_on_cuda_it_teaches_the_same(env: str, setting: str, tmp_path: Path) -> 
     assert [part.notice for part in compiled.compiling] == [None] * 3
     eager.load_state_dict(deepcopy(compiled.state_dict()))
     assert_alike(compiled, eager)
-
-
-@pytest.mark.parametrize("env", ["BatchedPairs", "FunctionPairs"])
-def test_heads_that_decide_one_after_the_other_are_compiled(env: str, tmp_path: Path) -> None:
-    named = (f"env._target_=tests.envs.pairs.{env}", "policy=mlp", "policy.conditioning=autoregressive")
-    compiled = built(tmp_path / "a", *named, "trainer.compile=default")
-    for _ in range(3):
-        row = compiled.iterate()
-    assert row["episode/forbidden"] == 0.0
-    assert [part.notice for part in compiled.compiling] == [None] * 3
-    eager = built(tmp_path / "b", *named)
-    eager.load_state_dict(deepcopy(compiled.state_dict()))
-    assert_alike(compiled, eager)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from shutil import which
 
 import pytest
 import torch
@@ -16,7 +14,6 @@ from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import Config
-from equipoise.trainer.loop import Trainer
 from equipoise.trainer.policy.continuous import FAMILIES
 from tests.toy_env import ToyEnv
 
@@ -107,17 +104,3 @@ def test_weights_of_another_distribution_are_not_taken_for_the_parameters(
     new.train()
     said = " ".join(" ".join(capsys.readouterr()).split())
     assert "continuous_head (policy.distribution is gaussian there, beta here)" in said
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler on this machine")
-@pytest.mark.parametrize("name", ["beta", "squashed"])
-def test_compiled_it_teaches_the_same(toy: Toy, tmp_path: Path, name: str) -> None:
-    def built(folder: str, *more: str) -> Trainer:
-        return build(toy(f"policy.distribution={name}", *more), tmp_path / folder)
-
-    compiled, eager = built("a", "trainer.compile=default"), built("b")
-    for trainer in (compiled, eager):
-        trainer.iterate()
-    assert [part.notice for part in compiled.compiling] == [None] * 3
-    torch.testing.assert_close(compiled.learner.flat.vector, eager.learner.flat.vector, rtol=1e-3, atol=1e-5)

@@ -199,17 +199,6 @@ def test_a_resumed_run_goes_on_bit_for_bit(toy: Toy, tmp_path: Path, policy: str
     assert torch.equal(trainer.learner.flat.vector, other.learner.flat.vector)
 
 
-def test_an_update_of_whole_sequences_is_compiled_as_one(toy: Toy, tmp_path: Path) -> None:
-    eager, compiled = (
-        build(toy("policy=gru", f"trainer.compile={how}"), tmp_path / how) for how in ("none", "default")
-    )
-    for _ in range(3):
-        ours, theirs = eager.iterate(), compiled.iterate()
-    assert compiled.learner.direction.notice is None
-    assert compiled.learner.direction.seconds > 0
-    assert theirs["loss/value"] == pytest.approx(ours["loss/value"], rel=1e-3)
-
-
 def test_minibatches_that_would_cut_sequences_are_refused(toy: Toy, tmp_path: Path) -> None:
     message = r"trainer\.batch\.num_minibatches = 16; allowed is a divisor of 8, .*: 1, 2, 4, 8$"
     with pytest.raises(ValueError, match=message):

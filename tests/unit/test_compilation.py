@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,18 +34,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+def made(traced: list[Any]) -> list[Any]:
     """What was given to the C++ compiler, which is left out."""
-    modules: list[Any] = []
-
-    def compile_nothing(module: Any, inputs: Any, options: Any) -> Any:
-        modules.append(module)
-        return module
-
-    monkeypatch.setattr(torch._inductor, "compile", compile_nothing)
-    torch._dynamo.reset()  # what tests of other files have compiled leads to other pieces
-    yield modules
-    torch._dynamo.reset()
+    return traced
 
 
 class Inner:
