@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 
 from equipoise.envs.action_table import ActionTable
-from equipoise.envs.gymnasium_adapter import own_spaces, snapshot
+from equipoise.envs.gymnasium_adapter import closing, own_spaces, snapshot
 from equipoise.envs.gymnasium_adapter.given_masks import MaskError
 from equipoise.envs.gymnasium_adapter.mask_sources import INFO, MaskSource
 from equipoise.envs.gymnasium_adapter.observations import Floats, ObservationLayout, as_array
@@ -147,7 +147,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def close(self) -> None:
         try:
-            self.env.close()
+            closing.close(self.env)
         except (Exception, SystemExit) as error:
             self._fail(f"close raised {type(error).__name__}: {error}", error)
 

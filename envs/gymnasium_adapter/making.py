@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import gymnasium
 
 from equipoise.envs.action_table import UnsupportedSpaceError
+from equipoise.envs.gymnasium_adapter import closing
 from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs
 from equipoise.envs.gymnasium_adapter.objects import built
 from equipoise.envs.gymnasium_adapter.wrapping import Wrapping
@@ -43,6 +44,7 @@ class Maker:
 
     def __call__(self, index: int) -> gymnasium.Env[Any, Any]:
         env = _make(self.id, self.call, self.kwargs.of(index), self.render_mode)
+        closing.opened(env)
         for wrapping in self.wrappers:
             try:
                 env = wrapping.around(env)
@@ -65,10 +67,10 @@ def closed_in_the_end(env: gymnasium.Env[Any, Any], id: str, remarks: list[str])
         yield
     except ValueError as error:
         with contextlib.suppress(Exception):
-            env.close()
+            closing.close(env)
         raise error if isinstance(error, UnsupportedSpaceError) else ValueError(f"{id}: {error}") from error
     try:
-        env.close()
+        closing.close(env)
     except (Exception, SystemExit) as error:  # user code: may raise anything
         remarks.append(
             f"close raised {type(error).__name__}: {error}; what it should have released may stay in use"

@@ -9,14 +9,23 @@ afterwards; `typed` is what was written down then; where something else was need
 
 from __future__ import annotations
 
-from equipoise.scripts.studies.packages import README, Package
+from equipoise.scripts.studies.packages import MESSAGE, README, Package
 
 JOBS = "[[[1,2,0],[0,2,1]],[[17,12,19],[8,6,2]]]"
 STEPS = ",".join(["0.85"] * 50 + ["0.9"] * 50)
 MOVER = "{mover_stl_path: beckhoff_apm4220_mover, bumper_stl_path: beckhoff_apm4220_bumper}"
 
 FRESH = (
-    Package("ap-gym", "0.7.1", "ap_gym:CircleSquare-v0", "active perception, pictures, dict", found=README),
+    Package(
+        "ap-gym",
+        "0.7.1",
+        "ap_gym:CircleSquare-v0",
+        "active perception, pictures, dict",
+        besides=("aiohttp",),
+        found=MESSAGE,
+        note="it imports aiohttp, which it does not require",
+        first="the same, without aiohttp",
+    ),
     Package(
         "graph-jsp-env",
         "1.1.1",
@@ -31,6 +40,8 @@ FRESH = (
             "env.kwargs.dtype=float32",
         ),
         found=README,
+        note="it wants an array of jobs, which arguments could not be until it was tried",
+        mended=True,
     ),
     Package(
         "mpspenv",
@@ -39,6 +50,7 @@ FRESH = (
         "logistics, dict, masked",
         ("env.kwargs={R: 8, C: 4, N: 5}",),
         found=README,
+        note="it declares neither of its spaces",
     ),
     Package(
         "gym-bullet-chess",
@@ -49,7 +61,16 @@ FRESH = (
         found=README,
     ),
     Package(
-        "memory-gym", "1.0.2", "memory_gym:Endless-SearingSpotlights-v0", "memory, pictures", found=README
+        "memory-gym",
+        "1.0.2",
+        "memory_gym:Endless-SearingSpotlights-v0",
+        "memory, pictures",
+        found=README,
+        note=(
+            "its `close` ends the one pygame of a process, as that of the look at the head of a run "
+            "did until it was tried"
+        ),
+        mended=True,
     ),
     Package(
         "racingenv",
@@ -105,7 +126,14 @@ FRESH = (
         found=README,
     ),
     Package("nephrosim", "0.1.0", "nephrosim:nephrosim/UreaClearing-v0", "medicine", found=README),
-    Package("heartpole", "1.2", "make=heartpole:HeartPole", "medicine", found=README),
+    Package(
+        "heartpole",
+        "1.2",
+        "make=heartpole:HeartPole",
+        "medicine",
+        found=README,
+        note="its `reset` takes no seed, which Gymnasium requires since 0.26",
+    ),
     Package("peptidegym", "0.1.0", "peptidegym:PeptideGym/AMP-v0", "chemistry", found=README),
     Package(
         "pcgym",
