@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from equipoise.trainer.configuration.errors import ConfigError, shown
+from equipoise.trainer.configuration.schema import Config
 
 SPACES = Path(__file__).parent
 Space = Mapping[str, Any]
+_MISSING = object()
 
 
 def read(name: str) -> Space:
@@ -67,6 +69,28 @@ def _suggested(trial: Any, key: str, entry: Any) -> Any:
     if isinstance(low, int) and isinstance(high, int):
         return trial.suggest_int(key, low, high, **others)
     return trial.suggest_float(key, float(low), float(high), **others)
+
+
+def held(space: Space, config: Config) -> dict[str, Any]:
+    """The settings of `config` that lie in the space, as the space writes them."""
+    settings = config.plain()
+    found = {key: _held(entry, _setting(settings, key.split("."))) for key, entry in space.items()}
+    return {key: value for key, value in found.items() if value is not _MISSING}
+
+
+def _setting(section: Any, path: Sequence[str]) -> Any:
+    if not path or not isinstance(section, Mapping):
+        return _MISSING if path else section
+    # What a policy itself lacks has gone to its encoder.
+    inner = section if path[0] in section else section.get("encoder")
+    return _setting((inner or {}).get(path[0], _MISSING), path[1:])
+
+
+def _held(entry: Any, value: Any) -> Any:
+    if isinstance(entry, list):
+        return next((choice for choice in entry if yaml.safe_load(str(choice)) == value), _MISSING)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number and entry["low"] <= value <= entry["high"] else _MISSING
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:

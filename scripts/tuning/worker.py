@@ -22,7 +22,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from equipoise.scripts.tuning.space import Space, overrides, suggest
+from equipoise.scripts.tuning.space import Space, held, overrides, suggest
 from equipoise.trainer.callbacks.callback import Callback, value
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.errors import ConfigError
@@ -129,6 +129,8 @@ def open_study(name: str, storage: str, plan: Plan, pruner: str) -> optuna.Study
                 load_if_exists=True,
             )
             known = study.user_attrs
+            if not known:  # what one has without a search: the best found should not be worse
+                study.enqueue_trial(held(plan.space, compose(list(plan.overrides))))
         except Exception as error:  # of a database's driver
             raise ConfigError(f"storage = {storage}: {type(error).__name__}: {error}") from error
         for key, wanted in meant.items():
@@ -174,7 +176,9 @@ def _take(
         folder = RunFolder(trial_folder(plan.folder, left.number))
         if claimed(plan, folder, held):
             return Trial(study, left._trial_id), folder
-    if len(study.get_trials(deepcopy=False)) >= plan.trials or not turn.is_held():
+    waiting = (TrialState.WAITING,)  # the first trial, until somebody takes it
+    taken = len(study.get_trials(deepcopy=False)) - len(study.get_trials(deepcopy=False, states=waiting))
+    if taken >= plan.trials or not turn.is_held():
         return None
     trial = study.ask()
     folder = RunFolder(trial_folder(plan.folder, trial.number))

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from equipoise.scripts import tune
+from equipoise.scripts.tuning.space import held
 from equipoise.trainer.configuration.compose import compose
 from tests.conftest import TOY
 from tests.forked import Command
@@ -283,6 +284,45 @@ def test_a_study_of_another_space_is_refused(
     told = capsys.readouterr().err
     assert "study = toy: it was begun with space = {'trainer.batch.update_epochs': {'high': 2, " in told
     assert "policy.hidden_sizes" not in told, "what is the same need not be read"
+
+
+def test_the_first_trial_is_what_one_has_without_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = arguments(tmp_path, "trials=1", "policy.hidden_sizes=[8]", "trainer.batch.update_epochs=3")
+    (tmp_path / "space.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "optimizer.learning_rate": {"low": 1e-6, "high": 1.0},
+                "trainer.gamma": [0.5, "null", 0.99],
+                "trainer.clip_epsilon": {"low": 0.5, "high": 0.9},  # without the default
+            }
+        )
+    )
+    assert tune.main(given) == 0
+    (trial,) = studied(journal(tmp_path / "runs/tune/toy/journal.log")).trials
+    default = compose(list(SMALL))
+    assert trial.state.name == "COMPLETE"
+    assert trial.params["optimizer.learning_rate"] == default.optimizer.learning_rate
+    assert trial.params["trainer.gamma"] == default.trainer.gamma
+    assert 0.5 <= trial.params["trainer.clip_epsilon"] <= 0.9
+
+
+def test_the_settings_that_a_space_holds_are_found_as_it_writes_them() -> None:
+    config = compose([*TOY, "trainer.gamma=null", "policy.hidden_sizes=[8,4]"])
+    space = {
+        "trainer.gamma": [0.9, "null"],
+        "policy.hidden_sizes": ["[4]", "[8, 4]"],
+        "trainer.batch.update_epochs": {"low": 2, "high": 9},
+        "trainer.batch.num_minibatches": {"low": 8, "high": 9},
+        "trainer.gae_lambda": [0.5],
+    }
+    assert held(space, config) == {
+        "trainer.gamma": "null",
+        "policy.hidden_sizes": "[8, 4]",
+        "trainer.batch.update_epochs": 2,
+    }
 
 
 def test_the_space_that_comes_with_us_fits_the_default() -> None:
