@@ -23,7 +23,7 @@ from typing import Any
 
 from equipoise.scripts.studies.environments import NEW, PACKAGES
 from equipoise.scripts.studies.fresh import FRESH
-from equipoise.scripts.studies.outsiders import ALONE, Outcome, attempt, attempt_alone, keep, read
+from equipoise.scripts.studies.outsiders import ALONE, COMMANDS, Outcome, attempt, attempt_alone, keep, read
 from equipoise.scripts.studies.packages import MESSAGE, SOURCE, Package
 from equipoise.scripts.studies.report import cpu_model, table, write_report
 from equipoise.trainer.monitor.summary import git_revision, versions
@@ -39,9 +39,10 @@ arguments, 1,000 random steps in whole episodes, or 300 of packages that train h
 before their end. It fails if it is no `gymnasium.Env`, raises, takes 60 seconds for a call or gives an
 observation of a shape that its space does not declare; what only the early resets upset counts as run.
 *Random*, *deterministic*, *sampled*: mean returns of random actions and of both policies after so short a
-training, which shows that it runs, not how well it can learn. Rows were made at the commits that they state,
-on a busy machine of two cores. The aim was that 9 of 10 new ones run with what one would type at first.
-`scripts/studies/fresh.py` says how the last list was chosen, and what was left out of it.
+training, which shows that it runs, not how well it can learn. *Film*: empty where it was not tried. Rows were
+made at the commits that they state, on a busy machine of two cores. The aim was that 9 of 10 new ones run
+with what one would type at first. `scripts/studies/fresh.py` says how the last list was chosen, and what was
+left out of it.
 """
 
 
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.report_only or (known is not None and not options.again):
             continue
         print(f"{package.name} {package.version}: {package.id} …", flush=True)
-        outcome = attempt(package, options.out, options.steps, options.timeout, options.eval_steps)
+        outcome = attempt(
+            package, options.out, options.steps, options.timeout, options.eval_steps, options.commands
+        )
         print(f"  {outcome.verdict} ({outcome.seconds:.0f} s)", flush=True)
     found = [
         (package, known)
@@ -152,7 +155,7 @@ def _row(package: Package, outcome: Outcome) -> list[str]:
         package.found,
         {None: "", "ok": "runs"}.get(outcome.commands.get(ALONE), "fails"),
         *("–" if number is None else f"{number:,.4g}" for number in numbers),
-        "yes" if outcome.commands.get("play") == "ok" else "–",
+        {"ok": "yes", None: ""}.get(outcome.commands.get("play"), "–"),
         re.sub(r"\b([0-9a-f]{7})[0-9a-f]+", r"\1", outcome.commit),
     ]
 
@@ -183,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=4_000, help="of training (default 4000)")
     add("--timeout", type=float, default=600.0, help="seconds that a command may take (default 600)")
     add("--eval-steps", type=int, default=1000, help="of an episode of evaluation at most (default 1000)")
+    add("--commands", type=lambda text: text.split(","), default=list(COMMANDS), help="default: all five")
     add("--again", action="store_true", help="also what has been tried already")
     add("--alone", action="store_true", help="add how it does with Gymnasium alone to what has been tried")
     add("--report-only", action="store_true", help="try nothing; write the report of what is there")

@@ -29,6 +29,7 @@ CONSTRAINTS = (f"torch=={metadata.version('torch').partition('+')[0]}", "gymnasi
 """What this package needs; else a package of others may bring versions of its own."""
 NUMBERS = ("random_return_mean", "return_mean", "sampled_return_mean", "steps_per_second")
 """What is kept of a run's summary."""
+COMMANDS = ("look", "train", "evaluate", "play", "export")
 ALONE = "Gymnasium alone"
 """Tried first, without any code of this project: what fails there, no trainer can run."""
 
@@ -71,7 +72,14 @@ class Outcome:
         return said == "ok" or said.startswith(alone.EARLIER)
 
 
-def attempt(package: Package, out: Path, steps: int, timeout: float, eval_steps: int = 1000) -> Outcome:
+def attempt(
+    package: Package,
+    out: Path,
+    steps: int,
+    timeout: float,
+    eval_steps: int = 1000,
+    names: Sequence[str] = COMMANDS,
+) -> Outcome:
     """Install `package` and take it through the commands; kept in `out`, and the installation removed."""
     folder, began, outcome = (out / package.name).absolute(), time.monotonic(), Outcome(_plain(package))
     outcome.commit = git_revision() or ""
@@ -79,7 +87,7 @@ def attempt(package: Package, out: Path, steps: int, timeout: float, eval_steps:
         outcome.commands["install"] = said
         if said == "ok":
             outcome.commands[ALONE] = _alone(python, package, folder, timeout)
-            _commands(package, python, folder, outcome, steps, timeout, eval_steps)
+            _commands(package, python, folder, outcome, steps, timeout, eval_steps, names)
     outcome.seconds = time.monotonic() - began
     (folder / "outcome.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
     return outcome
@@ -159,6 +167,7 @@ def _commands(
     steps: int,
     timeout: float,
     eval_steps: int,
+    names: Sequence[str],
 ) -> None:
     settings = [package.environment, *package.typed]
     short = [
@@ -175,6 +184,8 @@ def _commands(
         ("play", trained),
         ("export", trained),
     ):
+        if name not in names:
+            continue
         command, environment = child(name, *arguments)
         code, said = _run([str(python), *command[1:]], folder, environment, timeout)
         (folder / f"{name}.log").write_text(said)
