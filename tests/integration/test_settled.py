@@ -14,6 +14,7 @@ import equipoise
 from equipoise.trainer import settled as rules
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose, compose_run
+from equipoise.trainer.monitor.outcome import summarize
 from equipoise.trainer.settled import settled
 
 SMALL = ("env.num_envs=8", "policy.hidden_sizes=[8]", "device=cpu")
@@ -81,6 +82,9 @@ def test_the_discount_follows_from_the_time_limit(tmp_path: Path) -> None:
         "(trainer.gamma)"
     )
     assert line in said(tmp_path, *short)
+    trainer = build(compose(list(short)), tmp_path / "summary")
+    assert summarize(trainer).discount == pytest.approx(1 - 2 / 60)
+    trainer.close()
     assert not [line for line in said(tmp_path, *short, "trainer.gamma=0.9") if "discount" in line]
     long = "setting: discount 0.99, because episodes may have 500 steps (trainer.gamma)"
     assert long in said(tmp_path, "env=gymnasium", "env.id=CartPole-v1")

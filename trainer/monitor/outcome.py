@@ -27,6 +27,7 @@ def summarize(trainer: Trainer, result: Evaluation | None = None) -> Summary:
         "preset": config.preset,
         "seed": config.seed,
         "device": str(trainer.collector.env.device),
+        "discount": trainer.settings.discount,
         "env_steps": trainer.env_steps,
         "iterations": trainer.iteration,
         "seconds": trainer.seconds,

@@ -33,6 +33,8 @@ class Summary:
     preset: str | None = None
     seed: int | None = None
     device: str | None = None
+    discount: float | None = None
+    """γ as it was used: typed, or by the time limit of the episodes."""
     env_steps: int | None = None
     """Over all environments and processes."""
     iterations: int | None = None
