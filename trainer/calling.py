@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -42,12 +42,15 @@ class Callbacks:
         for notice in self._notices:
             run.recorder.message(f"resume: {notice}")
         with distributed.failing_together():
-            for name in self._named:
-                self._call(name, "on_start", run)
+            said = [(name, self._call(name, "on_start", run)) for name in self._named]
             plain(self.state_dict(), "state")  # hours later there would be no checkpoint
+        self._agree(run, said)
 
-    def after(self, run: Trainer, metrics: Mapping[str, float]) -> None:
-        """Called after an iteration, with its metrics. Raises `CallbackError`."""
+    def after(self, run: Trainer, metrics: Mapping[str, float], best: bool = False) -> None:
+        """Called after an iteration, with its metrics; `best`: its policy is the best so far.
+
+        Raises `CallbackError`.
+        """
         if not self._named:
             return
         # The first process alone evaluates, and each has its own clock; they must decide alike.
@@ -56,10 +59,13 @@ class Callbacks:
         hooks = ["on_iteration"]
         if any(tag.startswith("evaluation/") for tag in line):
             hooks.append("on_evaluation")
-        with _saved(run), distributed.failing_together():
+        with _saved(run, best), distributed.failing_together():
             said = [(name, self._call(name, hook, line)) for hook in hooks for name in self._named]
-            reasons = [f"{name}: {reason}" for name, reason in said if reason is not None]
-        # One process that wants to stop, by its clock say, stops all of them.
+        self._agree(run, said)
+
+    def _agree(self, run: Trainer, said: Iterable[tuple[str, str | None]]) -> None:
+        """One process that wants to stop, by its clock say, stops all of them."""
+        reasons = [f"{name}: {reason}" for name, reason in said if reason is not None]
         found = [reason for several in distributed.all_gather(reasons) for reason in several]
         if found:
             self.stopped = found[0]
@@ -128,11 +134,11 @@ def _worded(name: str, hook: str) -> Iterator[None]:
 
 
 @contextmanager
-def _saved(run: Trainer) -> Iterator[None]:
-    """Save the state of training if a callback fails, in this process or another."""
+def _saved(run: Trainer, best: bool) -> Iterator[None]:
+    """Save the state of training, and the best policy, if a callback fails, in this process or another."""
     try:
         yield
     except (CallbackError, distributed.ElsewhereError):
         with suppress(CallbackError):  # its state may be what fails
-            run.recorder.save(run.state_dict(), last=True)
+            run.recorder.save(run.state_dict(), last=True, best=best)
         raise

@@ -73,7 +73,7 @@ class Trainer:
                 metrics = self.iterate()
                 best = self._due(self.settings.eval_every) and self.evaluator.interim(metrics)
                 self.recorder.iteration(self, metrics)
-                self.callbacks.after(self, metrics)
+                self.callbacks.after(self, metrics, best)
                 if (last := self._due(self.settings.checkpoint_every)) or best:
                     self.recorder.save(self.state_dict(), last, best)
             return self._conclude()

@@ -146,6 +146,26 @@ def test_an_error_is_the_callbacks_and_loses_nothing(tmp_path: Path, hook: str) 
     assert (run.summary["status"], len(run.metrics["iteration"])) == ("finished", 2)
 
 
+def test_an_error_does_not_lose_the_best_policy(tmp_path: Path) -> None:
+    """A resumed run counts the first evaluation as seen, so nothing worse would be kept in its place."""
+    bad = Recording(fail_at=1, when="on_evaluation")
+    with pytest.raises(CallbackError):
+        equipoise.train("CartPole-v1", folder=tmp_path / "run", callbacks=[bad], **EVALUATED)
+    assert checkpoint.load(tmp_path / "run" / "checkpoints" / "best.pt")["iteration"] == 1
+
+
+def test_a_stop_before_the_first_iteration(tmp_path: Path) -> None:
+    class Never(equipoise.Callback):
+        def on_start(self, run: Any) -> str:
+            return f"after {run.env_steps} steps"
+
+    run = equipoise.train("CartPole-v1", folder=tmp_path / "run", callbacks=[Never()], **EVALUATED)
+    assert (run.summary["status"], run.summary["iterations"]) == ("finished", 0)
+    assert run.summary["stopped"].endswith("Never: after 0 steps")
+    again = run.resume(callbacks=[], progress=False)
+    assert (again.summary["status"], again.summary["iterations"]) == ("finished", 2)
+
+
 def test_an_error_at_the_end_is_told_and_the_run_is_finished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,7 +271,10 @@ def test_videos_after_every_second_evaluation(toy: Callable[..., Config], tmp_pa
 def test_films_that_cannot_be_had_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {**EVALUATED, "progress": True}
     equipoise.train("CartPole-v1", folder=tmp_path / "run", callbacks=[SaveVideos()], **settings)
-    assert capsys.readouterr().out.count("draws no pictures") == 1
+    told = capsys.readouterr().out
+    assert told.count("draws no pictures") == 1
+    hint = told.partition("(Gymnasium: ")[2].partition(")")[0]
+    assert compose(["env=gymnasium", "env.id=CartPole-v1", hint]).env.keywords["render_mode"] == "rgb_array"
 
 
 class Levels(ToyEnv):

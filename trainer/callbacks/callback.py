@@ -17,8 +17,10 @@ class Callback:
     `CallbackError`, with a checkpoint of the iteration that was done.
     """
 
-    def on_start(self, run: Trainer) -> None:
-        """Before the first iteration, also where a run goes on; keep `run` to look at it later."""
+    def on_start(self, run: Trainer) -> str | None:
+        """Before the first iteration, also where a run goes on; keep `run` to look at it later. Returns why
+        the run should end, or None."""
+        return None
 
     def on_iteration(self, metrics: Mapping[str, float]) -> str | None:
         """After each iteration, with its line of `metrics.jsonl`. Returns why the run should end, or None."""

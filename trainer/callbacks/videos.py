@@ -32,7 +32,7 @@ class SaveVideos(Callback):
         if self.evaluations % self.every == 0 and not self._run.recorder.film(self._run) and not self._told:
             self._told = True
             self._run.recorder.message(
-                "SaveVideos: this environment draws no pictures (Gymnasium: env.kwargs.render_mode=rgb_array)"
+                "SaveVideos: this environment draws no pictures (Gymnasium: env.render_mode=rgb_array)"
             )
         return None
 
