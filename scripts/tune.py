@@ -31,9 +31,8 @@ class TuneArguments(Arguments):
     arguments are settings of every trial, as for training, and are not searched.
     """
 
-    study: str = Field(
-        pattern=r"^\w[\w.-]*$",
-        description="letters, digits, . _ and -: a folder and a file have this name",
+    study: Annotated[str, "letters, digits, . _ and -, of which the first is a letter, a digit or _"] = Field(
+        pattern=r"^\w[\w.-]*$", description="a folder and a file have this name"
     )
     trials: Count = Field(100, description="in all, by all workers")
     storage: str | None = Field(

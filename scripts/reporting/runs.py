@@ -79,7 +79,9 @@ class Run:
 
     @property
     def env_steps(self) -> int:
-        """How many it has done."""
+        """How many it has done; one without the logger `jsonl` says so at its end."""
+        if not self.rows and self.summary is not None:
+            return self.summary.env_steps or 0
         return int(self.rows[-1].get("env_steps", 0)) if self.rows else 0
 
     @property

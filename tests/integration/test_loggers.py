@@ -192,6 +192,20 @@ class Broken:
             raise RuntimeError("no connection")
 
 
+def test_a_server_that_cannot_be_reached_is_one_message(
+    toy: Callable[..., Config],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("mlflow", reason="needs: pip install -e '.[mlflow]'")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    section = "{_target_:equipoise.trainer.loggers.mlflow.Mlflow,tracking_uri:'http://127.0.0.1:9'}"
+    with pytest.raises(LoggerError, match="logger Mlflow cannot begin: MlflowException"):
+        build(toy(f"loggers=[{section}]"), tmp_path).train()
+    assert "WARNING" not in capsys.readouterr().out
+
+
 def test_a_logger_that_fails_later_is_told_once_and_the_run_goes_on(
     toy: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -204,7 +204,7 @@ def test_the_finalist_with_the_best_mean_is_named_and_not_the_luckiest(
         (["folder=space.yaml/x"], "folder = space.yaml/x: space.yaml is no folder that can be written to"),
         (["loggers=[tensorbord]"], "there is no such logger; did you mean tensorboard?"),
         (["trainer.eval_every=3"], "use folder=, trials= and evaluations="),
-        (["study=../other"], "study = '../other': must be"),
+        (["study=../other"], "study = '../other': must be letters, digits, . _ and -"),
         (["trainer.gama=0.9"], "did you mean trainer.gamma?"),
     ],
 )

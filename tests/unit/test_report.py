@@ -202,6 +202,11 @@ def test_runs_of_every_state_and_environment_have_their_place(tmp_path: Path) ->
     assert page.column(2, "runs") == ["1 of 4"]
 
 
+def test_a_run_without_a_metrics_file_has_the_steps_of_its_summary(tmp_path: Path) -> None:
+    (make_run(tmp_path / "a", 1, 0.5) / "metrics.jsonl").unlink()
+    assert written(tmp_path).column(0, "steps") == ["1k"]
+
+
 def test_odd_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     odd = '"><script>alert(1)</script>'
     make_run(tmp_path / "a", 0, 0.1, preset=odd)

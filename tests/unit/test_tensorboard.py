@@ -158,6 +158,9 @@ def test_a_setting_that_shapes_the_learning_comes_before_the_length_of_the_run(t
     log = TensorBoardLog(tmp_path)
     typed = [
         "env",
+        "env.id",
+        "env.num_envs",
+        "env.width",
         "trainer.total_env_steps",
         "device",
         "trainer.eval_every",
@@ -169,7 +172,7 @@ def test_a_setting_that_shapes_the_learning_comes_before_the_length_of_the_run(t
     log.close()
     experiment = hparams(read(tmp_path), "_hparams_/experiment").experiment
     shown = {info.name for info in experiment.hparam_infos if info.differs}
-    assert shown == {"env", "optimizer.learning_rate", "a", "b", "preset"}
+    assert shown == {"optimizer.learning_rate", "a", "b", "env", "env.id"}
     assert {info.name for info in experiment.hparam_infos} == {*typed, "preset", "seed"}
 
 

@@ -88,10 +88,10 @@ def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *more = get_args(annotation)
-        if told := [each for each in more if isinstance(each, str)]:
-            return told[0]
         return allowed(inner, [*more, *metadata])
     metadata = [m for item in metadata for m in (item.metadata if isinstance(item, FieldInfo) else [item])]
+    if told := [each for each in metadata if isinstance(each, str)]:
+        return told[0]
     if annotation is str and any(isinstance(m, annotated_types.MinLen) for m in metadata):
         return "text that is not empty"
     limits = [words(m) for m in metadata for kind, words in _LIMITS if isinstance(m, kind)]

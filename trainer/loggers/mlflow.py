@@ -35,6 +35,7 @@ class Mlflow(Tracker):
     def __init__(self, experiment: str | None = None, tracking_uri: str | None = None) -> None:
         self.experiment, self.tracking_uri = experiment, tracking_uri
         self._client: Any = None
+        self._id: str | None = None
 
     def begin(self, run: LoggedRun, known: str | None) -> str:
         from mlflow.entities import Param
@@ -77,7 +78,7 @@ class Mlflow(Tracker):
         self._client = None
 
     def close(self) -> None:
-        if self._client is not None:
+        if self._client is not None and self._id is not None:
             self._client.set_terminated(self._id, "FAILED")
 
 

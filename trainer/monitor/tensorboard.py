@@ -136,11 +136,12 @@ class TensorBoardLog:
         """Put this run on the HParams page, with the metrics of `RANKED_BY` as columns.
 
         TensorBoard takes the columns for all runs from one of them, whichever it reads first. So a run lists
-        all of its settings. Shown without asking are those in `first`, what shapes the learning before all
-        else, and preset and seed.
+        all of its settings. Shown without asking are those in `first`, what shapes the learning before the
+        environment and all else, and preset and seed.
         """
         self._env = str(hyperparameters.get("env", ""))
         telling = [key for key in first if key not in EXACT]
+        telling.sort(key=lambda key: key.partition(".")[0] == "env")  # what all runs of a sweep have alike
         rest = ("preset", "seed", *first, "env", "optimizer.learning_rate", "env.num_envs")
         shown = list(dict.fromkeys([*telling, *rest]))[:COLUMNS]
         session = SessionStartInfo(start_time_secs=time.time())
