@@ -111,9 +111,9 @@ def _counts(found: Sequence[tuple[Package, Outcome]]) -> str:
     source, unnoted = (sum(package.found == where for package in unread) for where in (SOURCE, ""))
     return (
         f"**The last list: {len(FRESH)} packages that nobody here had tried, written down with what their "
-        f"READMEs show before any of them was tried. {_literally(fresh, len(FRESH))}**\n\n"
+        f"READMEs show before any of them was tried. {_literally(fresh, FRESH)}**\n\n"
         f"All {len(NEW)} packages that nobody here had tried, those of the last list among them. "
-        f"{_literally(new, len(NEW))} Where what was typed at first for those that train was found: for "
+        f"{_literally(new, NEW)} Where what was typed at first for those that train was found: for "
         f"{source} in the source, for {unnoted} nobody noted it, else in the README.\n\n"
         f"With those that had been tried before, {len(ran)} of {len(found)} train, {plain} of them with "
         "nothing typed but what names the environment; "
@@ -122,20 +122,24 @@ def _counts(found: Sequence[tuple[Package, Outcome]]) -> str:
     )
 
 
-def _literally(found: Sequence[tuple[Package, Outcome]], listed: int) -> str:
+def _literally(found: Sequence[tuple[Package, Outcome]], listed: Sequence[Package]) -> str:
     """How many of a list run by themselves, and how many of these train, with what, and since when."""
+    without = [package for package in listed if package not in [known for known, _ in found]]
+    again = [package for package in without if package.found == MESSAGE]  # failed at first, and no more yet
     alone = [(package, outcome) for package, outcome in found if outcome.by_itself]
     train = [package for package, outcome in alone if outcome.runs]
     first = [package for package in train if package.found != MESSAGE]
     before = [package for package in first if not package.mended]
-    all_the_same = sum(outcome.runs and not outcome.by_itself for _, outcome in found)
+    here = sum(outcome.runs and not outcome.by_itself for _, outcome in found)
+    others = [*alone, *again]
     return (
         f"{len(found) - len(alone)} of them cannot run by themselves, without any code of this project"
-        + (f" ({all_the_same} of these train here all the same)" if all_the_same else "")
-        + f". Of the other {len(alone)}, {_share(train, alone)} train, {_share(first, alone)} with what one "
-        f"would type at first: {_share(before, alone)} as this project then was, and "
-        f"{len(first) - len(before)} since it was mended for what they showed."
-        + (f" {listed - len(found)} of the list have not been tried yet." if listed > len(found) else "")
+        + (f" ({here} of these train here all the same)" if here else "")
+        + f". Of the other {len(others)} that were tried, {_share(train, others)} train, "
+        f"{_share(first, others)} with what one would type at first: {_share(before, others)} as this "
+        f"project then was, and {len(first) - len(before)} since it was mended for what they showed."
+        + (f" {len(again)} failed at first and wait for another try." if again else "")
+        + (f" {len(without) - len(again)} have not been tried yet." if len(without) > len(again) else "")
     )
 
 

@@ -40,8 +40,10 @@ FRESH = (
             "env.kwargs.dtype=float32",
         ),
         found=README,
-        note="it wants an array of jobs, which arguments could not be until it was tried",
-        mended=True,
+        note=(
+            "it wants an array of jobs, which arguments could not be until it was tried; then it calls what "
+            "Matplotlib took away in version 3.9, while it allows any"
+        ),
     ),
     Package(
         "mpspenv",
@@ -67,8 +69,8 @@ FRESH = (
         "memory, pictures",
         found=README,
         note=(
-            "its `close` ends the one pygame of a process, as that of the look at the head of a run "
-            "did until it was tried"
+            "its `close` ends the one pygame of a process, as that of the look at the head of a run did: "
+            "mended since, and not trained again yet"
         ),
         mended=True,
     ),

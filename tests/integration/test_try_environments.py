@@ -164,20 +164,23 @@ def test_new_ones_are_counted_with_and_without_what_gymnasium_alone_cannot_run(
         (shift()._replace(name="g"), Outcome({}, {ALONE: f"{alone.EARLIER}, each 30 steps: step 31: no"})),
         (shift()._replace(name="h", found=README, mended=True), trained),
     ]
+    waiting = shift()._replace(name="again", found=MESSAGE)
     monkeypatch.setattr(try_environments, "NEW", tuple(package for package, _ in new))
-    monkeypatch.setattr(try_environments, "FRESH", (*(package for package, _ in new[2:]), shift()))
+    monkeypatch.setattr(try_environments, "FRESH", (*(package for package, _ in new[2:]), shift(), waiting))
     text = try_environments.report([(shift()._replace(name="known before"), trained), *new], 4000)
-    assert "**The last list: 7 packages" in text
-    assert "1 of them cannot run by themselves, without any code of this project. Of the other 5, 2" in text
+    assert "**The last list: 8 packages" in text
+    assert "1 of them cannot run by themselves, without any code of this project. Of the other 6 that" in text
     assert (
-        "2 (40.0%) train, 1 (20.0%) with what one would type at first: 0 (0.0%) as this project then" in text
+        "were tried, 2 (33.3%) train, 1 (16.7%) with what one would type at first: 0 (0.0%) as this" in text
     )
-    assert (
-        "then was, and 1 since it was mended for what they showed. 1 of the list have not been tried" in text
-    )
+    assert "1 since it was mended for what they showed. 1 failed at first and wait for another try." in text
+    assert "another try. 1 have not been tried yet.**" in text
     assert "All 8 packages that nobody here had tried" in text
     assert "2 of them cannot run by themselves, without any code of this project (1 of these train" in text
-    assert "Of the other 6, 3 (50.0%) train, 2 (33.3%) with what one would type at first: 1 (16.7%)" in text
+    assert (
+        "Of the other 6 that were tried, 3 (50.0%) train, 2 (33.3%) with what one would type at first: 1 (16.7%)"
+        in text
+    )
     assert "was found: for 1 in the source, for 0 nobody noted it, else in the README." in text
     assert "| `env.num_envs=2` | nothing | message | runs |" in text
     assert "- **d**: it shrinks" in text
