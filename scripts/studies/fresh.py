@@ -161,7 +161,10 @@ FRESH = (
         "make=morality_gym:make",
         "moral constraints",
         ("env.kwargs={env_id: SwitchStandard-HumanA-v1, morality_chain_id: Utility}",),
-        found=README,
+        ("overrides",),
+        MESSAGE,
+        note="it imports overrides, which it does not require",
+        first="the same, without overrides",
     ),
     Package(
         "jsbgym",
