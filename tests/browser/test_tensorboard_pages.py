@@ -106,7 +106,8 @@ def test_hparams_shows_what_was_typed_and_the_final_score_side_by_side(
     ask: Callable[..., Any], run: tuple[Path, Summary]
 ) -> None:
     cells = ask("hparams", CELLS, lambda found: "tiny" in found)
-    assert {"env.num_envs", "trainer.batch.rollout_steps", "final/normalized_score"} <= set(cells)
+    shaping = {"trainer.batch.rollout_steps", "trainer.gradient_scaling.warmup_steps"}
+    assert {*shaping, "final/normalized_score"} <= set(cells)
     row = cells[cells.index("tiny") :]
     score = run[1].normalized_score
     assert {"8.0000", "16.000"} <= set(row)
