@@ -146,6 +146,7 @@ def edited(**changes: Any) -> Callable[[Path], None]:
     [
         (one_byte, "is damaged, or of another policy"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no exported policy that can be read"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json, .* is missing"),
         (lambda folder: (folder / "config.json").write_text("{"), "no exported policy that can be read"),
         (edited(format="transformers"), "is of another program"),
         (edited(version=9), "has version 9"),

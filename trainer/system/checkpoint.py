@@ -192,6 +192,8 @@ def newest(location: str | Path, device: str | torch.device = "cpu") -> Found:
         folder.glob("*.pt"), key=lambda path: (path.name == "last.pt", path.stat().st_mtime_ns), reverse=True
     )
     if not paths:
+        if (location / "model.safetensors").exists():
+            raise CheckpointError(f"{location}: config.json, which belongs to model.safetensors, is missing")
         raise CheckpointError(
             f"{location} has no checkpoint: the run ended before its first one, so start it again "
             f"(resume=auto hydra.run.dir={location}, with its settings)"
