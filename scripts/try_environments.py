@@ -31,18 +31,20 @@ from equipoise.trainer.monitor.summary import git_revision, versions
 LEGEND = """\
 Each package was installed at the version named, into a virtual environment of its own, and its environment
 was tried with Gymnasium alone, then looked at, trained for {steps:,} steps with the defaults, evaluated,
-filmed and exported by the console command. *Typed*: what was needed beside what names the environment.
-*At first*: what had been typed before, where that did not do. *Found*: where what was typed was found, in the
-README that the registry shows, in the source, or in the message of a first attempt; empty where nobody noted
-it. *Alone*: whether it runs without any code of this project (`scripts/studies/alone.py`): made with the same
-arguments, 1,000 random steps in whole episodes, or 300 of packages that train here, and 300 with resets
-before their end. It fails if it is no `gymnasium.Env`, raises, takes 60 seconds for a call or gives an
-observation of a shape that its space does not declare; what only the early resets upset counts as run.
+filmed and exported by the console command. *Typed*: what was needed beside what names the environment. *At
+first*: what had been typed before, where that did not do. *Found*: where what was typed was found, in the
+README that the registry shows, in the source, or in the message of a first attempt; empty where nobody
+noted it. *Alone*: whether it runs without any code of this project (`scripts/studies/alone.py`): made with
+the same arguments, 1,000 random steps in whole episodes, or 300 of packages that train here, and 300 with
+resets before their end. It fails if it is no `gymnasium.Env`, raises, takes 60 seconds for a call or gives
+an observation of a shape that its space does not declare; what only the early resets upset counts as run.
 *Random*, *deterministic*, *sampled*: mean returns of random actions and of both policies after so short a
-training, which shows that it runs, not how well it can learn. *Film*: empty where it was not tried. Rows were
-made at the commits that they state, on a busy machine of two cores. The aim was that 9 of 10 new ones run
-with what one would type at first. `scripts/studies/fresh.py` says how the last list was chosen, and what was
-left out of it.
+training, which shows that it runs, not how well it can learn. *Film*: empty where it was not tried. Of the
+last list, what was tried from cleaning-robots-gym on was evaluated for at most 300 steps an episode
+(`--eval-steps 300`), and where *film* is empty only looked at and trained (`--commands look,train`):
+neither filmed nor exported. Rows were made at the commits that they state, on a busy machine of two cores.
+The aim was that 9 of 10 new ones run with what one would type at first. `scripts/studies/fresh.py` says how
+the last list was chosen, and what was left out of it.
 """
 
 

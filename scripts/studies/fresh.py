@@ -130,6 +130,7 @@ FRESH = (
         "finance",
         ("env.kwargs={s0: 100.0, strike: 100.0, expiry: 1.0, r: 0.0, mu: 0.05, sigma: 0.2, n_steps: 30}",),
         found=README,
+        note="it pins a JAX that wants SciPy below 1.13, and that allows any",
     ),
     Package("nephrosim", "0.1.0", "nephrosim:nephrosim/UreaClearing-v0", "medicine", found=README),
     Package(
@@ -188,7 +189,16 @@ FRESH = (
         "robot",
         found=README,
     ),
-    Package("vs050-mujoco", "1.1.0", "vs050_mujoco:VS050-ReachPose-v0", "robot, goal", found=README),
+    Package(
+        "vs050-mujoco",
+        "1.1.0",
+        "vs050_mujoco:VS050-ReachPose-v0",
+        "robot, goal",
+        besides=("imageio",),
+        found=MESSAGE,
+        note="it imports imageio, which it does not require",
+        first="the same, without imageio",
+    ),
     Package(
         "qec-diverse-circuits",
         "0.1.0",
@@ -197,7 +207,14 @@ FRESH = (
         ("env.kwargs={max_qubits: 7, max_gates: 13, target_circuits: 30}",),
         found=README,
     ),
-    Package("rubiks-cube-gym", "0.5.2", "rubiks_cube_gym:rubiks-cube-222-lbl-v0", "puzzle", found=README),
+    Package(
+        "rubiks-cube-gym",
+        "0.5.2",
+        "rubiks_cube_gym:rubiks-cube-222-lbl-v0",
+        "puzzle",
+        found=README,
+        note="it fetches a file when it is made, from a place that cannot be reached here",
+    ),
     Package("topogym", "0.8.0", "topogym:TopoGym/Dilution-50-v0", "grid world", found=README),
     Package(
         "ev2gym",
