@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from equipoise.trainer.callbacks.callback import Callback
 from equipoise.trainer.exchange import ChangingEnvironment
 from equipoise.trainer.system import distributed
 from equipoise.trainer.system.checkpoint import plain
@@ -41,6 +42,11 @@ class Callbacks:
         """Called before the first iteration of a session. Raises `CallbackError`."""
         for notice in self._notices:
             run.recorder.message(f"resume: {notice}")
+        for name, callback in self._named.items():
+            if not run.settings.eval_every and _waits_for_evaluations(callback):
+                run.recorder.message(
+                    f"WARNING: {name}: trainer.eval_every = 0 makes no evaluation for it to see"
+                )
         with distributed.failing_together():
             said = [(name, self._call(name, "on_start", run)) for name in self._named]
             plain(self.state_dict(), "state")  # hours later there would be no checkpoint
@@ -123,6 +129,11 @@ class Callbacks:
             elif hasattr(self._named[name], "load_state_dict"):
                 with _worded(name, "load_state_dict"):
                     self._named[name].load_state_dict(own)
+
+
+def _waits_for_evaluations(callback: Any) -> bool:
+    method = getattr(type(callback), "on_evaluation", None)
+    return method is not None and method is not Callback.on_evaluation
 
 
 @contextmanager
