@@ -162,10 +162,10 @@ FRESH = (
         "make=morality_gym:make",
         "moral constraints",
         ("env.kwargs={env_id: SwitchStandard-HumanA-v1, morality_chain_id: Utility}",),
-        ("overrides",),
+        ("overrides", "tqdm", "pygame"),
         MESSAGE,
-        note="it imports overrides, which it does not require",
-        first="the same, without overrides",
+        note="it imports overrides, tqdm and pygame, which it does not require",
+        first="the same, without these three",
     ),
     Package(
         "jsbgym",
@@ -196,7 +196,7 @@ FRESH = (
         "robot, goal",
         besides=("imageio",),
         found=MESSAGE,
-        note="it imports imageio, which it does not require",
+        note="Gymnasium's `MujocoEnv`, which it builds on, imports imageio, which it does not require",
         first="the same, without imageio",
     ),
     Package(
