@@ -70,7 +70,7 @@ FRESH = (
         found=README,
         note=(
             "its `close` ends the one pygame of a process, as that of the look at the head of a run did: "
-            "mended since, and not trained again yet"
+            "mended since"
         ),
         mended=True,
     ),
@@ -81,7 +81,10 @@ FRESH = (
         "driving",
         besides=("pygame",),
         found=MESSAGE,
-        note="its README names versions that the package does not register",
+        note=(
+            "its README names versions that the package does not register, and it calls what NumPy took away "
+            "in version 2, while it allows any"
+        ),
         first="`racingenv:racingenv/Racing-features-v1`",
     ),
     Package(
@@ -164,7 +167,10 @@ FRESH = (
         ("env.kwargs={env_id: SwitchStandard-HumanA-v1, morality_chain_id: Utility}",),
         ("overrides", "tqdm", "pygame"),
         MESSAGE,
-        note="it imports overrides, tqdm and pygame, which it does not require",
+        note=(
+            "it imports overrides, tqdm and pygame, which it does not require, and the package lacks "
+            "files of its own"
+        ),
         first="the same, without these three",
     ),
     Package(
@@ -230,5 +236,12 @@ FRESH = (
         ),
         found=README,
     ),
-    Package("gym-locm", "2.0.0b1", "gym_locm:LOCM-constructed-v0", "cards, masked", found=README),
+    Package(
+        "gym-locm",
+        "2.0.0b1",
+        "gym_locm:LOCM-constructed-v0",
+        "cards, masked",
+        found=README,
+        note="the published package lacks a file of its own; tried with Python 3.12, as it wants",
+    ),
 )
