@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from equipoise.envs.gymnasium_adapter import GymnasiumEnv
+from equipoise.envs.gymnasium_adapter import GymnasiumEnv, closing
 
 
 class Pygame(ModuleType):
@@ -57,6 +58,7 @@ class Drawn(gymnasium.Env[Any, Any]):
 def test_pygame_ends_with_the_last_environment_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     pygame = Pygame()
     monkeypatch.setitem(sys.modules, "pygame", pygame)
+    monkeypatch.setattr(closing, "_open", weakref.WeakValueDictionary())  # other tests leave some open
     training = GymnasiumEnv(make=Drawn, num_envs=2)
     look = GymnasiumEnv(make=Drawn, num_envs=1)
     for env in (look, training):

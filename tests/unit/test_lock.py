@@ -192,3 +192,19 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert held.is_held()
     held.release()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_of_its_lock_is_removed_at_once(tmp_path: Path) -> None:
+    lived = FolderLock(tmp_path)
+    identity = json.loads((tmp_path / NAME).read_text())
+    lived.release()
+    drafts = {
+        "living": identity,
+        "gone": {**identity, "started": "1"},
+        "elsewhere": {**identity, "boot": "x"},
+    }
+    for name, written in {**drafts, "not written yet": ""}.items():
+        (tmp_path / f".{NAME}.{name}").write_text(json.dumps(written) if written else "")
+    FolderLock(tmp_path).release()
+    left = {path.name.rpartition(".")[2] for path in tmp_path.glob(f".{NAME}.*")}
+    assert left == {"living", "elsewhere", "not written yet"}

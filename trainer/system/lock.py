@@ -116,7 +116,7 @@ class FolderLock:
     def _sweep(self) -> None:
         """Remove the drafts of processes that were killed at this point."""
         for draft in self.path.parent.glob(f".{NAME}.*"):
-            if draft != self._draft and self._now() - _modified(draft) > LEASE:
+            if draft != self._draft and (_has_ended(draft) or self._now() - _modified(draft) > LEASE):
                 draft.unlink(missing_ok=True)
 
     def _now(self) -> float:
@@ -181,6 +181,20 @@ def _identity() -> dict[str, Any]:
         "boot": _first_line("/proc/sys/kernel/random/boot_id") or socket.gethostname(),
         "pids": _link("/proc/self/ns/pid"),
     }
+
+
+def _has_ended(draft: Path) -> bool:
+    """Whether the process that made it is known to be gone, as it ran on this machine."""
+    try:
+        file = os.open(draft, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        here, there = _identity(), _read(file)
+    finally:
+        os.close(file)
+    near = all(there.get(key) == here[key] for key in ("boot", "pids"))
+    return near and _started(there["pid"]) != there.get("started")
 
 
 def _holder(file: int) -> str:
