@@ -78,8 +78,8 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """What PyTorch traces is run as it was traced: only the C++ compiler behind is left out, so that numbers
-    are the same bit for bit. Yields what was given to that."""
+    """What PyTorch traces is run as it was traced: only the C++ compiler behind is left out. Yields what would
+    have been given to that."""
     import torch._dynamo
     import torch._inductor
 

@@ -236,9 +236,9 @@ def test_a_checkpoint_may_not_name_foreign_callbacks(tmp_path: Path) -> None:
 def test_who_waits_for_evaluations_that_never_come_is_told(
     every: int, toy: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stops = "callbacks=[{_target_: equipoise.trainer.callbacks.StopAtScore, score: 1e9}, stop_after]"
-    stops = stops.replace("stop_after", "{_target_: equipoise.trainer.callbacks.StopAfter, hours: 9}")
-    build(toy(stops, f"trainer.eval_every={every}"), tmp_path / "run").train()
+    score = "{_target_: equipoise.trainer.callbacks.StopAtScore, score: 1e9}"
+    hours = "{_target_: equipoise.trainer.callbacks.StopAfter, hours: 9}"
+    build(toy(f"callbacks=[{score}, {hours}]", f"trainer.eval_every={every}"), tmp_path / "run").train()
     told = " ".join("".join(capsys.readouterr()).split())
     assert ("WARNING: StopAtScore: trainer.eval_every = 0" in told) is (every == 0)
     assert "WARNING: StopAfter" not in told
