@@ -71,9 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not found:
         print(f"{options.out}: nothing has been tried yet", file=sys.stderr)
         return 1
-    keep([outcome for _, outcome in found], options.kept)
     command = shlex.join(["python", "-m", "scripts.try_environments", *(arguments or sys.argv[1:])])
-    write_report(options.report, "Environments of others", _origin(command), report(found, options.steps))
+    origin = _origin(command)  # before this changes files of the source tree itself
+    keep([outcome for _, outcome in found], options.kept)
+    write_report(options.report, "Environments of others", origin, report(found, options.steps))
     print(f"report: {options.report}")
     return 0
 

@@ -85,12 +85,14 @@ def _of_episodes(config: Config, env: BatchedEnv) -> Iterator[Settled]:
     if config.trainer.gamma is not None:
         return
     discount, limit = with_discount(config.trainer, env).discount, time_limit(env)
+    differ = "max_episode_steps" in (config.env.keywords.get("kwargs_each") or {})
+    whose = " of the first copy" if differ else ""
     if limit is None:
-        why = "nothing says after how many steps episodes end at the latest"
+        why = f"nothing says after how many steps episodes{whose} end at the latest"
     elif discount == USUAL_DISCOUNT:
-        why = f"episodes may have {limit:,} steps"
+        why = f"episodes{whose} may have {limit:,} steps"
     else:
-        why = f"half an episode of at most {limit:,} steps lies ahead on average"
+        why = f"half an episode{whose} of at most {limit:,} steps lies ahead on average"
     yield Settled("trainer.gamma", f"discount {discount:.4g}", why)
 
 

@@ -129,14 +129,18 @@ def registered(id: str, make: Callable[[], Made]) -> Made:
         if package is None:
             raise
         registering = _registering(package)
-        inside = hasattr(package, "__path__") and importlib.util.find_spec(f"{module}.envs")
-        if not registering and not inside:
+        if not registering and not _has_envs(package):
             raise
         for call in registering:
             call()
-        if inside:
+        if _has_envs(package):
             importlib.import_module(f"{module}.envs")
         return make()
+
+
+def _has_envs(module: ModuleType) -> bool:
+    """Whether it is a package with a module `envs`, as Gymnasium's template lays them out."""
+    return hasattr(module, "__path__") and importlib.util.find_spec(f"{module.__name__}.envs") is not None
 
 
 def _registering(module: ModuleType) -> list[Callable[[], Any]]:
@@ -153,7 +157,7 @@ def _registering(module: ModuleType) -> list[Callable[[], Any]]:
 
 
 def found_at(place: str) -> Callable[..., Any]:
-    """What `module:name` names. Raises ImportError or AttributeError."""
+    """What `module:name` names, in the module or else in its `envs`. Raises ImportError or AttributeError."""
     module, _, name = place.partition(":")
     if not name:
         parts = place.rpartition(".")
@@ -164,7 +168,11 @@ def found_at(place: str) -> Callable[..., Any]:
             "define it at the top of a module"
         )
     found: Any = importlib.import_module(module)
-    for part in name.split("."):
+    first, *inner = name.split(".")
+    if not hasattr(found, first) and _has_envs(found):
+        inside = importlib.import_module(f"{module}.envs")
+        found = inside if hasattr(inside, first) else found  # the message is to name what was typed
+    for part in (first, *inner):
         found = getattr(found, part)
     call: Callable[..., Any] = found
     return call

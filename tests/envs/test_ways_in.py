@@ -335,27 +335,38 @@ def test_so_it_is_where_gymnasium_makes_many_at_once(late: str) -> None:
     env.close()
 
 
-def test_what_a_package_registers_in_its_module_envs_is_found_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def nested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A package whose module `envs`, which nothing else imports, has an environment and registers it."""
     inside = tmp_path / "empty_package" / "envs"
     inside.mkdir(parents=True)
     (inside.parent / "__init__.py").touch()
     (inside / "__init__.py").write_text(
-        "import gymnasium\ngymnasium.register('Inside-v0', 'tests.envs.test_ways_in:Numbered')\n"
+        "import gymnasium\nfrom tests.envs.test_ways_in import Numbered as Inner\n"
+        "gymnasium.register('Inside-v0', Inner)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    try:
-        env = GymnasiumEnv("empty_package:Inside-v0", num_envs=1, kwargs={"level": 3.0})
-        assert env.reset(0)[0][:, 1].tolist() == [3.0]
-        with pytest.raises(
-            ValueError, match="no environment that Gymnasium knows; the closest known: Inside"
-        ):
-            GymnasiumEnv("empty_package:Insider-v0")
-    finally:
-        gymnasium.registry.pop("Inside-v0", None)
-        for name in ("empty_package", "empty_package.envs"):
-            sys.modules.pop(name, None)
+    yield "empty_package"
+    gymnasium.registry.pop("Inside-v0", None)
+    for name in ("empty_package", "empty_package.envs"):
+        sys.modules.pop(name, None)
+
+
+def test_what_a_package_registers_in_its_module_envs_is_found_too(nested: str) -> None:
+    env = GymnasiumEnv(f"{nested}:Inside-v0", num_envs=1, kwargs={"level": 3.0})
+    assert env.reset(0)[0][:, 1].tolist() == [3.0]
+    with pytest.raises(ValueError, match="no environment that Gymnasium knows; the closest known: Inside"):
+        GymnasiumEnv(f"{nested}:Insider-v0")
+
+
+@BOTH
+def test_so_is_a_class_that_only_this_module_has(nested: str, vectorization: Any) -> None:
+    given = {"level": 3.0}
+    env = GymnasiumEnv(make=f"{nested}:Inner", num_envs=2, vectorization=vectorization, kwargs=given)
+    assert env.reset(0)[0][:, 1].tolist() == [3.0, 3.0]
+    env.close()
+    with pytest.raises(ValueError, match="module 'empty_package' has no attribute 'Outer'"):
+        GymnasiumEnv(make=f"{nested}:Outer")
 
 
 def test_an_id_that_is_not_among_them_is_named_with_the_closest(late: str) -> None:

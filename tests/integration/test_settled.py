@@ -90,6 +90,15 @@ def test_the_discount_follows_from_the_time_limit(tmp_path: Path) -> None:
     assert long in said(tmp_path, "env=gymnasium", "env.id=CartPole-v1")
 
 
+def test_where_copies_differ_the_time_limit_is_said_to_be_the_first_one_s(tmp_path: Path) -> None:
+    each = "env.kwargs_each.max_episode_steps=[60,600]"
+    line = (
+        "setting: discount 0.9667, because half an episode of the first copy of at most 60 steps lies ahead "
+        "on average (trainer.gamma)"
+    )
+    assert line in said(tmp_path, "env=gymnasium", "env.id=CartPole-v1", each)
+
+
 def test_many_environments_are_told_that_their_rollouts_are_long(tmp_path: Path) -> None:
     (line, *_) = said(tmp_path, *BOTH, "env.num_envs=64")
     assert line == (
