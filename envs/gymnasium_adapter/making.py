@@ -22,6 +22,8 @@ from equipoise.envs.gymnasium_adapter.objects import built
 from equipoise.envs.gymnasium_adapter.wrapping import Wrapping
 
 Made = TypeVar("Made")
+LONGEST = 300
+"""Characters of its arguments in the message on an environment that cannot be made."""
 _REGISTERS = re.compile(r"register(_\w*(env|environment)s?)?")
 _OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -100,8 +102,9 @@ def _make(
             f"{id!r} is no environment that Gymnasium knows{hint} ('module:Name-v0' imports a module first)"
         ) from error
     except (Exception, SystemExit) as error:  # user code: may raise anything
+        told = str(kwargs) if len(str(kwargs)) <= LONGEST else f"{str(kwargs)[:LONGEST]} …"
         raise ValueError(
-            f"{id!r} could not be made with {kwargs}: {type(error).__name__}: {error}{wanted(error, call)}"
+            f"{id!r} could not be made with {told}: {type(error).__name__}: {error}{wanted(error, call)}"
         ) from error
     modes = env.metadata.get("render_modes") or []
     if render_mode is not None and env.render_mode != render_mode and render_mode not in modes:
@@ -110,8 +113,10 @@ def _make(
 
 
 def wanted(error: BaseException, call: str | Callable[..., Any] | None) -> str:
-    """How to give arguments that have no default, of which Python says: missing 2 required …: 'a' and 'b'.
-    Those of a function within the constructor are not the user's to give."""
+    """How to give an array, where a list will not do, and arguments that have no default, of which Python
+    says: missing 2 required …: 'a' and 'b'. Those of a function within the constructor are not the user's."""
+    if "'list' object has no attribute" in str(error):
+        return "; env.kwargs.<name>={_target_: numpy.array, object: [...]} gives an array in place of a list"
     name = call.rpartition(":")[2].rpartition(".")[2] if isinstance(call, str) else name_of(call)
     of_these = rf"(__init__|\b{re.escape(name)})\(\)"
     missing = re.search(of_these + r" missing \d+ required [^:]*: ('\w+'(,? and |, )?)+", str(error))

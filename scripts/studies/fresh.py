@@ -15,6 +15,11 @@ JOBS = "[[[1,2,0],[0,2,1]],[[17,12,19],[8,6,2]]]"
 STEPS = ",".join(["0.85"] * 50 + ["0.9"] * 50)
 MOVER = "{mover_stl_path: beckhoff_apm4220_mover, bumper_stl_path: beckhoff_apm4220_bumper}"
 
+
+def _array(numbers: str) -> str:
+    return f"{{_target_: numpy.array, object: {numbers}}}"
+
+
 FRESH = (
     Package(
         "ap-gym",
@@ -33,7 +38,7 @@ FRESH = (
         "make=graph_jsp_env.disjunctive_graph_jsp_env:DisjunctiveGraphJspEnv",
         "scheduling, masked",
         (
-            f"env.kwargs.jps_instance={{_target_: numpy.array, object: {JOBS}}}",
+            f"env.kwargs.jps_instance={_array(JOBS)}",
             "env.kwargs.perform_left_shift_if_possible=true",
             "env.kwargs.normalize_observation_space=true",
             "env.kwargs.flat_observation_space=true",
@@ -123,8 +128,11 @@ FRESH = (
         (
             f"env.kwargs.mover_params={{shape: mesh, mesh: {MOVER}, mass: 0.605, bumper_mass: 0.034}}",
             "env.kwargs.initial_mover_zpos=0.002",
+            "env.kwargs.render_mode=null",
         ),
-        found=README,
+        found=MESSAGE,
+        note="it opens a window where it is not told otherwise, which needs a screen",
+        first="the same, with its window",
     ),
     # Its README names the arguments, and gives no values.
     Package(
@@ -152,12 +160,16 @@ FRESH = (
         "make=pcgym:make_env",
         "process control",
         (
-            "env.kwargs.env_params={N: 100, tsim: 25, x0: [0.8, 330, 0.8], model: cstr_ode}",
+            "env.kwargs.env_params={N: 100, tsim: 25, model: cstr_ode}",
+            f"env.kwargs.env_params.x0={_array('[0.8,330,0.8]')}",
             f"env.kwargs.env_params.SP={{Ca: [{STEPS}]}}",
-            "env.kwargs.env_params.o_space={low: [0.7, 300, 0.8], high: [1, 350, 0.9]}",
-            "env.kwargs.env_params.a_space={low: [295], high: [302]}",
+            f"env.kwargs.env_params.o_space.low={_array('[0.7,300,0.8]')}",
+            f"env.kwargs.env_params.o_space.high={_array('[1,350,0.9]')}",
+            f"env.kwargs.env_params.a_space.low={_array('[295]')}",
+            f"env.kwargs.env_params.a_space.high={_array('[302]')}",
         ),
-        found=README,
+        found=MESSAGE,
+        first="the same, with lists for arrays",
     ),
     Package("neurogym", "2.3.1", "neurogym:GoNogo-v0", "neuroscience", found=README),
     Package(
@@ -235,7 +247,13 @@ FRESH = (
             "env.kwargs.state_function={_target_: hydra.utils.get_method, "
             "path: ev2gym.rl_agent.state.V2G_profit_max}",
         ),
-        found=README,
+        ("setuptools<82",),
+        MESSAGE,
+        note=(
+            "it imports pkg_resources, which it does not require and setuptools lacks since version 82; the "
+            "files that its README and its configuration name are found in its repository alone"
+        ),
+        first="the same, without setuptools",
     ),
     Package(
         "gym-locm",

@@ -238,6 +238,6 @@ def _run(command: Sequence[str], cwd: Path, environment: dict[str, str], timeout
 def _reason(said: str, pattern: str = "") -> str:
     """The line that says why a command failed: the first that fits, else the last."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nothing was said"]
-    wanted = pattern or r"Configuration error: |The run ended with an error|not done after"
+    wanted = pattern or r"Configuration error: |The run ended with an error|Fatal Python error|not done after"
     line = next((line for line in lines if re.search(wanted, line)), lines[-1])
     return re.sub(wanted, "", line)[:400] if pattern else line[:400]

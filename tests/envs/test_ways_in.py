@@ -96,6 +96,19 @@ def test_arguments_may_be_objects_that_a_configuration_names(vectorization: Any)
     env.close()
 
 
+def test_where_an_array_was_wanted_a_list_is_told_how_to_be_one() -> None:
+    def make(low: Any) -> Numbered:
+        return Numbered(level=low.max())
+
+    env = GymnasiumEnv(make=make, kwargs={"low": {"_target_": "numpy.array", "object": [1.0, 2.0]}})
+    assert env.reset(0)[0][0, 1] == 2.0
+    with pytest.raises(
+        ValueError, match=r"'max'; env.kwargs.<name>={_target_: numpy.array, object: "
+    ) as error:
+        GymnasiumEnv(make=make, kwargs={"low": [1.0] * 1000})
+    assert len(str(error.value)) < 600, "the reason is not to be looked for behind the arguments"
+
+
 @pytest.mark.parametrize("name", ["equipoise.envs.gymnasium_adapter.making.found_at", "equipoise.train"])
 def test_no_argument_is_made_by_this_package_which_imports_by_name(name: str) -> None:
     kwargs = {"port": {"_target_": name, "place": "os:getpid"}}
