@@ -67,6 +67,7 @@ FRESH = (
         "game, dict, pictures, masked",
         ("env.kwargs={initial_seconds: 60.0, increment_seconds: 0.0, include_board_image: true}",),
         found=README,
+        note="its pictures have 512 × 512 pixels: not done after 600 seconds of a busy machine",
     ),
     Package(
         "memory-gym",
@@ -119,7 +120,15 @@ FRESH = (
         found=README,
         before="cleaning_robots_gym:register_envs",
     ),
-    Package("pyflyt", "0.29.0", "PyFlyt.gym_envs:PyFlyt/QuadX-Hover-v2", "control, aircraft", found=README),
+    Package(
+        "pyflyt",
+        "0.29.0",
+        "PyFlyt.gym_envs:PyFlyt/QuadX-Hover-v4",
+        "control, aircraft",
+        found=MESSAGE,
+        note="its README names a version that the package does not register any more",
+        first="`PyFlyt.gym_envs:PyFlyt/QuadX-Hover-v2`",
+    ),
     Package(
         "magbotsim",
         "1.3.0",
