@@ -102,6 +102,7 @@ def test_where_an_array_was_wanted_a_list_is_told_how_to_be_one() -> None:
 
     env = GymnasiumEnv(make=make, kwargs={"low": {"_target_": "numpy.array", "object": [1.0, 2.0]}})
     assert env.reset(0)[0][0, 1] == 2.0
+    env.close()
     with pytest.raises(
         ValueError, match=r"'max'; env.kwargs.<name>={_target_: numpy.array, object: "
     ) as error:
@@ -368,6 +369,7 @@ def nested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_what_a_package_registers_in_its_module_envs_is_found_too(nested: str) -> None:
     env = GymnasiumEnv(f"{nested}:Inside-v0", num_envs=1, kwargs={"level": 3.0})
     assert env.reset(0)[0][:, 1].tolist() == [3.0]
+    env.close()
     with pytest.raises(ValueError, match="no environment that Gymnasium knows; the closest known: Inside"):
         GymnasiumEnv(f"{nested}:Insider-v0")
 
