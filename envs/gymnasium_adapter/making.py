@@ -19,6 +19,7 @@ from equipoise.envs.action_table import UnsupportedSpaceError
 from equipoise.envs.gymnasium_adapter import closing
 from equipoise.envs.gymnasium_adapter.each_kwargs import EachKwargs
 from equipoise.envs.gymnasium_adapter.objects import built
+from equipoise.envs.gymnasium_adapter.windowless import entry_point, windowless
 from equipoise.envs.gymnasium_adapter.wrapping import Wrapping
 
 Made = TypeVar("Made")
@@ -87,14 +88,18 @@ def _make(
     try:
         given = {**built(kwargs), **rendering}
         if call is not None:
-            env = (found_at(call) if isinstance(call, str) else call)(**given)
+            create = found_at(call) if isinstance(call, str) else call
+            env = create(**windowless(create) | given)
             if not isinstance(env, gymnasium.Env):
                 batched = hasattr(env, "num_envs") or hasattr(env, "possible_agents")
                 hint = "; env=vector or env=on_device takes what steps many at once" if batched else ""
                 raise TypeError(f"it gives a {type(env).__name__}, which is no gymnasium.Env{hint}")
         else:
             # Gymnasium's checker is replaced by `Guard`, which also looks at every step after the first.
-            env = registered(id, lambda: gymnasium.make(id, disable_env_checker=True, **given))
+            env = registered(
+                id,
+                lambda: gymnasium.make(id, disable_env_checker=True, **windowless(entry_point(id)) | given),
+            )
     except gymnasium.error.UnregisteredEnv as error:
         near = difflib.get_close_matches(id.partition(":")[2] or id, gymnasium.registry, n=3, cutoff=0.5)
         hint = f"; the closest known: {', '.join(near)}" if near else ""

@@ -96,6 +96,28 @@ def test_arguments_may_be_objects_that_a_configuration_names(vectorization: Any)
     env.close()
 
 
+class Windowed(Numbered):
+    """Opens a window unless it is told otherwise."""
+
+    metadata = {"render_modes": ["human"]}
+
+    def __init__(self, render_mode: str | None = "human") -> None:
+        self.render_mode = render_mode
+        super().__init__(level=float(render_mode == "human"))
+
+
+@pytest.mark.parametrize(
+    "named", [{"id": "Windowed-v0"}, {"id": f"{__name__}:Windowed-v0"}, {"make": Windowed}]
+)
+def test_a_run_opens_no_window_unless_it_is_asked_for_one(named: Any) -> None:
+    gymnasium.register("Windowed-v0", Windowed)
+    for kwargs, windows in (({}, 0.0), ({"render_mode": "human"}, 1.0)):
+        env = GymnasiumEnv(**named, num_envs=1, kwargs=kwargs)
+        assert env.reset(0)[0][0, 1] == windows
+        env.close()
+    gymnasium.registry.pop("Windowed-v0")
+
+
 def test_where_an_array_was_wanted_a_list_is_told_how_to_be_one() -> None:
     def make(low: Any) -> Numbered:
         return Numbered(level=low.max())
