@@ -137,11 +137,13 @@ FRESH = (
         (
             f"env.kwargs.mover_params={{shape: mesh, mesh: {MOVER}, mass: 0.605, bumper_mass: 0.034}}",
             "env.kwargs.initial_mover_zpos=0.002",
-            "env.kwargs.render_mode=null",
         ),
-        found=MESSAGE,
-        note="it opens a window where it is not told otherwise, which needs a screen",
-        first="the same, with its window",
+        found=README,
+        note=(
+            "it opens a window where it is not told otherwise, which needs a screen, with Gymnasium alone, "
+            "too; made without one since"
+        ),
+        mended=True,
     ),
     # Its README names the arguments, and gives no values.
     Package(
@@ -169,7 +171,7 @@ FRESH = (
         "make=pcgym:make_env",
         "process control",
         (
-            "env.kwargs.env_params={N: 100, tsim: 25, model: cstr_ode}",
+            "env.kwargs.env_params={N: 100, tsim: 25, model: cstr}",
             f"env.kwargs.env_params.x0={_array('[0.8,330,0.8]')}",
             f"env.kwargs.env_params.SP={{Ca: [{STEPS}]}}",
             f"env.kwargs.env_params.o_space.low={_array('[0.7,300,0.8]')}",
@@ -178,7 +180,8 @@ FRESH = (
             f"env.kwargs.env_params.a_space.high={_array('[302]')}",
         ),
         found=MESSAGE,
-        first="the same, with lists for arrays",
+        note="its README names a model, `cstr_ode`, that the package does not have",
+        first="the same, with lists for arrays, and `cstr_ode`",
     ),
     Package("neurogym", "2.3.1", "neurogym:GoNogo-v0", "neuroscience", found=README),
     Package(
