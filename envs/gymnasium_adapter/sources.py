@@ -11,6 +11,9 @@ from gymnasium.envs.registration import parse_env_id
 from equipoise.envs.gymnasium_adapter.objects import targets
 from equipoise.envs.gymnasium_adapter.wrapping import is_own
 
+HARMLESS = ("equipoise.envs.remembering.Columns", "equipoise.envs.sequences.PadSequences")
+"""Wrappers of ours: they import and write nothing, whatever arguments a checkpoint gives them."""
+
 
 def sources(section: Mapping[str, Any]) -> Iterator[str]:
     """The code that the keywords of a `GymnasiumEnv` name: modules, and callables as `module:name`."""
@@ -22,7 +25,7 @@ def sources(section: Mapping[str, Any]) -> Iterator[str]:
     wrappers = section.get("wrappers")
     for wrapper in wrappers if isinstance(wrappers, list | tuple) else ():
         name = wrapper.get("_target_") if isinstance(wrapper, Mapping) else wrapper
-        if isinstance(name, str) and not is_own(name):
+        if isinstance(name, str) and not is_own(name) and name not in HARMLESS:
             yield ":".join(name.rsplit(".", 1))
         elif isinstance(name, str) and name.endswith("RecordVideo"):  # writes files wherever it is told to
             yield "gymnasium.wrappers:RecordVideo"

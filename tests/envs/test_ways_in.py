@@ -210,8 +210,12 @@ def test_what_is_wrong_is_named(keywords: dict[str, Any], message: str) -> None:
 
 
 def test_what_a_checkpoint_s_wrappers_name_is_listed_before_anything_is_imported() -> None:
-    """Gymnasium's own need no leave, but for the one that writes files where it is told to."""
+    """Gymnasium's own and ours need no leave, but for the one that writes files where it is told to."""
     wrappers = ["TimeLimit", "gymnasium.wrappers.FlattenObservation", "mine.Wrapper", {"_target_": "yours.W"}]
+    wrappers += [
+        {"_target_": "equipoise.envs.remembering.Columns", "keep": [0]},
+        "equipoise.envs.sequences.x",
+    ]
     section = {
         "id": "CartPole-v1",
         "wrappers": [*wrappers, "RecordVideo", "gymnasium.wrappers.utils.os.system"],
@@ -225,6 +229,7 @@ def test_what_a_checkpoint_s_wrappers_name_is_listed_before_anything_is_imported
         "whole",
         "mine:Wrapper",
         "yours:W",
+        "equipoise.envs.sequences:x",
         "gymnasium.wrappers:RecordVideo",
         "gymnasium.wrappers.utils.os:system",
     ]

@@ -9,6 +9,7 @@ import torch
 
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import CONFIG_DIR, GROUPS, compose
+from equipoise.trainer.configuration.imports import allowance
 
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIG_DIR / group).glob("*.yaml"))]
 SMALL = (
@@ -37,6 +38,8 @@ def test_every_option_runs_an_update(group: str, option: str, tmp_path: Path) ->
     assert after.isfinite().all()
     assert not torch.equal(before, after)
     assert metrics["optimizer/skipped"] == 0
+    if group == "experiment":  # what comes with us is loaded again without leave
+        assert allowance(config.plain()) == []
 
 
 def test_there_are_options_to_be_found() -> None:
