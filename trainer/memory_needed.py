@@ -26,6 +26,8 @@ from equipoise.trainer.system.host_memory import available_memory
 
 WIDE = 4_096
 """Size of an observation from which on a multilayer perceptron is called the wrong network."""
+LARGE = 210 * 160 * 3
+"""Numbers of a picture, more than a screen of Atari's has, from which on it is called large."""
 SIDE = 64
 """Side, in pixels, to which the advice shrinks pictures."""
 _FLOAT = 4
@@ -56,7 +58,7 @@ def needed(config: Config, width: int, num_envs: int, parts: Sequence[Observatio
 
 
 def check_memory(config: Config, env: BatchedEnv) -> str | None:
-    """A remark on observations that are wide for the network, if they are.
+    """A remark on observations that are wide for the network, or on large pictures, if they are.
 
     Raises:
         ValueError: the run needs more memory than there is.
@@ -75,7 +77,7 @@ def check_memory(config: Config, env: BatchedEnv) -> str | None:
             "trainer.batch.rollout_steps"
         )
     if width <= WIDE or not need.layers:
-        return None
+        return _large_picture(env, parts)
     units = max(_first_layers(config.policy, parts))
     pictures = any(part.picture for part in parts)
     better = "policy=auto has convolutions for pictures" if pictures else _smaller(env)
@@ -83,6 +85,18 @@ def check_memory(config: Config, env: BatchedEnv) -> str | None:
         f"observations of {width:,} numbers are wide for a multilayer perceptron: its first layer has "
         f"{units * width:,} weights; {better}, or policy.encoder._target_=module.Class names a network of "
         "your own"
+    )
+
+
+def _large_picture(env: BatchedEnv, parts: Sequence[ObservationPart]) -> str | None:
+    found = [part for part in parts if part.picture and part.stop - part.first > LARGE]
+    if not found:
+        return None
+    part = max(found, key=lambda each: each.stop - each.first)
+    size, pixels = " x ".join(map(str, part.shape)), math.prod(sorted(part.shape)[-2:])
+    return (
+        f"{part.name or 'observation'}: pictures of {size} have {pixels / SIDE**2:.0f} times the pixels of "
+        f"{SIDE} x {SIDE}, and convolutions cost as much more; {_smaller(env)}"
     )
 
 

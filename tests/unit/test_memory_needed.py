@@ -105,6 +105,16 @@ def test_wide_observations_are_told_with_a_way_out_that_fits_them() -> None:
     assert check_memory(config("policy=node_set"), pictures(5_000)) is None
 
 
+def test_large_pictures_are_told_with_what_makes_them_smaller() -> None:
+    short = "trainer.batch.rollout_steps=2"
+    assert check_memory(config(short), pictures(210, 160, 3)) is None
+    told = check_memory(config(short), pictures(211, 160, 3)) or ""
+    assert re.search(f"of 211 x 160 x 3 have 8 times the pixels of 64 x 64, .* as much more; {RESIZE}", told)
+    told = check_memory(config(short), pictures(256, 256, 3, named=True)) or ""
+    assert told.startswith("screen: pictures of 256 x 256 x 3 have 16 times the pixels")
+    assert "env.ignore=[screen] leaves out" in told
+
+
 def test_a_wide_part_beside_others_is_told_with_ways_out_that_work() -> None:
     def told(*more: str, **kwargs: Any) -> str:
         env, policy = scan(*more, **kwargs)
