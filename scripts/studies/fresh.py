@@ -262,8 +262,8 @@ FRESH = (
         ("setuptools<82",),
         MESSAGE,
         note=(
-            "it imports pkg_resources, which it does not require and setuptools lacks since version 82; the "
-            "files that its README and its configuration name are found in its repository alone"
+            "it imports pkg_resources, which setuptools lacks since version 82, and pandapower, and requires "
+            "neither; the files that its README and its configuration name lie where its repository has them"
         ),
         first="the same, without setuptools",
     ),
