@@ -106,7 +106,7 @@ def test_wide_observations_are_told_with_a_way_out_that_fits_them() -> None:
 
 
 def test_large_pictures_are_told_with_what_makes_them_smaller() -> None:
-    short = "trainer.batch.rollout_steps=2"
+    short = "trainer.batch.rollout_steps=4"
     assert check_memory(config(short), pictures(210, 160, 3)) is None
     told = check_memory(config(short), pictures(211, 160, 3)) or ""
     assert re.search(f"of 211 x 160 x 3 have 8 times the pixels of 64 x 64, .* as much more; {RESIZE}", told)
