@@ -193,13 +193,19 @@ class Goal(EpisodicEnv[GoalState]):
         return (torch.cat(columns, dim=1) + self._shift) / self._scale
 
     def expert_action(self) -> NativeAction:
-        """See `envs.goal.expert`; it knows the faithful kick, and without `faithful` aims it the same way."""
+        """See `envs.goal.expert`; it knows the faithful kick, and without `faithful` aims it the same way.
+
+        Both shots reach the whole goal; it shoots with the one whose side it aims at, so that who imitates it
+        need not learn a mean of both posts.
+        """
         shoot, height, x = plan(self.state, self.max_substeps)
         kick, shots = x[:, None].expand(-1, 2), [height[:, None]] * len(self._shots)
         outside = (self._shots[:, 0] - height[:, None]).clamp(min=0) + (
             height[:, None] - self._shots[:, 1]
         ).clamp(min=0)
         nearest = outside.argmin(dim=1) + 1
+        if not self.hard:
+            nearest = torch.where(height > 0, SHOOT_LEFT, SHOOT_RIGHT)
         return torch.where(shoot, nearest, KICK_TO), (kick, *shots)
 
     def render(self, index: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -216,6 +216,17 @@ def test_the_controller_beats_the_keeper_more_often_than_not() -> None:
     assert result.returns.mean().item() == pytest.approx(MEASURED[1], abs=10.0)
 
 
+def test_the_controller_shoots_with_the_side_that_it_aims_at() -> None:
+    """As seen by a player who looks along x: left is where y grows."""
+    env = Goal(64)
+    env.reset(0)
+    env.state = env.state._replace(steps=torch.full((64,), 50))  # out of patience: it shoots
+    choice, (_, left, right) = env.expert_action()
+    assert torch.equal(left, right)
+    assert {SHOOT_LEFT, SHOOT_RIGHT} == set(choice.tolist())
+    assert torch.equal(choice == SHOOT_LEFT, left[:, 0] > 0)
+
+
 def test_references_are_stated_for_the_published_rules_only() -> None:
     assert Goal(1).reference_returns == MEASURED
     assert Goal(1, faithful=False).reference_returns is None
