@@ -105,7 +105,10 @@ def _visible(restored: Restored) -> BatchedEnv:
         env.render()
     except (ValueError, NotImplementedError, EnvError, gymnasium.error.Error) as error:
         reason = str(error) or type(error).__name__
-        if section is not given:  # of Gymnasium, and made for training without the keyword
+        cause = error if isinstance(error, gymnasium.error.Error) else error.__cause__
+        if isinstance(cause, gymnasium.error.DependencyNotInstalled):
+            reason = str(cause)  # says what to install; with that it can be rendered
+        elif section is not given:  # of Gymnasium, and made for training without the keyword
             reason = (
                 "its constructor must take render_mode='rgb_array', its metadata list that in render_modes "
                 f"and its render() return a picture; it failed with: {reason}"

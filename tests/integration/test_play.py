@@ -118,6 +118,17 @@ def test_an_environment_without_pictures_is_one_clear_error(
     assert not checkpoint.with_name("last-play.gif").exists()
 
 
+def test_a_package_that_pictures_need_is_named_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CartPole draws with pygame, which only drawing needs."""
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    checkpoint = train(gymnasium_run("CartPole-v1"), tmp_path)
+    assert main(monkeypatch, f"checkpoint={checkpoint}") == 2
+    needed = 'pygame is not installed, run `pip install "gymnasium[classic-control]"`'
+    assert capsys.readouterr().err == f"Configuration error: CartPole-v1 cannot be rendered: {needed}\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
