@@ -79,6 +79,21 @@ def test_whole_sequences_are_its_steps_one_after_the_other(memory: Memory) -> No
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_behind_see_what_it_remembers_and_leave_that_alone(kind: type[Memory]) -> None:
+    plain, deep = (kind(4, 5, **more).double() for more in ({}, {"layers": [3, 2]}))
+    plain.load_state_dict(deep.state_dict(), strict=False)
+    features, given = sequences(plain)
+    (remembered, states), (seen, same) = plain(features, given), deep(features, given)
+    first, second = deep.layers[0], deep.layers[2]
+    by_hand = (remembered @ first.weight.t() + first.bias).tanh() @ second.weight.t() + second.bias
+    torch.testing.assert_close(seen, by_hand.tanh(), rtol=0, atol=1e-12)
+    assert torch.equal(states, same)
+    assert deep.width == 2
+    by_step = Memory.forward(deep, features, given)
+    torch.testing.assert_close(seen, by_step[0], rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("cut", range(1, 7))
 def test_a_sequence_cut_anywhere_gives_the_same(memory: Memory, cut: int) -> None:
     features, given = sequences(memory)

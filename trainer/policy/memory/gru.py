@@ -7,6 +7,7 @@ which leaves six operations of a step forwards and three backwards. The compiler
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,14 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from equipoise.trainer.data import Sequences
-from equipoise.trainer.policy.memory.contract import Memory, Size, before_each, orthogonal, resets
+from equipoise.trainer.policy.memory.contract import (
+    Memory,
+    Size,
+    before_each,
+    layers_behind,
+    orthogonal,
+    resets,
+)
 
 
 class GRU(Memory):
@@ -23,25 +31,27 @@ class GRU(Memory):
 
     Args:
         width: `W` of the features that arrive.
-        hidden_size: numbers that it keeps of an episode, which are the features that it gives
+        hidden_size: numbers that it keeps of an episode
+        layers: widths of layers behind it, the last of which gives the features; none: the numbers are
     """
 
-    def __init__(self, width: int, hidden_size: Size = 64) -> None:
+    def __init__(self, width: int, hidden_size: Size = 64, layers: Sequence[Size] = ()) -> None:
         super().__init__()
-        self.width = self.state_size = hidden_size
+        self.width, self.state_size = [hidden_size, *layers][-1], hidden_size
         self.cell = orthogonal(nn.GRUCell(width, hidden_size))
+        self.layers = layers_behind(hidden_size, layers)
 
     def step(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Memory.step`."""
         state = self.cell(features, state)
-        return state, state
+        return self.layers(state), state
 
     def forward(self, features: Tensor, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """See `Memory.forward`."""
         cell, keep = self.cell, (~sequences.begins).to(features.dtype)
         gates = linear(features, cell.weight_ih, cell.bias_ih)
         states: Tensor = gru(gates, sequences.state, keep, cell.weight_hh, cell.bias_hh)[0]
-        return states, states
+        return self.layers(states), states
 
 
 @torch.library.custom_op("equipoise::gru", mutates_args=())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from equipoise.trainer.data import Sequences
-from equipoise.trainer.policy.memory.contract import Memory, Size, before_each, orthogonal, resets
+from equipoise.trainer.policy.memory.contract import (
+    Memory,
+    Size,
+    before_each,
+    layers_behind,
+    orthogonal,
+    resets,
+)
 
 
 class LSTM(Memory):
@@ -18,19 +26,21 @@ class LSTM(Memory):
 
     Args:
         width: `W` of the features that arrive.
-        hidden_size: features that it gives; it keeps twice as many numbers of an episode
+        hidden_size: of its output; it keeps twice as many numbers of an episode
+        layers: widths of layers behind it, the last of which gives the features; none: the output is
     """
 
-    def __init__(self, width: int, hidden_size: Size = 64) -> None:
+    def __init__(self, width: int, hidden_size: Size = 64, layers: Sequence[Size] = ()) -> None:
         super().__init__()
-        self.width, self.state_size = hidden_size, 2 * hidden_size
+        self.width, self.state_size = [hidden_size, *layers][-1], 2 * hidden_size
         self.cell = orthogonal(nn.LSTMCell(width, hidden_size))
+        self.layers = layers_behind(hidden_size, layers)
 
     def step(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Memory.step`."""
         hidden, cells = state.chunk(2, -1)
         hidden, cells = self.cell(features, (hidden, cells))
-        return hidden, torch.cat([hidden, cells], -1)
+        return self.layers(hidden), torch.cat([hidden, cells], -1)
 
     def forward(self, features: Tensor, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """See `Memory.forward`. No gradient goes through the states."""
@@ -38,7 +48,7 @@ class LSTM(Memory):
         gates = linear(features, cell.weight_ih, cell.bias_ih + cell.bias_hh)
         first = sequences.state.chunk(2, -1)
         hidden, cells, *_ = lstm(gates, first[0], first[1], keep, cell.weight_hh)
-        return hidden, torch.cat([hidden, cells], -1).detach()
+        return self.layers(hidden), torch.cat([hidden, cells], -1).detach()
 
 
 @torch.library.custom_op("equipoise::lstm", mutates_args=())
