@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -54,13 +54,6 @@ class TuneArguments(Arguments):
     hung: float = Field(
         1800.0, gt=0, description="seconds without an iteration after which another worker takes over a trial"
     )
-
-    @classmethod
-    def parse_with_overrides(cls, arguments: Sequence[str]) -> tuple[Self, tuple[str, ...]]:
-        """The arguments, and the settings among them."""
-        flags = {"-h", "--help"}
-        own = [a for a in arguments if a.partition("=")[0] in cls.model_fields or a in flags or "=" not in a]
-        return cls.parse(own), tuple(argument for argument in arguments if argument not in own)
 
 
 @lasting_streams()

@@ -56,11 +56,8 @@ class CloneArguments(Arguments):
 @lasting_streams()
 def main() -> int:
     """The exit status: 0, 1 for a failed run, 2 for bad arguments, 128 + the number of a signal."""
-    known = tuple(f"{name}=" for name in CloneArguments.model_fields)
-    ours = [a for a in sys.argv[1:] if a.startswith(known) or a.startswith("-")]
     try:
-        arguments = CloneArguments.parse(ours)
-        clone_run(arguments, [a for a in sys.argv[1:] if a not in ours])
+        clone_run(*CloneArguments.parse_with_overrides(sys.argv[1:]))
     except BaseException as error:
         message, status = outcome(error)
         if message:

@@ -206,6 +206,7 @@ def test_the_finalist_with_the_best_mean_is_named_and_not_the_luckiest(
         (["trainer.eval_every=3"], "use folder=, trials= and evaluations="),
         (["study=../other"], "study = '../other': must be letters, digits, . _ and -"),
         (["trainer.gama=0.9"], "did you mean trainer.gamma?"),
+        (["trails=3"], "trails = '3': unknown key; did you mean trials?"),
     ],
 )
 def test_mistakes_are_one_message_before_the_first_trial(

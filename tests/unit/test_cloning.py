@@ -195,6 +195,7 @@ def test_the_command_leaves_a_run_from_which_another_starts(
     assert read(str(tmp_path / "taught")).weights["value_head.bias"].shape == (3,)  # with one for the task
     for mistake, said_so in {
         "source=nobody": "nobody",
+        "sorce=expert": "unknown key; did you mean source?",
         "policy=gru": "policy.memory: what is remembered",
     }.items():
         wrong = "source=expert", mistake, f"hydra.run.dir={tmp_path / said_so[:6]}"

@@ -12,7 +12,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from equipoise.commands import spelled
-from equipoise.trainer.configuration.errors import ConfigError, allowed, nearest, problems_of, shown
+from equipoise.trainer.configuration.errors import ConfigError, allowed, nearest, problems_of, shown, unknown
 from equipoise.trainer.configuration.hub import is_remote
 from equipoise.trainer.system.files import unwritable
 
@@ -72,6 +72,27 @@ class Arguments(BaseModel):
             return cls.model_validate_strings(raw)
         except ValidationError as error:
             raise ConfigError(*problems_of(error, cls, raw)) from None
+
+    @classmethod
+    def parse_with_overrides(cls, arguments: Sequence[str]) -> tuple[Self, tuple[str, ...]]:
+        """The arguments, and the settings of a run among them.
+
+        Raises `ConfigError`, also for what is no setting, but nearly the name of an argument.
+        """
+        from equipoise.trainer.configuration.compose import GROUPS
+        from equipoise.trainer.configuration.schema import Config
+
+        own, settings = [], []
+        known = {*cls.model_fields, *Config.model_fields, *GROUPS}
+        for argument in arguments:
+            key, equals, value = argument.partition("=")
+            if key in cls.model_fields or key.startswith("-") or not equals:
+                own.append(argument)
+            elif key.isidentifier() and key not in known and nearest(key, known) in cls.model_fields:
+                raise ConfigError(unknown(key, value, cls.model_fields))
+            else:
+                settings.append(argument)
+        return cls.parse(own), tuple(settings)
 
     @classmethod
     def _without_dashes(cls, flag: str, value: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -16,8 +17,12 @@ def unwritable(path: Path) -> str | None:
 
 def unwritable_folder(path: Path) -> str | None:
     """Why no file could be put into the folder `path`, made first where it is not there."""
-    there = next(place for place in (path, *path.parents) if place.exists())
-    if there.is_dir() and os.access(there, os.W_OK):
+    try:
+        there = next(place for place in (path, *path.parents) if place.exists())
+    except OSError as error:  # a name that is too long
+        return (error.strerror or str(error)).lower()
+    # Tried, not asked: the administrator may write everywhere, but not everywhere are files to be had.
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=there):
         return None
     return f"{there} is no folder that can be written to"
 
