@@ -89,10 +89,10 @@ def check_memory(config: Config, env: BatchedEnv) -> str | None:
 
 
 def _large_picture(env: BatchedEnv, parts: Sequence[ObservationPart]) -> str | None:
-    found = [part for part in parts if part.picture and part.stop - part.first > LARGE]
-    if not found:
+    pictures = (part for part in parts if part.picture)
+    part = max(pictures, key=lambda each: each.stop - each.first, default=None)
+    if part is None or part.stop - part.first <= LARGE:
         return None
-    part = max(found, key=lambda each: each.stop - each.first)
     size, pixels = " x ".join(map(str, part.shape)), math.prod(sorted(part.shape)[-2:])
     return (
         f"{part.name or 'observation'}: pictures of {size} have {pixels / SIDE**2:.0f} times the pixels of "

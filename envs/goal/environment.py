@@ -200,13 +200,13 @@ class Goal(EpisodicEnv[GoalState]):
         """
         shoot, height, x = plan(self.state, self.max_substeps)
         kick, shots = x[:, None].expand(-1, 2), [height[:, None]] * len(self._shots)
-        outside = (self._shots[:, 0] - height[:, None]).clamp(min=0) + (
-            height[:, None] - self._shots[:, 1]
-        ).clamp(min=0)
-        nearest = outside.argmin(dim=1) + 1
-        if not self.hard:
-            nearest = torch.where(height > 0, SHOOT_LEFT, SHOOT_RIGHT)
-        return torch.where(shoot, nearest, KICK_TO), (kick, *shots)
+        if self.hard:
+            low, high = self._shots.unbind(dim=1)
+            outside = (low - height[:, None]).clamp(min=0) + (height[:, None] - high).clamp(min=0)
+            which = outside.argmin(dim=1) + 1
+        else:
+            which = torch.where(height > 0, SHOOT_LEFT, SHOOT_RIGHT)
+        return torch.where(shoot, which, KICK_TO), (kick, *shots)
 
     def render(self, index: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
         state = self.state

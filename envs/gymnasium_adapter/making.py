@@ -138,12 +138,12 @@ def registered(id: str, make: Callable[[], Made]) -> Made:
         package = importlib.import_module(module) if colon else None
         if package is None:
             raise
-        registering = _registering(package)
-        if not registering and not _has_envs(package):
+        registering, inside = _registering(package), _has_envs(package)
+        if not registering and not inside:
             raise
         for call in registering:
             call()
-        if _has_envs(package):
+        if inside:
             importlib.import_module(f"{module}.envs")
         return make()
 

@@ -116,7 +116,9 @@ class FolderLock:
     def _sweep(self) -> None:
         """Remove the drafts of processes that were killed at this point."""
         for draft in self.path.parent.glob(f".{NAME}.*"):
-            if draft != self._draft and (_has_ended(draft) or self._now() - _modified(draft) > LEASE):
+            if draft != self._draft and (
+                _has_ended(_read_at(draft)) or self._now() - _modified(draft) > LEASE
+            ):
                 draft.unlink(missing_ok=True)
 
     def _now(self) -> float:
@@ -143,13 +145,11 @@ class FolderLock:
         unlocked = _record_lock(other)
         if unlocked is False:
             return False
-        here, there = _identity(), _read(other)
-        if there.get("boot") == here["boot"]:
-            if unlocked:
-                return True
-            if there.get("pids") == here["pids"]:
-                return _started(there.get("pid", 0)) != there.get("started")
-        return self._has_expired(other)
+        there = _read(other)
+        if unlocked and there.get("boot") == _identity()["boot"]:
+            return True
+        ended = _has_ended(there)
+        return self._has_expired(other) if ended is None else ended
 
     def _has_expired(self, other: int) -> bool:
         """Whether the lock is not renewed any more; by the clock of the file server alone."""
@@ -183,18 +183,12 @@ def _identity() -> dict[str, Any]:
     }
 
 
-def _has_ended(draft: Path) -> bool:
-    """Whether the process that made it is known to be gone, as it ran on this machine."""
-    try:
-        file = os.open(draft, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        here, there = _identity(), _read(file)
-    finally:
-        os.close(file)
-    near = all(there.get(key) == here[key] for key in ("boot", "pids"))
-    return near and _started(there["pid"]) != there.get("started")
+def _has_ended(there: dict[str, Any]) -> bool | None:
+    """Whether a process of this identity is gone; None: not to be seen from here, as of another machine."""
+    here = _identity()
+    if any(there.get(key) != here[key] for key in ("boot", "pids")):
+        return None
+    return _started(there.get("pid", 0)) != there.get("started")
 
 
 def _holder(file: int) -> str:
@@ -210,6 +204,17 @@ def _read(file: int) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) and {"pid", "host", "since"} <= found.keys() else {}
+
+
+def _read_at(path: Path) -> dict[str, Any]:
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return {}
+    try:
+        return _read(file)
+    finally:
+        os.close(file)
 
 
 def _started(pid: int) -> str | None:

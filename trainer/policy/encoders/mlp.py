@@ -105,6 +105,14 @@ def linear(inputs: int, outputs: int, gain: float = math.sqrt(2.0), bias: bool =
     return layer
 
 
+def stacked(sizes: Sequence[int], activation: Activation) -> nn.Sequential:
+    """Layers of these widths, the first of which arrives; all are followed by the activation."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [linear(inputs, outputs), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers)
+
+
 class MLP(Encoder):
     """A multilayer perceptron, `[B, O]` -> `[B, W]`; all layers are followed by the activation.
 
@@ -122,10 +130,7 @@ class MLP(Encoder):
     ) -> None:
         super().__init__()
         sizes = [math.prod(observation_shape), *hidden_sizes]
-        layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(sizes):
-            layers += [linear(inputs, outputs), ACTIVATIONS[activation]()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = stacked(sizes, activation)
         self.width = sizes[-1]
         self.fused = activation == "tanh"
         """All layers are one operation, where there is one."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Annotated, TypeVar
 
 import torch
@@ -15,7 +14,6 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from equipoise.trainer.data import Sequences
-from equipoise.trainer.policy.encoders.mlp import linear
 
 Size = Annotated[int, Ge(1), Le(10**6)]
 Cell = TypeVar("Cell", nn.GRUCell, nn.LSTMCell)
@@ -97,14 +95,6 @@ def orthogonal(cell: Cell) -> Cell:
     for bias in (cell.bias_ih, cell.bias_hh):
         nn.init.zeros_(bias)
     return cell
-
-
-def layers_behind(width: int, sizes: Sequence[int]) -> nn.Sequential:
-    """`[…, width]` -> `[…, sizes[-1]]`: a tanh after each; none gives what arrives."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise([width, *sizes]):
-        layers += [linear(inputs, outputs), nn.Tanh()]
-    return nn.Sequential(*layers)
 
 
 def resets(keep: Tensor) -> Sequence[Tensor | None]:

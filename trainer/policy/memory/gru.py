@@ -15,14 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from equipoise.trainer.data import Sequences
-from equipoise.trainer.policy.memory.contract import (
-    Memory,
-    Size,
-    before_each,
-    layers_behind,
-    orthogonal,
-    resets,
-)
+from equipoise.trainer.policy.encoders.mlp import stacked
+from equipoise.trainer.policy.memory.contract import Memory, Size, before_each, orthogonal, resets
 
 
 class GRU(Memory):
@@ -39,7 +33,7 @@ class GRU(Memory):
         super().__init__()
         self.width, self.state_size = [hidden_size, *layers][-1], hidden_size
         self.cell = orthogonal(nn.GRUCell(width, hidden_size))
-        self.layers = layers_behind(hidden_size, layers)
+        self.layers = stacked([hidden_size, *layers], "tanh")
 
     def step(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Memory.step`."""
