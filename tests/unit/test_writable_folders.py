@@ -27,6 +27,7 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     assert unwritable_folder(tmp_path / ("x" * 300)) == "file name too long"
+    assert unwritable(tmp_path / ("x" * 300 + ".gif")) == "file name too long"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="has no /proc")

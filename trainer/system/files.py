@@ -10,8 +10,11 @@ from pathlib import Path
 
 def unwritable(path: Path) -> str | None:
     """Why no file could be put at `path`, its folders made first; None: nothing speaks against it."""
-    if path.is_dir():
-        return "is a folder"
+    try:
+        if path.is_dir():
+            return "is a folder"
+    except OSError as error:
+        return _reason(error)
     return unwritable_folder(path.parent)
 
 
@@ -19,12 +22,17 @@ def unwritable_folder(path: Path) -> str | None:
     """Why no file could be put into the folder `path`, made first where it is not there."""
     try:
         there = next(place for place in (path, *path.parents) if place.exists())
-    except OSError as error:  # a name that is too long
-        return (error.strerror or str(error)).lower()
+    except OSError as error:
+        return _reason(error)
     # Tried, not asked: the administrator may write everywhere, but not everywhere are files to be had.
     with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=there):
         return None
     return f"{there} is no folder that can be written to"
+
+
+def _reason(error: OSError) -> str:
+    """Of what cannot even be looked at: a name that is too long."""
+    return (error.strerror or str(error)).lower()
 
 
 def replace_file(path: Path, content: bytes) -> None:
