@@ -56,7 +56,8 @@ def look(config: Config) -> Iterator[str]:
     from equipoise.envs.checked import close
     from equipoise.envs.gymnasium_adapter.guard import EnvError
     from equipoise.envs.protocol import RemarkingEnv
-    from equipoise.trainer.build import environment_maker, find_device, space_of
+    from equipoise.trainer.build import find_device
+    from equipoise.trainer.environments import environment_maker, space_of
     from equipoise.trainer.first_look import look_at, understood
     from equipoise.trainer.seeding import evaluation_seed
 

@@ -92,8 +92,9 @@ def _visible(restored: Restored) -> BatchedEnv:
     import torch
 
     from equipoise.envs.gymnasium_adapter.guard import EnvError
-    from equipoise.trainer.build import environment_maker, find_device, in_whole_teams
+    from equipoise.trainer.build import find_device
     from equipoise.trainer.configuration.constructors import find_class
+    from equipoise.trainer.environments import environment_maker, in_whole_teams
 
     section = given = restored.config.env
     if "render_mode" in inspect.signature(find_class(section.target)).parameters:

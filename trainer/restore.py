@@ -19,18 +19,12 @@ from equipoise.envs.observation_parts import ObservationPart, parts_of, read_par
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.references import References
 from equipoise.envs.space_data import from_data
-from equipoise.trainer.build import (
-    environment_maker,
-    find_device,
-    find_references,
-    in_whole_teams,
-    make_policy,
-    space_of,
-)
+from equipoise.trainer.build import find_device, make_policy
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.hub import local
 from equipoise.trainer.configuration.resuming import changed
 from equipoise.trainer.configuration.schema import ComponentConfig, Config, check_policy
+from equipoise.trainer.environments import environment_maker, find_references, in_whole_teams, space_of
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.spaces import HybridSpace
 from equipoise.trainer.system.checkpoint import CheckpointError, Found

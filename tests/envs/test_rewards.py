@@ -12,8 +12,8 @@ from gymnasium import spaces
 
 from equipoise.envs.gymnasium_adapter.adapter import GymnasiumEnv
 from equipoise.envs.gymnasium_adapter.guard import EnvError
-from equipoise.trainer.build import environment_maker
 from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.environments import environment_maker
 
 BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
 VECTOR = spaces.Box(-10.0, 10.0, (2,), np.float32)

@@ -13,9 +13,10 @@ from gymnasium import spaces
 
 from equipoise.envs.gymnasium_adapter import GymnasiumEnv
 from equipoise.envs.observation_parts import parts_of
-from equipoise.trainer.build import build, make_policy, space_of
+from equipoise.trainer.build import build, make_policy
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.schema import Config
+from equipoise.trainer.environments import space_of
 from equipoise.trainer.memory_needed import check_memory, needed, wide_part
 from equipoise.trainer.system.host_memory import available_memory
 
