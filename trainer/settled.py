@@ -79,6 +79,10 @@ def _of_few_environments(config: Config) -> Iterator[Settled]:
     if entropy is not None and entropy.keywords.get("entropy_coeff_start") == BONUS:
         key = "trainer.entropy_regularization.entropy_coeff_start"
         yield Settled(key, f"entropy bonus from {BONUS:g}", "a larger one outweighs ordinary rewards")
+    clipping = config.stages.get("value_clipping")
+    if clipping is not None and not clipping.keywords.get("enable_value_clipping", True):
+        why = "a clipped critic learns too slowly what a rare failure costs"
+        yield Settled("trainer.value_clipping.enable_value_clipping", "values not clipped", why)
 
 
 def _of_episodes(config: Config, env: BatchedEnv) -> Iterator[Settled]:

@@ -56,6 +56,8 @@ def test_each_setting_that_follows_from_the_environment_is_a_line_with_its_reaso
         "where they are (optimizer.learning_rate)",
         "setting: entropy bonus from 0.01, because a larger one outweighs ordinary rewards "
         "(trainer.entropy_regularization.entropy_coeff_start)",
+        "setting: values not clipped, because a clipped critic learns too slowly what a rare failure costs "
+        "(trainer.value_clipping.enable_value_clipping)",
         "setting: discount 0.99, because nothing says after how many steps episodes end at the latest "
         "(trainer.gamma)",
         "setting: both sides weigh 0.5, because weights that adapt to the gradients are level or slower on "
@@ -117,7 +119,8 @@ def test_many_environments_are_told_that_their_rollouts_are_long(tmp_path: Path)
         (["optimizer=adam_small_batches"], ["learning rate"]),
         (["policy.normalize_observations=false"], ["normalised"]),
         (["trainer.entropy_regularization.entropy_coeff_start=0.01"], ["entropy bonus"]),
-        (["trainer.stages=[gradient_scaling]"], ["entropy bonus", "reward components"]),
+        (["trainer.value_clipping.enable_value_clipping=false"], ["values"]),
+        (["trainer.stages=[gradient_scaling]"], ["entropy bonus", "values not", "reward components"]),
     ],
 )
 def test_what_was_typed_is_not_told(tmp_path: Path, typed: list[str], silent: list[str]) -> None:
@@ -137,6 +140,7 @@ def test_the_reasons_are_those_of_the_files() -> None:
         assert config.trainer.batch.model_dump() == rules.FOR_FEW
         assert config.optimizer.learning_rate == rules.RATE
         assert config.stages["entropy_regularization"].keywords["entropy_coeff_start"] == rules.BONUS
+        assert config.stages["value_clipping"].keywords["enable_value_clipping"] is False
         assert config.trainer.total_env_steps == rules.STEPS
         assert config.preset == rules.EVEN
         assert config.trainer.policy_loss_weights.model_dump() == {
