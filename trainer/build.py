@@ -261,7 +261,7 @@ def make_learner(
     return Learner(
         policy,
         pipeline,
-        make_optimizer(optimizer, flat),
+        make_optimizer(optimizer, flat, policy),
         flat,
         settings,
         (weights.discrete_weight / total, weights.continuous_weight / total),
@@ -271,9 +271,15 @@ def make_learner(
     )
 
 
-def make_optimizer(section: schema.OptimizerConfig, flat: FlatParameters) -> PolicyOptimizer:
-    """The optimizer that `section` names, with its learning rate on the parameters' device."""
-    return PolicyOptimizer(find_class(section.target), flat, section.learning_rate, section.keywords)
+def make_optimizer(section: schema.OptimizerConfig, flat: FlatParameters, policy: Policy) -> PolicyOptimizer:
+    """The optimizer that `section` names, with its learning rate on the parameters' device.
+
+    `flat`: the parameters of `policy`.
+    """
+    target, spread = find_class(section.target), policy.spread_parameters()
+    return PolicyOptimizer(
+        target, flat, section.learning_rate, section.keywords, spread, section.log_std_multiplier
+    )
 
 
 def make_adaptive_rate(section: schema.OptimizerConfig) -> AdaptiveRate | None:

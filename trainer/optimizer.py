@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,8 @@ class PolicyOptimizer:
         flat: the parameters.
         learning_rate: of the first step; `set_learning_rate` changes it.
         keywords: for the constructor, beside parameters and `lr`.
+        multiplied: parameters of `flat` whose steps are `multiplier` times as long, as in a parameter group
+            with a learning rate of its own.
         may_wait: whether the host may look at the device before a step; None: where that is free, on the CPU.
 
     Raises:
@@ -59,9 +61,13 @@ class PolicyOptimizer:
         flat: FlatParameters,
         learning_rate: float,
         keywords: Mapping[str, Any],
+        multiplied: Sequence[nn.Parameter] = (),
+        multiplier: float = 1.0,
         may_wait: bool | None = None,
     ) -> None:
         self._flat = flat
+        self._multiplied = [parameter.detach() for parameter in multiplied] if multiplier != 1 else []
+        self._multiplier = multiplier
         device = flat.vector.device
         self._may_wait = device.type == "cpu" if may_wait is None else may_wait
         # With dampening the first step of SGD is another one than all the rest.
@@ -95,6 +101,12 @@ class PolicyOptimizer:
 
     def step(self, skipped: Tensor) -> None:
         """Take one step; nothing changes where `skipped`, a device scalar, is not 0."""
+        before = [parameter.clone() for parameter in self._multiplied]
+        self._step(skipped)
+        for parameter, start in zip(self._multiplied, before, strict=True):
+            parameter.copy_(torch.lerp(start, parameter, self._multiplier))
+
+    def _step(self, skipped: Tensor) -> None:
         if self.fused:
             # Fused optimizers leave parameters and moments alone where this flag is set, without the host.
             self.inner.found_inf, self.inner.grad_scale = skipped, None  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from equipoise.trainer.policy.protocol import Policy
 FEW = 32
 """Most environments for which a rollout of `FOR_FEW` steps is meant."""
 FOR_FEW = {"rollout_steps": 128, "update_epochs": 4, "num_minibatches": 8}
-RATE, BONUS, STEPS, EVEN = 2e-3, 0.01, 400_000, "even"
+RATE, MULTIPLIER, BONUS, STEPS, EVEN = 2e-3, 4.0, 0.01, 400_000, "even"
 """What conf/env/gymnasium.yaml and conf/env/vector.yaml choose, and the length in conf/config.yaml. Values
 from the user's own files have reasons that this package does not know."""
 
@@ -44,7 +44,7 @@ def settled(config: Config, env: BatchedEnv, policy: Policy) -> list[str]:
     typed = {argument.lstrip("+~").partition("=")[0] for argument in config.typed}
     found = [*_of_episodes(config, env), *_of_spaces(config, env, policy), *_of_the_machine(config)]
     if isinstance(env, GymnasiumEnv | VectorisedEnv) and config.experiment is None:
-        found = [*_of_few_environments(config), *found]
+        found = [*_of_few_environments(config, policy), *found]
     return [str(setting) for setting in found if not _typed((setting.key, *setting.also), typed)]
 
 
@@ -53,7 +53,7 @@ def _typed(keys: tuple[str, ...], typed: set[str]) -> bool:
     return any(key == other or key.startswith(f"{other}.") for key in keys for other in typed)
 
 
-def _of_few_environments(config: Config) -> Iterator[Settled]:
+def _of_few_environments(config: Config, policy: Policy) -> Iterator[Settled]:
     trainer, envs = config.trainer, config.env.num_envs
     batch, samples = trainer.batch, trainer.batch.rollout_steps * envs
     if batch.model_dump() == FOR_FEW:
@@ -75,6 +75,9 @@ def _of_few_environments(config: Config) -> Iterator[Settled]:
     if config.optimizer.learning_rate == RATE:
         why = "in so few updates a rate of 3e-4 leaves the policy, and σ, where they are"
         yield Settled("optimizer.learning_rate", f"learning rate {RATE:g}", why, ("optimizer",))
+    if config.optimizer.log_std_multiplier == MULTIPLIER and policy.spread_parameters():
+        text, why = f"steps of log σ {MULTIPLIER:g} times as long", "in so few updates σ stays wide otherwise"
+        yield Settled("optimizer.log_std_multiplier", text, why, ("optimizer",))
     entropy = config.stages.get("entropy_regularization")
     if entropy is not None and entropy.keywords.get("entropy_coeff_start") == BONUS:
         key = "trainer.entropy_regularization.entropy_coeff_start"

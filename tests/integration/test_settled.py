@@ -54,6 +54,8 @@ def test_each_setting_that_follows_from_the_environment_is_a_line_with_its_reaso
         "(trainer.batch.num_minibatches)",
         "setting: learning rate 0.002, because in so few updates a rate of 3e-4 leaves the policy, and σ, "
         "where they are (optimizer.learning_rate)",
+        "setting: steps of log σ 4 times as long, because in so few updates σ stays wide otherwise "
+        "(optimizer.log_std_multiplier)",
         "setting: entropy bonus from 0.01, because a larger one outweighs ordinary rewards "
         "(trainer.entropy_regularization.entropy_coeff_start)",
         "setting: values not clipped, because a clipped critic learns too slowly what a rare failure costs "
@@ -116,7 +118,8 @@ def test_many_environments_are_told_that_their_rollouts_are_long(tmp_path: Path)
         (["batch=few_environments"], ["rollout of", "updates an iteration"]),
         (["trainer.batch.rollout_steps=128"], ["rollout of"]),
         (["optimizer.learning_rate=2e-3"], ["learning rate"]),
-        (["optimizer=adam_small_batches"], ["learning rate"]),
+        (["optimizer=adam_small_batches"], ["learning rate", "log σ"]),
+        (["optimizer.log_std_multiplier=4"], ["log σ"]),
         (["policy.normalize_observations=false"], ["normalised"]),
         (["trainer.entropy_regularization.entropy_coeff_start=0.01"], ["entropy bonus"]),
         (["trainer.value_clipping.enable_value_clipping=false"], ["values"]),
@@ -139,6 +142,7 @@ def test_the_reasons_are_those_of_the_files() -> None:
         config = compose([f"env={env}", "env.id=CartPole-v1"])
         assert config.trainer.batch.model_dump() == rules.FOR_FEW
         assert config.optimizer.learning_rate == rules.RATE
+        assert config.optimizer.log_std_multiplier == rules.MULTIPLIER
         assert config.stages["entropy_regularization"].keywords["entropy_coeff_start"] == rules.BONUS
         assert config.stages["value_clipping"].keywords["enable_value_clipping"] is False
         assert config.trainer.total_env_steps == rules.STEPS

@@ -60,7 +60,7 @@ def in_float64(trainer: Trainer) -> Trainer:
     """The same run in double precision: what is built anew is what refers to the float32 parameters."""
     update, policy = trainer.learner, trainer.policy.double()
     update.flat = FlatParameters(policy)
-    update.optimizer = make_optimizer(trainer.config.optimizer, update.flat)
+    update.optimizer = make_optimizer(trainer.config.optimizer, update.flat, trainer.policy)
     return trainer
 
 

@@ -69,7 +69,7 @@ def by_hand(name: str) -> Tensor:
 def make(name: str, may_wait: bool | None = None) -> tuple[FlatParameters, PolicyOptimizer]:
     cls, keywords = OPTIMIZERS[name]
     flat = FlatParameters(network())
-    return flat, PolicyOptimizer(cls, flat, RATES[0], keywords, may_wait)
+    return flat, PolicyOptimizer(cls, flat, RATES[0], keywords, may_wait=may_wait)
 
 
 def step(flat: FlatParameters, optimizer: PolicyOptimizer, gradient: Tensor, skipped: Tensor = GOOD) -> None:
@@ -104,6 +104,28 @@ def test_the_comparison_sees_a_step_that_was_not_skipped(name: str) -> None:
             step(flat, optimizer, 1e6 * gradient)
         step(flat, optimizer, gradient)
     assert float((flat.vector.detach() - by_hand(name)).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "RMSprop", "momentum", "dampening"])
+@pytest.mark.parametrize("multiplier", [0.0, 4.0])
+def test_multiplied_steps_are_those_of_a_group_with_its_own_learning_rate(
+    name: str, multiplier: float
+) -> None:
+    (cls, keywords), flat, module = OPTIMIZERS[name], FlatParameters(network()), network()
+    ours = PolicyOptimizer(cls, flat, 0.1, keywords, flat.parameters[-1:], multiplier)
+    *rest, last = module.parameters()
+    groups = [{"params": rest}, {"params": [last], "lr": 0.1 * multiplier}]
+    theirs = cls(groups, lr=0.1, **keywords)
+    for gradient in gradients():
+        step(flat, ours, torch.full_like(gradient, torch.nan), BAD)
+        step(flat, ours, gradient)
+        parts = gradient.split([p.numel() for p in module.parameters()])
+        for parameter, part in zip(module.parameters(), parts, strict=True):
+            parameter.grad = part.clone().view_as(parameter)
+        theirs.step()
+    wanted = nn.utils.parameters_to_vector(module.parameters()).detach()
+    torch.testing.assert_close(flat.vector.detach(), wanted, rtol=1e-5, atol=1e-6)
+    assert float((wanted - by_hand(name)).abs().max()) > 1e-3  # the multiplier shows
 
 
 @each

@@ -40,6 +40,7 @@ INEXACT = (
     "optimizer.desired_kl",
     "optimizer.learning_rate_min",
     "optimizer.learning_rate_max",
+    "optimizer.log_std_multiplier",
     "trainer.schedule_steps",
     "trainer.batch.rollout_steps",
     "trainer.batch.update_epochs",

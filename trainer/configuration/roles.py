@@ -55,7 +55,14 @@ OPTIMIZER = Role(
     ("step",),
     # How it computes is the trainer's choice, and it minimizes.
     frozenset({"params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize"}),
-    own_keys=("learning_rate", "anneal", "desired_kl", "learning_rate_min", "learning_rate_max"),
+    own_keys=(
+        "learning_rate",
+        "anneal",
+        "desired_kl",
+        "learning_rate_min",
+        "learning_rate_max",
+        "log_std_multiplier",
+    ),
     instead={
         "kind": "choose optimizer=adam, optimizer=sgd or any optimizer._target_",
         "lr": "write optimizer.learning_rate",

@@ -290,6 +290,10 @@ class Policy(nn.Module, ABC):
         inputs, _ = self.remember(self.normalize(observation), self.initial_state(len(observation)))
         return self.acting(inputs, action_mask).mode()
 
+    def spread_parameters(self) -> list[nn.Parameter]:
+        """The parameters that σ alone follows from: those in attributes called `log_std…`."""
+        return [p for name, p in self.named_parameters() if name.startswith("log_std") and p.requires_grad]
+
     @torch.enable_grad()
     def side_parameters(self, side: Literal["discrete", "continuous"]) -> list[nn.Parameter]:
         """The parameters that the loss of one side reaches, as autograd finds them."""
