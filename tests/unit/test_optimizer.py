@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from equipoise.trainer.build import build
+from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.optimizer import ELEMENTWISE, PolicyOptimizer, try_out
 from equipoise.trainer.system.checkpoint import plain
@@ -126,6 +129,23 @@ def test_multiplied_steps_are_those_of_a_group_with_its_own_learning_rate(
     wanted = nn.utils.parameters_to_vector(module.parameters()).detach()
     torch.testing.assert_close(flat.vector.detach(), wanted, rtol=1e-5, atol=1e-6)
     assert float((wanted - by_hand(name)).abs().max()) > 1e-3  # the multiplier shows
+
+
+def test_log_std_alone_is_what_the_setting_multiplies(toy: Callable[..., Config], tmp_path: Path) -> None:
+    def steps(multiplier: float) -> dict[str, Tensor]:
+        one = ("trainer.batch.update_epochs=1", "trainer.batch.num_minibatches=1")
+        trainer = build(toy(*one, f"optimizer.log_std_multiplier={multiplier}"), tmp_path / str(multiplier))
+        before = {name: p.detach().clone() for name, p in trainer.policy.named_parameters()}
+        trainer.iterate()
+        return {name: p.detach() - before[name] for name, p in trainer.policy.named_parameters()}
+
+    once, fast, held = steps(1.0), steps(4.0), steps(0.0)
+    assert float(once["log_std"].abs().min()) > 0
+    torch.testing.assert_close(fast.pop("log_std"), 4 * once["log_std"], rtol=1e-3, atol=1e-7)
+    assert not held.pop("log_std").any()
+    for name, moved in fast.items():
+        assert torch.equal(moved, once[name])
+        assert torch.equal(held[name], moved)
 
 
 @each

@@ -94,8 +94,7 @@ class OptimizerConfig(ComponentConfig):
         "divided by 1.5 above twice; null: it does not",
     )
     log_std_multiplier: Annotated[float, Field(ge=0, le=100)] = Field(
-        1.0,
-        description="the learning rate of log σ is this many times the others'",
+        1.0, description="the learning rate of log σ is this many times the others'"
     )
     learning_rate_min: Positive = Field(1e-5, description="bound of a rate that follows the KL")
     learning_rate_max: Positive = Field(1e-2, description="bound of a rate that follows the KL")
