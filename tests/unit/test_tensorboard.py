@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.program import TensorBoard
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from equipoise.trainer.build import build
@@ -266,7 +271,7 @@ def test_every_question_has_the_tags_that_answer_it(tmp_path: Path) -> None:
     log.start({"env": "goal"})
     log.scalars({tag: 0.0 for tags in TAGS.values() for tag in tags}, 10)
     log.close()
-    written = read(tmp_path).Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    written = read(tmp_path).Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]
     categories = {category.title: category.chart for category in Layout.FromString(written).category}
     assert list(categories) == list(TAGS)
     for question, tags in TAGS.items():
@@ -289,7 +294,7 @@ def test_every_chart_of_a_run_has_one_or_two_curves(tmp_path: Path) -> None:
     build(config, tmp_path).train()
     accumulator = read(tmp_path)
     tags = accumulator.Tags()["scalars"]
-    written = accumulator.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    written = accumulator.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]
     charts = [chart for category in Layout.FromString(written).category for chart in category.chart]
     found = {
         chart.title: [tag for tag in tags for pattern in chart.multiline.tag if re.match(pattern, tag)]
@@ -325,7 +330,7 @@ def test_a_chart_shows_no_tag_of_another() -> None:
     def charts(tag: str) -> list[str]:
         return [
             chart.title
-            for group in layout.layout_of(()).values()
+            for group in layout.layout_of([tag]).values()
             for chart in group
             if isinstance(chart, layout.Lines) and any(re.match(pattern, tag) for pattern in chart.patterns)
         ]
@@ -334,6 +339,52 @@ def test_a_chart_shows_no_tag_of_another() -> None:
     assert charts("time/steps_per_second") == ["Environment steps per second"]
     assert charts("gradient_scaling/discrete_norm_raw") == []
     assert charts("evaluation/sampled_success") == ["Success rate: deterministic and sampled policy"]
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Callable[[], dict[str, list[str]]]:
+    """Asks a TensorBoard over `tmp_path` for its Custom Scalars: the titles of the charts by question."""
+    server = TensorBoard()
+    server.configure(logdir=str(tmp_path), port=0, load_fast="false", reload_interval=1)
+    address = server.launch()
+
+    def ask() -> dict[str, list[str]]:
+        with urlopen(f"{address}data/plugin/custom_scalars/layout", timeout=30) as answer:
+            categories = json.load(answer).get("category", [])
+        return {category["title"]: [chart["title"] for chart in category["chart"]] for category in categories}
+
+    return ask
+
+
+def eventually(ask: Callable[[], Any], wanted: Any) -> None:
+    deadline = time.monotonic() + 30
+    while (found := ask()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert found == wanted
+
+
+def test_a_page_has_the_charts_that_its_run_can_fill_even_those_that_it_needs_later(
+    tmp_path: Path, served: Callable[[], dict[str, list[str]]]
+) -> None:
+    """A policy without a continuous side has nothing to balance, and its reference alone makes no chart."""
+    learning, balance, critic = list(layout.LAYOUT)[:3]
+    log = TensorBoardLog(tmp_path / "run", references={layout.BALANCED: 1.0})
+    log.scalars({"episode/return": 1.0, "loss/value": 1.0, "value/clipped_fraction/reward": 0.0}, 10)
+    log.flush()
+    returns = "Return of the training episodes, and of the sampled policy"
+    own = {"in detail": ["Clipped fraction: reward"]}
+    eventually(served, {learning: [returns], critic: ["Value loss"], **own})
+
+    log.scalars({"episode/return": 1.0, "gradient_scaling/discrete_clamped": 0.0}, 20)
+    log.close()
+    clamped = {balance: ["Fraction of updates at a bound"]}
+    eventually(served, {learning: [returns], **clamped, critic: ["Value loss"], **own})
+
+    resumed = TensorBoardLog(tmp_path / "run", env_steps=20)
+    resumed.evaluation({"evaluation/success": 1.0}, 30)
+    resumed.close()
+    success = "Success rate: deterministic and sampled policy"
+    eventually(served, {learning: [returns, success], **clamped, critic: ["Value loss"], **own})
 
 
 def test_raw_norms_have_a_band() -> None:

@@ -43,6 +43,17 @@ def cut_event_files(folder: Path, env_steps: int) -> None:
             path.unlink()
 
 
+def scalar_tags(folder: Path) -> set[str]:
+    """The names of all scalars in the event files of a run."""
+    return {
+        value.tag
+        for path in folder.glob("events.out.tfevents.*")
+        for _, event in _read_events(path)
+        for value in event.summary.value
+        if value.HasField("simple_value")
+    }
+
+
 def _find_cut(path: Path, env_steps: int) -> tuple[int, bool]:
     """The bytes of the file to keep, 0 if they hold no scalar, and whether everything after them goes.
 

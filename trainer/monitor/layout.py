@@ -9,6 +9,8 @@ import re
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+_REFERENCE = "reference/"
+"""Of constant lines: nothing to draw a chart for where there is nothing to compare with them."""
 RANDOM_RETURN = "reference/random_return"
 BALANCED = "reference/balanced"
 MIN_DISCRETE_ENTROPY = "reference/min_entropy_threshold"
@@ -147,13 +149,22 @@ BANDS = tuple(
 
 
 def layout_of(tags: Collection[str], env: str = "") -> dict[str, Sequence[Chart]]:
-    """The charts for a run of the environment `env` that has these tags.
+    """The charts that a run of the environment `env` can fill, if it has these tags.
 
     TensorBoard merges the layouts of all runs. So what is one environment's alone has a heading of its own.
     """
-    details = [chart for each in DETAILS for chart in _charts(each, tags)]
-    simulator = OF_THE_SIMULATOR if any(tag.startswith("pathwise/") for tag in tags) else {}
-    return {**LAYOUT, **simulator, f"{env} in detail".strip(): details}
+    tags = [tag for tag in tags if not tag.startswith(_REFERENCE)]
+    charts = {
+        question: [chart for chart in charts if _has_points(chart, tags)]
+        for question, charts in (LAYOUT | OF_THE_SIMULATOR).items()
+    }
+    charts[f"{env} in detail".strip()] = [chart for each in DETAILS for chart in _charts(each, tags)]
+    return {question: found for question, found in charts.items() if found}
+
+
+def _has_points(chart: Chart, tags: Collection[str]) -> bool:
+    wanted = chart.patterns if isinstance(chart, Lines) else [f"^{band.value}$" for band in chart.bands]
+    return any(re.match(pattern, tag) for pattern in wanted for tag in tags)
 
 
 def _charts(each: Each, tags: Collection[str]) -> list[Lines]:

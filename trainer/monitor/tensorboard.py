@@ -20,11 +20,11 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar_plugin
 from tensorboard.plugins.custom_scalar.layout_pb2 import (
     Category,
-    Layout,
     MarginChartContent,
     MultilineChartContent,
 )
 from tensorboard.plugins.custom_scalar.layout_pb2 import Chart as ChartProto
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout as LayoutProto
 from tensorboard.plugins.hparams import metadata as hparams_plugin
 from tensorboard.plugins.hparams.api_pb2 import (
     DataType,
@@ -38,7 +38,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.text import metadata as text_plugin
 
 from equipoise.trainer.configuration.resuming import EXACT
-from equipoise.trainer.monitor.event_file import EventFile, cut_event_files
+from equipoise.trainer.monitor.event_file import EventFile, cut_event_files, scalar_tags
 from equipoise.trainer.monitor.gif import Frames, encode_gif
 from equipoise.trainer.monitor.layout import BANDS, Chart, Lines, layout_of
 from equipoise.trainer.monitor.summary import Summary as RunSummary
@@ -82,8 +82,8 @@ class TensorBoardLog:
         start = SessionLog(status=SessionLog.START)
         step = env_steps + 1 if env_steps else 0
         self._writer.add(Event(wall_time=time.time(), step=step, session_log=start))
-        self._has_layout, self._env = env_steps > 0, ""
-        self._evaluated: set[str] = set()
+        self._env, self._tags = "", scalar_tags(Path(folder))
+        self._layout: dict[str, Sequence[Chart]] = {}
 
     def reference(self, tag: str, value: float) -> None:
         """Add a constant line."""
@@ -93,11 +93,9 @@ class TensorBoardLog:
         """Add points at `step`. TensorBoard has no place for NaN or infinity (`metrics.jsonl`: null).
 
         A chart with a margin needs the same steps in all of its three series, so one missing point leaves
-        out all three. The first metrics of a run say which charts it has.
+        out all three.
         """
-        if not self._has_layout:
-            self._has_layout = True
-            self._layout({*metrics, *self._evaluated})
+        self._lay_out(metrics, step)
         points = {tag: x for tag, x in {**metrics, **self._references}.items() if math.isfinite(x)}
         for band in BANDS:
             if not points.keys() >= set(band):
@@ -106,7 +104,7 @@ class TensorBoardLog:
 
     def evaluation(self, metrics: Mapping[str, float], step: int) -> None:
         """Add points of an evaluation that no iteration has in its metrics."""
-        self._evaluated |= metrics.keys()
+        self._lay_out(metrics, step)
         self._scalars({tag: x for tag, x in metrics.items() if math.isfinite(x)}, step)
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
@@ -189,15 +187,23 @@ class TensorBoardLog:
     def close(self) -> None:
         self._writer.close()
 
-    def _layout(self, tags: Collection[str]) -> None:
+    def _lay_out(self, metrics: Collection[str], step: int) -> None:
+        """Write the layout anew where a new metric needs a chart: TensorBoard shows the last one."""
+        if self._tags.issuperset(metrics):
+            return
+        self._tags.update(metrics)
+        layout = layout_of(self._tags, self._env)
+        if layout == self._layout:
+            return
+        self._layout = layout
         categories = [
             Category(title=question, chart=[_chart(chart) for chart in charts])
-            for question, charts in layout_of(tags, self._env).items()
+            for question, charts in layout.items()
         ]
-        content = Layout(category=categories).SerializeToString()
+        content = LayoutProto(category=categories).SerializeToString()
         tensor = TensorProto(dtype="DT_STRING", string_val=[content])
         metadata = custom_scalar_plugin.create_summary_metadata()
-        self._write_tensor(custom_scalar_plugin.CONFIG_SUMMARY_TAG, metadata, tensor, 0)
+        self._write_tensor(custom_scalar_plugin.CONFIG_SUMMARY_TAG, metadata, tensor, step)
 
     def _scalars(self, points: Mapping[str, float], step: int) -> None:
         values = [Summary.Value(tag=tag, simple_value=x) for tag, x in points.items()]
