@@ -20,10 +20,11 @@ from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.references import References
 from equipoise.envs.space_data import from_data
 from equipoise.trainer.build import find_device, make_policy
+from equipoise.trainer.configuration.checking import check_policy
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.hub import local
 from equipoise.trainer.configuration.resuming import changed
-from equipoise.trainer.configuration.schema import ComponentConfig, Config, check_policy
+from equipoise.trainer.configuration.schema import ComponentConfig, Config
 from equipoise.trainer.environments import environment_maker, find_references, in_whole_teams, space_of
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.spaces import HybridSpace

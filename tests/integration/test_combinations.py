@@ -18,8 +18,8 @@ from gymnasium import spaces
 import equipoise
 from equipoise.trainer import export
 from equipoise.trainer.build import build
+from equipoise.trainer.configuration.checking import check
 from equipoise.trainer.configuration.compose import compose
-from equipoise.trainer.configuration.schema import check
 from equipoise.trainer.system import checkpoint
 
 SHORT = (

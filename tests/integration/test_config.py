@@ -10,10 +10,11 @@ import pytest
 import torch
 import yaml
 
+from equipoise.trainer.configuration.checking import check
 from equipoise.trainer.configuration.compose import CONFIG_DIR, admit, compose, compose_run, values
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.resuming import resumed
-from equipoise.trainer.configuration.schema import Config, check
+from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.continuation import Plan, begun
 from equipoise.trainer.run import main, parse
 from equipoise.trainer.session import train

@@ -19,7 +19,8 @@ from equipoise.envs.dependent_masks import DependentMask, MaskTable
 from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
 from equipoise.envs.protocol import Timestep
 from equipoise.trainer.build import make_trainer
-from equipoise.trainer.configuration.schema import Config, check
+from equipoise.trainer.configuration.checking import check
+from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.recorder import Recorder
 from tests.conftest import composed
 

@@ -20,8 +20,9 @@ import pytest
 import equipoise
 from equipoise import ConfigError
 from equipoise.trainer.build import build
+from equipoise.trainer.configuration.checking import check
 from equipoise.trainer.configuration.compose import compose
-from equipoise.trainer.configuration.schema import Config, check
+from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.monitor.run_log import LoggerError
 from tests.integration.test_python import TINY
 from tests.reliability.processes import lines, run, summary, toy

@@ -13,7 +13,8 @@ import yaml
 from torch import Tensor
 
 from equipoise.trainer.build import build
-from equipoise.trainer.configuration.schema import Config, check
+from equipoise.trainer.configuration.checking import check
+from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.loop import Trainer
 from equipoise.trainer.stages.protocol import LossState
 from equipoise.trainer.system import checkpoint

@@ -18,10 +18,10 @@ import torch
 from equipoise.commands import child
 from equipoise.trainer import evaluate, export, play, run
 from equipoise.trainer.build import build
+from equipoise.trainer.configuration.checking import check
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.imports import may_import
-from equipoise.trainer.configuration.schema import check
 from equipoise.trainer.restore import restore
 from equipoise.trainer.system import checkpoint
 

@@ -11,8 +11,9 @@ import torch
 import yaml
 
 from equipoise.trainer.build import build
+from equipoise.trainer.configuration.checking import check
 from equipoise.trainer.configuration.compose import CONFIG_DIR, compose
-from equipoise.trainer.configuration.schema import Config, check
+from equipoise.trainer.configuration.schema import Config
 from equipoise.trainer.loop import Trainer
 from equipoise.trainer.system import checkpoint
 from tests.conftest import TINY, TOY

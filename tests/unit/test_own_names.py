@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from equipoise.envs.goal.environment import Goal
+from equipoise.trainer.configuration.checking import check
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.constructors import find_class
 from equipoise.trainer.configuration.own_names import canonical, with_own_names
-from equipoise.trainer.configuration.schema import check
 
 STAGE = "trainer.stages.gradient_scaling.GradientScaling"
 

@@ -29,8 +29,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from equipoise.prerequisites import extra
+from equipoise.trainer.configuration.checking import check
 from equipoise.trainer.configuration.errors import ConfigError, nearest
-from equipoise.trainer.configuration.schema import Config, check, env_label
+from equipoise.trainer.configuration.schema import Config, env_label
 
 CONFIG_DIR = Path(__file__).parents[2] / "conf"
 GROUPS = tuple(sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir()))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from equipoise.trainer.configuration.checking import check
 from equipoise.trainer.configuration.errors import ConfigError, shown
 from equipoise.trainer.configuration.imports import foreign
 from equipoise.trainer.configuration.older import with_later_keywords, with_later_settings
-from equipoise.trainer.configuration.schema import Config, check
+from equipoise.trainer.configuration.schema import Config
 
 EXACT = (
     "device",

@@ -1,35 +1,19 @@
-"""The configuration of a run: what keys there are, their types, ranges and meaning, and how they are checked.
+"""The configuration of a run: what keys there are, their types, ranges and meaning.
 
-Hydra composes `conf/` into a plain dictionary; `check` turns it into a `Config` or raises one `ConfigError`
-that lists everything wrong with it. Required keys have no defaults here: `conf/` holds them all.
+Hydra composes `conf/` into a plain dictionary, which `checking.check` turns into a `Config`. Required keys
+have no defaults here: `conf/` holds them all.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from equipoise.trainer.configuration.annotations import as_whole
-from equipoise.trainer.configuration.constructors import MISSING, TARGET, check_section, is_section
-from equipoise.trainer.configuration.errors import (
-    ConfigError,
-    Problem,
-    bad_value,
-    key_names,
-    missing,
-    nearest,
-    problems_of,
-    unknown,
-)
-from equipoise.trainer.configuration.imports import refuse_foreign, used_parts
-from equipoise.trainer.configuration.loggers import LOGGERS, as_section, as_written
-from equipoise.trainer.configuration.loggers import problems as logger_problems
-from equipoise.trainer.configuration.older import with_later_settings
-from equipoise.trainer.configuration.own_names import with_own_names
-from equipoise.trainer.configuration.roles import CALLBACK, ENV, LOGGER, OPTIMIZER, POLICY, STAGE, Role
+from equipoise.trainer.configuration.constructors import MISSING
+from equipoise.trainer.configuration.loggers import LOGGERS, as_written
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # The bounds of `envs.arguments`, whose import would bring Gymnasium.
@@ -41,8 +25,6 @@ CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Size = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, le=10**15)]
 """A thousand streams are made from each, and PyTorch takes 64 bits."""
-
-_DEFAULTS = {"policy": {TARGET: "equipoise.trainer.policy.actor_critic.ActorCritic"}}
 
 
 class Section(BaseModel):
@@ -249,233 +231,8 @@ class Config(Section):
         }
 
 
-def check(raw: Mapping[str, Any], allow: Collection[str] | None = None, *, acting: bool = False) -> Config:
-    """The composed configuration `raw` as a `Config`; builds nothing.
-
-    Args:
-        raw: composed from files and arguments, or taken from a checkpoint.
-        allow: None: `raw` is the user's own and may name any code. Else it comes from a checkpoint: it may
-            name only this package's code and these modules, and what it does not use is not looked at.
-        acting: the policy is to act, not to learn: stages, callbacks and the optimizer are not used.
-
-    Raises:
-        ConfigError: for all that is wrong with it.
-    """
-    raw = with_own_names(raw)
-    used = used_parts(raw, acting)
-    if allow is not None:
-        refuse_foreign(used, allow)
-        raw = with_later_settings(raw)
-    nested, problems = dict(raw), []
-    for key, role, model in (
-        ("env", ENV, EnvConfig),
-        ("policy", POLICY, ComponentConfig),
-        ("optimizer", OPTIMIZER, OptimizerConfig),
-    ):
-        if isinstance(section := nested.get(key), Mapping):
-            checked = role if allow is None or key in used else None
-            nested[key], wrong = _nest(key, {**_DEFAULTS.get(key, {}), **section}, checked, model)
-            problems += wrong
-    looked_at = allow is None or not acting
-    problems += _nest_list(nested, "callbacks", CALLBACK if looked_at else None)
-    problems += _nest_loggers(nested, LOGGER if looked_at else None)
-    problems += _nest_sections(nested, used if allow is not None else None)
-    try:
-        config = Config.model_validate(nested)
-    except ValidationError as error:
-        raise ConfigError(*_without_echoes([*problems_of(error, Config, nested), *problems])) from None
-    problems += _device(config)
-    if not acting:
-        problems += _contradictions(config, {problem.key for problem in problems})
-    if problems:
-        raise ConfigError(*problems)
-    return config
-
-
-def check_policy(raw: object, allow: Collection[str]) -> ComponentConfig:
-    """The section `policy` of a checkpoint's configuration alone. Raises `ConfigError`."""
-    if not isinstance(raw, Mapping):
-        raise ConfigError("the checkpoint's configuration has no section policy")
-    section = {**_DEFAULTS.get("policy", {}), **with_own_names(raw)}
-    refuse_foreign({"policy": section}, allow)
-    nested, problems = _nest("policy", section, POLICY, ComponentConfig)
-    if problems:
-        raise ConfigError(*problems)
-    return ComponentConfig.model_validate(nested)
-
-
 def env_label(env: Mapping[str, Any]) -> str:
     """What run folders and summaries call an environment."""
     name = env.get("name") or env.get("id") or env.get("make")
     name = name or str(env.get("_target_", "env")).rpartition(".")[2]
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in str(name))
-
-
-def _nest(
-    key: str, section: Mapping[str, Any], role: Role | None, model: type[ComponentConfig]
-) -> tuple[dict[str, Any], list[Problem]]:
-    """A section with its constructor's keywords moved together, and what is wrong with those.
-
-    Without a role its class is not looked at.
-    """
-    keywords = {name: value for name, value in section.items() if value != MISSING}
-    own = {name: keywords.pop(name) for name in key_names(model) if name in keywords}
-    problems: list[Problem] = []
-    if role is not None and is_section(own):
-        keywords, problems = check_section(key, {TARGET: own[TARGET], **keywords}, role)
-        del keywords[TARGET]
-    return {**own, "keywords": keywords}, problems
-
-
-def _nest_loggers(raw: dict[str, Any], role: Role | None) -> list[Problem]:
-    """The same for loggers, which have short names."""
-    found = raw.get("loggers")
-    if isinstance(found, list | tuple):
-        if wrong := list(logger_problems(found) if role is not None else ()):
-            del raw["loggers"]
-            return wrong
-        raw["loggers"] = [as_section(logger) for logger in found]
-    elif found is not None:
-        del raw["loggers"]
-        return [bad_value("loggers", found, "a list, such as [tensorboard, jsonl, csv]")]
-    return _nest_list(raw, "loggers", role)
-
-
-def _nest_list(raw: dict[str, Any], key: str, role: Role | None) -> list[Problem]:
-    """The same for each section of a list."""
-    found, problems = raw.get(key), []
-    if isinstance(found, list | tuple) and all(is_section(section) for section in found):
-        raw[key] = []
-        for index, section in enumerate(found):
-            nested, wrong = _nest(f"{key}[{index}]", section, role, ComponentConfig)
-            raw[key].append(nested)
-            problems += wrong
-    elif found is not None:
-        raw.pop(key)
-        problems.append(bad_value(key, found, "a list of sections with a _target_"))
-    return problems
-
-
-def _nest_sections(raw: dict[str, Any], used: Collection[str] | None) -> list[Problem]:
-    """The same for every section of `raw["trainer"]` that has a `_target_`; `used`: looked at, None: all."""
-    if not isinstance(raw.get("trainer"), Mapping):
-        return []
-    trainer = dict(raw["trainer"])
-    known = [name for name in TrainerConfig.model_fields if name != "sections"]
-    extra = {name: trainer.pop(name) for name in list(trainer) if name not in known}
-    sections, problems = {}, []
-    for name, section in extra.items():
-        if is_section(section):
-            role = STAGE if used is None or f"trainer.{name}" in used else None
-            sections[name], wrong = _nest(f"trainer.{name}", section, role, ComponentConfig)
-            problems += wrong
-        elif name in (trainer.get("stages") or ()):
-            problems.append(bad_value(f"trainer.{name}", section, "a section with a _target_"))
-        else:
-            named = [n for n, s in extra.items() if isinstance(s, Mapping) and TARGET in s]
-            problems.append(unknown(f"trainer.{name}", section, [*known, *named]))
-    raw["trainer"] = {**trainer, "sections": sections}
-    return problems
-
-
-def _without_echoes(problems: list[Problem]) -> list[Problem]:
-    """Drop the second report of a value that one key takes from another of the same name."""
-    first: dict[tuple[str, str], Problem] = {}
-    for problem in problems:
-        first.setdefault((problem.key.rpartition(".")[2], problem.complaint), problem)
-    return list(first.values())
-
-
-def _contradictions(config: Config, bad: Collection[str]) -> Iterator[Problem]:
-    """Keys that are fine by themselves and wrong together; `bad` are those that are not fine."""
-    keywords = config.env.keywords
-    if {"id", "make"} <= keywords.keys() and keywords["id"] is None and keywords["make"] is None:
-        yield missing("env.id", "given, as gymnasium.make takes it, or env.make=module:callable")
-    trainer, batch = config.trainer, config.trainer.batch
-    weights = trainer.policy_loss_weights
-    if weights.discrete_weight == weights.continuous_weight == 0:
-        yield Problem("trainer.policy_loss_weights", ": both weights are 0; at least one must be > 0")
-    yield from _learning_rate(config.optimizer)
-    yield from _stage_list(trainer, bad)
-    samples = batch.rollout_steps * config.env.num_envs
-    if samples < 2:
-        why = f"at least 2 with num_envs = {config.env.num_envs}: advantages are compared with each other"
-        yield bad_value("trainer.batch.rollout_steps", batch.rollout_steps, why)
-    if samples % batch.num_minibatches:
-        fits = ", ".join(map(str, _nearest_divisors(samples, batch.num_minibatches)))
-        product = f"rollout_steps * num_envs ({batch.rollout_steps} * {config.env.num_envs} = {samples})"
-        yield bad_value(
-            "trainer.batch.num_minibatches", batch.num_minibatches, f"a divisor of {product}: {fits}"
-        )
-    for name, section in trainer.sections.items():
-        if not any(key.startswith(f"trainer.{name}.") for key in bad):
-            yield from _scaling(f"trainer.{name}", section.keywords, batch)
-            yield from _base_weights(f"trainer.{name}", section.keywords, weights)
-            unshared = config.policy.keywords.get("shared_trunk") is False
-            if section.keywords.get("norm_parameters") == "shared" and unshared:
-                why = "all: policy.shared_trunk = false leaves no parameters that both sides share"
-                yield bad_value(f"trainer.{name}.norm_parameters", "shared", why)
-
-
-def _learning_rate(optimizer: OptimizerConfig) -> Iterator[Problem]:
-    if optimizer.desired_kl is None:
-        return
-    if optimizer.anneal:
-        why = "false with optimizer.desired_kl, which sets the learning rate"
-        yield bad_value("optimizer.anneal", True, why)
-    low, high = optimizer.learning_rate_min, optimizer.learning_rate_max
-    if not low <= optimizer.learning_rate <= high:
-        why = f"between learning_rate_min ({low:g}) and learning_rate_max ({high:g})"
-        yield bad_value("optimizer.learning_rate", optimizer.learning_rate, why)
-
-
-def _device(config: Config) -> Iterator[Problem]:
-    if config.device == "cuda":
-        import torch  # not needed, and slow to load, for any other check
-
-        if not torch.cuda.is_available():
-            yield bad_value("device", "cuda", "auto or cpu: PyTorch finds no usable CUDA device here")
-
-
-def _stage_list(trainer: TrainerConfig, bad: Collection[str]) -> Iterator[Problem]:
-    for name in dict.fromkeys(trainer.stages):
-        if trainer.stages.count(name) > 1:
-            yield bad_value(
-                "trainer.stages", list(trainer.stages), f"without repetition; {name} is listed twice"
-            )
-        if name not in trainer.sections and f"trainer.{name}" not in bad:
-            match = nearest(name, trainer.sections)
-            hint = f"; did you mean {match}?" if match else ""
-            names = ", ".join(trainer.sections)
-            yield bad_value("trainer.stages", name, f"a section of trainer with a _target_: {names}{hint}")
-
-
-def _base_weights(key: str, keywords: Mapping[str, Any], weights: PolicyLossWeights) -> Iterator[Problem]:
-    """The stage's base weights are those that the loss starts from: two sources would contradict silently."""
-    for name in ("discrete_weight", "continuous_weight"):
-        given, meant = keywords.get(name), getattr(weights, name)
-        if given is not None and given != meant:
-            yield bad_value(
-                f"{key}.{name}", given, f"left to trainer.policy_loss_weights.{name}, now {meant}"
-            )
-
-
-def _scaling(key: str, keywords: Mapping[str, Any], batch: BatchConfig) -> Iterator[Problem]:
-    low, high = keywords.get("min_scaling_factor"), keywords.get("max_scaling_factor")
-    if low is not None and high is not None and low > high:
-        yield bad_value(f"{key}.min_scaling_factor", low, f"≤ max_scaling_factor, which is {high}")
-    updates = batch.update_epochs * batch.num_minibatches
-    product = f"update_epochs * num_minibatches ({batch.update_epochs} * {batch.num_minibatches})"
-    for name in ("measure_every", "audit_every"):
-        every = keywords.get(name)
-        if every and math.gcd(every, updates) > 1:
-            # A common divisor would measure the same few minibatches of every iteration, for ever.
-            good = next(k for k in range(every + 1, every + updates + 2) if math.gcd(k, updates) == 1)
-            yield bad_value(f"{key}.{name}", every, f"coprime to {product}; the next that is: {good}")
-
-
-def _nearest_divisors(number: int, wanted: int) -> list[int]:
-    """The largest divisor of `number` below `wanted` and the smallest above it."""
-    below = next(d for d in range(min(wanted, number), 0, -1) if number % d == 0)
-    above = next((d for d in range(wanted + 1, number + 1) if number % d == 0), None)
-    return [below] if above is None else [below, above]
