@@ -9,20 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from equipoise.scripts.studies.experiments import Arm, Job, chosen, plan
+from equipoise.scripts.studies.published import CHDP, H_PPO, HPPO, HYAR, Published
 from equipoise.trainer.configuration.compose import compose
 
 Measure = Literal["success_rate", "return_mean"]
-
-HYAR = "HyAR (Li et al., ICLR 2022, table 2)"
-HPPO = "HPPO as run for HyAR's table 2"
-CHDP = "CHDP (AAAI 2026)"
-H_PPO = "H-PPO (DI-engine), 5 M steps"
-
-
-@dataclass(frozen=True)
-class Published:
-    value: float
-    source: str
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from equipoise.scripts import benchmark_suite
-from equipoise.scripts.studies.tasks import TASKS, Published, Task
+from equipoise.scripts.studies.published import Published
+from equipoise.scripts.studies.tasks import TASKS, Task
 from equipoise.trainer.configuration.compose import compose
 
 TINY = Task(
