@@ -51,6 +51,8 @@ TASKS = (
     _task("goal", "goal", 204_800, "experiment=goal"),
 )
 """The cheapest first."""
+HEADLINE = ("catch_point", "hard_move_4", "lqr_10")
+"""Of which there is a picture of their own, for the README."""
 
 
 @study
@@ -70,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if fresh:
             tasks = list(dict.fromkeys(result.env for result in fresh))
             plots.save(plots.curves(fresh, tasks), path.with_name(f"{path.stem}_curves"))
+            if headline := [task for task in HEADLINE if task in tasks]:
+                plots.save(plots.curves(fresh, headline), path.with_name(f"{path.stem}_headline"))
     return report_study(
         options,
         "Gradients through the simulator",
