@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -21,6 +22,7 @@ _SIDE_BY_SIDE = 6
 """Most groups that are columns in the table of settings."""
 _LONG = 40
 """Letters of a name from which on it may be broken into lines."""
+_LONG_FRACTION = re.compile(r"-?\d+\.\d{6,}(e-?\d+)?|-?\d\.\d{4,}e-?\d+")
 _OPEN = 12
 """Most runs whose table is open from the beginning."""
 
@@ -124,18 +126,29 @@ def settings(environment: Environment) -> str:
     keys = list(groups[0].settings)
     if len(groups) < 2 or not keys:
         return ""
-    names = [group.name for group in groups]
+    columns = {key: _exact_and_short([group.settings[key] for group in groups]) for key in keys}
     if len(groups) <= _SIDE_BY_SIDE:
-        heads = ["setting", *names]
-        rows = [_row(f"<code>{escape(key)}</code>", [g.settings[key] for g in groups]) for key in keys]
+        heads = ["setting", *(group.name for group in groups)]
+        rows = [_row(f"<code>{escape(key)}</code>", values) for key, values in columns.items()]
     else:
         heads = ["group", *keys]
-        rows = [_row(escape(group.name), list(group.settings.values())) for group in groups]
+        by_group = zip(*columns.values(), strict=True)
+        rows = [_row(escape(group.name), values) for group, values in zip(groups, by_group, strict=True)]
     return f"<h3>Settings that differ</h3>{_table(heads, rows)}"
 
 
-def _row(head: str, values: Sequence[str]) -> str:
-    cells = "".join(f'<td class="wrap">{escape(value)}</td>' for value in values)
+def _exact_and_short(values: Sequence[str]) -> list[tuple[str, str]]:
+    """Fractions with four digits, of which a search draws eighteen, if that still tells them apart."""
+    short = [f"{float(value):.4g}" if _LONG_FRACTION.fullmatch(value) else value for value in values]
+    return list(zip(values, short if len(set(short)) == len(set(values)) else values, strict=True))
+
+
+def _row(head: str, values: Sequence[tuple[str, str]]) -> str:
+    """Shown is what is short; the exact value is the cell's hint."""
+    hints = ("" if exact == short else f' title="{escape(exact)}"' for exact, short in values)
+    cells = "".join(
+        f'<td class="wrap"{hint}>{escape(short)}</td>' for hint, (_, short) in zip(hints, values, strict=True)
+    )
     return f'<tr><th scope="row">{head}</th>{cells}</tr>'
 
 

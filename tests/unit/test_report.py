@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from equipoise.scripts import report
+from equipoise.scripts.reporting import tables
 from equipoise.scripts.reporting.charts import band, chart
 from equipoise.scripts.reporting.groups import environments
 from equipoise.scripts.reporting.runs import find
@@ -158,6 +159,20 @@ def test_beside_a_baseline_a_single_run_is_not_the_best(tmp_path: Path) -> None:
     assert page.column(0, "group") == ["lucky", "good", "balanced"]
     assert "good has the highest score of those that ran more than once: 0.72" in page.text
     assert "more than chance against balanced" in page.text
+
+
+@pytest.mark.parametrize("groups", [2, 7])  # side by side, and a row each
+def test_settings_that_a_search_drew_are_short_unless_that_makes_them_the_same(
+    tmp_path: Path, groups: int
+) -> None:
+    for i in range(groups):
+        rates = {"optimizer__learning_rate": 0.0021819408141920704 + i, "trainer__gamma": 0.9880130942718774}
+        rates["trainer__gamma"] += 1e-9 * i
+        make_run(tmp_path / f"{i}", 1, 0.5, **rates)
+    (found,) = environments(find([tmp_path]))
+    table = tables.settings(found)
+    assert '<td class="wrap" title="0.0021819408141920704">0.002182</td>' in table
+    assert '<td class="wrap">0.9880130942718774</td>' in table  # 0.988 would be all of them
 
 
 def test_groups_are_called_by_the_fewest_settings_that_differ(tmp_path: Path) -> None:
