@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ _OF_A_RUN = {"seed", "resume", "init_from", *EXACT} - {"trainer.total_env_steps"
 """Settings in which runs of one group may differ: how they are watched, and where they were computed."""
 _FIRST = ("preset", "experiment")
 """Settings that choose many others: where one of them tells groups apart, it is what they are called by."""
+_LONG_FRACTION = re.compile(r"-?\d+\.\d{6,}(e-?\d+)?|-?\d\.\d{4,}e-?\d+")
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,9 @@ def _groups(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         key = (run.group,) if named else tuple(flat[run.folder].get(key) for key in telling)
         groups.setdefault(key, []).append(run)
-    names = [key[0] or "" if named else _name(telling, key, runs[0]) for key in groups]
+    short = [short_fractions([value or "–" for value in values]) for values in zip(*groups, strict=True)]
+    values = zip(*short, strict=True) if short else [()]
+    names = [of_one[0] if named else _name(telling, of_one, runs[0]) for of_one in values]
     return [
         Group(name, members, {key: flat[members[0].folder].get(key, "–") for key in differ})
         for name, members in zip(names, groups.values(), strict=True)
@@ -175,15 +179,19 @@ def _telling(runs: Sequence[Run], flat: Mapping[Any, Mapping[str, str]], differ:
     return chosen
 
 
-def _name(keys: Sequence[str], values: Sequence[str | None], run: Run) -> str:
+def short_fractions(values: Sequence[str]) -> Sequence[str]:
+    """Four digits of fractions, of which a search draws eighteen, if these still tell the values apart."""
+    short = [f"{float(value):.4g}" if _LONG_FRACTION.fullmatch(value) else value for value in values]
+    return short if len(set(short)) == len(set(values)) else values
+
+
+def _name(keys: Sequence[str], values: Sequence[str], run: Run) -> str:
     if not keys:
         return str(run.config.get("preset") or "all runs")
     last = [key.rpartition(".")[2] for key in keys]
     short = [key if last.count(name) > 1 else name for key, name in zip(keys, last, strict=True)]
     parts = zip(keys, short, values, strict=True)
-    return ", ".join(
-        (value or "–") if key == "preset" else f"{name}={value or '–'}" for key, name, value in parts
-    )
+    return ", ".join(value if key == "preset" else f"{name}={value}" for key, name, value in parts)
 
 
 def _flat(settings: Mapping[str, Any], path: str = "") -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from html import escape
 
@@ -11,7 +10,7 @@ import numpy as np
 from equipoise.commands import typed
 from equipoise.scripts.reporting.charts import STYLES, number, rounded, sample
 from equipoise.scripts.reporting.charts import steps as shortened
-from equipoise.scripts.reporting.groups import Environment, Group
+from equipoise.scripts.reporting.groups import Environment, Group, short_fractions
 from equipoise.scripts.reporting.runs import Run
 from equipoise.scripts.studies.intervals import Floats, Interval
 from equipoise.scripts.studies.report import Comparison
@@ -22,7 +21,6 @@ _SIDE_BY_SIDE = 6
 """Most groups that are columns in the table of settings."""
 _LONG = 40
 """Letters of a name from which on it may be broken into lines."""
-_LONG_FRACTION = re.compile(r"-?\d+\.\d{6,}(e-?\d+)?|-?\d\.\d{4,}e-?\d+")
 _OPEN = 12
 """Most runs whose table is open from the beginning."""
 
@@ -126,7 +124,8 @@ def settings(environment: Environment) -> str:
     keys = list(groups[0].settings)
     if len(groups) < 2 or not keys:
         return ""
-    columns = {key: _exact_and_short([group.settings[key] for group in groups]) for key in keys}
+    exact = {key: [group.settings[key] for group in groups] for key in keys}
+    columns = {key: list(zip(values, short_fractions(values), strict=True)) for key, values in exact.items()}
     if len(groups) <= _SIDE_BY_SIDE:
         heads = ["setting", *(group.name for group in groups)]
         rows = [_row(f"<code>{escape(key)}</code>", values) for key, values in columns.items()]
@@ -135,12 +134,6 @@ def settings(environment: Environment) -> str:
         by_group = zip(*columns.values(), strict=True)
         rows = [_row(escape(group.name), values) for group, values in zip(groups, by_group, strict=True)]
     return f"<h3>Settings that differ</h3>{_table(heads, rows)}"
-
-
-def _exact_and_short(values: Sequence[str]) -> list[tuple[str, str]]:
-    """Fractions with four digits, of which a search draws eighteen, if that still tells them apart."""
-    short = [f"{float(value):.4g}" if _LONG_FRACTION.fullmatch(value) else value for value in values]
-    return list(zip(values, short if len(set(short)) == len(set(values)) else values, strict=True))
 
 
 def _row(head: str, values: Sequence[tuple[str, str]]) -> str:

@@ -173,6 +173,7 @@ def test_settings_that_a_search_drew_are_short_unless_that_makes_them_the_same(
     table = tables.settings(found)
     assert '<td class="wrap" title="0.0021819408141920704">0.002182</td>' in table
     assert '<td class="wrap">0.9880130942718774</td>' in table  # 0.988 would be all of them
+    assert found.groups[0].name == "learning_rate=0.002182"
 
 
 def test_groups_are_called_by_the_fewest_settings_that_differ(tmp_path: Path) -> None:
