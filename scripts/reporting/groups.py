@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -179,10 +180,11 @@ def _telling(runs: Sequence[Run], flat: Mapping[Any, Mapping[str, str]], differ:
     return chosen
 
 
-def short_fractions(values: Sequence[str]) -> Sequence[str]:
-    """Four digits of fractions, of which a search draws eighteen, if these still tell the values apart."""
-    short = [f"{float(value):.4g}" if _LONG_FRACTION.fullmatch(value) else value for value in values]
-    return short if len(set(short)) == len(set(values)) else values
+def short_fractions(values: Sequence[str]) -> list[str]:
+    """Four digits of fractions, of which a search draws eighteen; all where another value has the same."""
+    short = {value: f"{float(value):.4g}" if _LONG_FRACTION.fullmatch(value) else value for value in values}
+    alike = Counter(short.values())
+    return [short[value] if alike[short[value]] == 1 else value for value in values]
 
 
 def _name(keys: Sequence[str], values: Sequence[str], run: Run) -> str:

@@ -15,7 +15,7 @@ import yaml
 from equipoise.scripts import report
 from equipoise.scripts.reporting import tables
 from equipoise.scripts.reporting.charts import band, chart
-from equipoise.scripts.reporting.groups import environments
+from equipoise.scripts.reporting.groups import environments, short_fractions
 from equipoise.scripts.reporting.runs import find
 from equipoise.trainer.monitor.gif import encode_gif
 
@@ -174,6 +174,8 @@ def test_settings_that_a_search_drew_are_short_unless_that_makes_them_the_same(
     assert '<td class="wrap" title="0.0021819408141920704">0.002182</td>' in table
     assert '<td class="wrap">0.9880130942718774</td>' in table  # 0.988 would be all of them
     assert found.groups[0].name == "learning_rate=0.002182"
+    near = ["0.9880130942718774", "0.98801309427187", "0.0033333333333333335", "1e-4", "–"]
+    assert short_fractions(near) == [*near[:2], "0.003333", "1e-4", "–"]
 
 
 def test_groups_are_called_by_the_fewest_settings_that_differ(tmp_path: Path) -> None:

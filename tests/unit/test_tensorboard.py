@@ -351,7 +351,8 @@ def served(tmp_path: Path) -> Callable[[], dict[str, list[str]]]:
     def ask() -> dict[str, list[str]]:
         with urlopen(f"{address}data/plugin/custom_scalars/layout", timeout=30) as answer:
             categories = json.load(answer).get("category", [])
-        return {category["title"]: [chart["title"] for chart in category["chart"]] for category in categories}
+        charts = {category["title"]: category.get("chart", []) for category in categories}
+        return {title: [chart["title"] for chart in found] for title, found in charts.items() if found}
 
     return ask
 
@@ -385,6 +386,22 @@ def test_a_page_has_the_charts_that_its_run_can_fill_even_those_that_it_needs_la
     resumed.close()
     success = "Success rate: deterministic and sampled policy"
     eventually(served, {learning: [returns, success], **clamped, critic: ["Value loss"], **own})
+
+
+def test_a_run_without_an_iteration_takes_no_chart_from_others(
+    tmp_path: Path, served: Callable[[], dict[str, list[str]]]
+) -> None:
+    """TensorBoard loses what is added to a heading that the first run has not: of `b` and `c` one chart."""
+    learning, balance = list(layout.LAYOUT)[:2]
+    first = TensorBoardLog(tmp_path / "a")
+    first.evaluation({"evaluation/success": 0.0}, 0)
+    first.close()
+    for name, tag in {"b": "loss/kl_discrete", "c": "gradient_scaling/discrete_clamped"}.items():
+        log = TensorBoardLog(tmp_path / name)
+        log.scalars({tag: 0.0}, 10)
+        log.close()
+    both = ["How far each side's policy moves (KL divergence)", "Fraction of updates at a bound"]
+    eventually(served, {learning: ["Success rate: deterministic and sampled policy"], balance: both})
 
 
 def test_raw_norms_have_a_band() -> None:

@@ -33,12 +33,13 @@ def local(location: str | Path) -> Path:
     if not is_remote(location):
         return Path(location)
     found = _PLACE.fullmatch(str(location))
+    address = re.sub("^hf:/+", "hf://", str(location))  # a Path has one slash
     if found is None:
-        raise ConfigError(f"{location}: must be hf://<user>/<repository>, with @<revision> for one version")
-    require(str(location))
+        raise ConfigError(f"{address}: must be hf://<user>/<repository>, with @<revision> for one version")
+    require(address)
     from huggingface_hub import snapshot_download
 
-    with _worded(f"{location} cannot be loaded"):
+    with _worded(f"{address} cannot be loaded"):
         wanted = ["*.safetensors", "*.json", "*.md"]
         return Path(snapshot_download(found["repo"], revision=found["revision"], allow_patterns=wanted))
 

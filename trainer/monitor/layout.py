@@ -151,15 +151,19 @@ BANDS = tuple(
 def layout_of(tags: Collection[str], env: str = "") -> dict[str, Sequence[Chart]]:
     """The charts that a run of the environment `env` can fill, if it has these tags.
 
-    TensorBoard merges the layouts of all runs. So what is one environment's alone has a heading of its own.
+    TensorBoard merges the layouts of all runs. So what is one environment's alone has a heading of its own,
+    and all others are there from the beginning: TensorBoard 2.21.0 loses the charts that a run adds to a
+    heading which the first run has not (findings/tensorboard_third_layout_loses_charts.sh).
     """
     tags = [tag for tag in tags if not tag.startswith(_REFERENCE)]
-    charts = {
-        question: [chart for chart in charts if _has_points(chart, tags)]
-        for question, charts in (LAYOUT | OF_THE_SIMULATOR).items()
-    }
-    charts[f"{env} in detail".strip()] = [chart for each in DETAILS for chart in _charts(each, tags)]
-    return {question: found for question, found in charts.items() if found}
+    own: dict[str, list[Chart]] = {title: _drawn(charts, tags) for title, charts in OF_THE_SIMULATOR.items()}
+    own[f"{env} in detail".strip()] = [chart for each in DETAILS for chart in _charts(each, tags)]
+    found = {title: _drawn(charts, tags) for title, charts in LAYOUT.items()}
+    return {**found, **{title: charts for title, charts in own.items() if charts}}
+
+
+def _drawn(charts: Sequence[Chart], tags: Collection[str]) -> list[Chart]:
+    return [chart for chart in charts if _has_points(chart, tags)]
 
 
 def _has_points(chart: Chart, tags: Collection[str]) -> bool:
