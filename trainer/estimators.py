@@ -19,9 +19,6 @@ from equipoise.trainer.system import distributed
 _NAMES = "score", "pathwise"
 _MEMORY = 0.9
 """What is left of a measurement when the next one is made."""
-_DOUBT = 1.0
-"""Variance of one more measurement than there is, in the standard error: few may agree by chance. It is the
-largest that numbers in [-1, 1] can have."""
 
 
 class EstimatorMix:
@@ -35,9 +32,8 @@ class EstimatorMix:
         λ = κ(1 − σ) / (κ(1 − σ) + σ(1 + π) − 2κ²),   σ = s₁·s₂,   π = p₁·p₂,   κ = s₁·p₂
 
     in means over about twenty rollouts: how much of s and of p is signal, and of both the same signal. κ
-    counts as far as it exceeds its standard error, as what is not seen to agree is not used (few rollouts
-    have a large one, `_DOUBT`); and σ is at least κ²/π, since two signals cannot agree more than there is of
-    them (Cauchy and Schwarz).
+    counts as far as it exceeds its standard error, as what is not seen to agree is not used; and σ is at
+    least κ²/π, since two signals cannot agree more than there is of them (Cauchy and Schwarz).
 
     The length of p says nothing, as the optimizer undoes it: the least squared *error* would take a p of no
     use, if it is but short enough, before a noisy s.
@@ -91,8 +87,7 @@ def _share(sums: Tensor) -> Tensor:
     score, path, both, squares = (sums[1:] / weights).unbind()
     # Of as many equal weights: (Σw)² / Σw², w = 1, 0.9, 0.81, …
     count = weights * (1 + _MEMORY) / (2 - weights * (1 - _MEMORY))
-    variance = (squares - both.square()).clamp(min=0.0) + _DOUBT / count
-    both = both - (variance / (count - 1)).sqrt()
+    both = both - ((squares - both.square()).clamp(min=0.0) / (count - 1)).sqrt()
     score = torch.where(path > 0, torch.maximum(score, both.square() / path), 1.0)
     a, b = both * (1 - score).clamp(min=0.0), score * (1 + path) - 2 * both.square()
     return torch.where(a > 0, a / (a + b), 0.0)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 from test_pathwise import collecting
 
 from equipoise.envs.catch_point import CatchPoint
 from equipoise.envs.switched_lqr import SwitchedLQR
-from equipoise.trainer import estimators
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.data import Minibatch
 from equipoise.trainer.estimators import EstimatorMix
@@ -44,17 +41,17 @@ def shares(disturb: float, kept: float = 1.0) -> float:
 
 
 def share_of(mix: EstimatorMix, samples: Minibatch) -> float:
-    """A few are not enough for a small standard error."""
-    for _ in range(20):
+    """Once is not enough to know a standard error."""
+    for _ in range(2):
         mixed_samples = mix.mix(samples, MetricLog())
     assert mixed_samples.pathwise is not None
     return float(mixed_samples.pathwise.share[0, 0])
 
 
 def test_auto_believes_what_has_little_noise_and_points_the_same_way() -> None:
-    assert shares(disturb=0.0) > 0.6
+    assert shares(disturb=0.0) > 0.7
     assert shares(disturb=300.0) < 0.1
-    assert shares(disturb=0.0, kept=0.01) > 0.6
+    assert shares(disturb=0.0, kept=0.01) > 0.7
     assert shares(disturb=0.0, kept=-0.01) == 0.0
     assert shares(disturb=float("nan")) == 0.0
 
@@ -92,7 +89,6 @@ def test_the_share_is_that_of_the_best_direction(
     monkeypatch: pytest.MonkeyPatch, path: tuple[float, float], expected: float
 ) -> None:
     """E s = (1, 0, 0, 0) with noise of variance 1/2 in a rollout and 1 in its halves; p has none."""
-    monkeypatch.setattr(estimators, "_DOUBT", 0.0)
     s1, s2, p = (1.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, 1.0), (*path, 0.0, 0.0)
     shares, length = mixing(monkeypatch, *[(s1, s2, p, p)] * 2)
     assert shares[-1] == pytest.approx(expected, abs=1e-3)
@@ -114,12 +110,3 @@ def test_what_may_agree_by_chance_is_not_used(monkeypatch: pytest.MonkeyPatch) -
     assert shares == [0.0] * 5  # a mean above 0, but not by its standard error
     noise = (1.0, 0.0), (0.3, 1.0), (1.0, 0.0), (-0.1, 1.0)
     assert mixing(monkeypatch, *[noise] * 3)[0] == [0.0] * 3  # steady agreement with what has no signal
-
-
-def test_agreement_is_believed_the_more_often_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """κ = 0.6 every time, p without noise: κ − √((1/n) / (n − 1)) with n = 1.90, 2.69, 3.45, … of the weights."""
-    halves = (1.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, 1.0), (0.6, 0.8, 0.0, 0.0), (0.6, 0.8, 0.0, 0.0)
-    shares, _ = mixing(monkeypatch, *[halves] * 40)
-    assert shares[0] == shares[1] == 0.0
-    assert all(earlier <= later for earlier, later in pairwise(shares))
-    assert 0.0 < shares[5] < 0.7 * shares[-1]
