@@ -7,10 +7,13 @@ import json
 import math
 import os
 import re
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 from urllib.request import urlopen
 
 import numpy as np
@@ -20,9 +23,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from tensorboard.program import TensorBoard
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from equipoise.scripts.dashboard import free_port
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.monitor import layout
@@ -342,23 +345,29 @@ def test_a_chart_shows_no_tag_of_another() -> None:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Callable[[], dict[str, list[str]]]:
+def served(tmp_path: Path) -> Iterator[Callable[[], dict[str, list[str]]]]:
     """Asks a TensorBoard over `tmp_path` for its Custom Scalars: the titles of the charts by question."""
-    server = TensorBoard()
-    server.configure(logdir=str(tmp_path), port=0, load_fast="false", reload_interval=1)
-    address = server.launch()
+    port = free_port(0)
+    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={tmp_path}", f"--port={port}"]
+    command += ["--host=127.0.0.1", "--load_fast=false", "--reload_interval=1"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def ask() -> dict[str, list[str]]:
-        with urlopen(f"{address}data/plugin/custom_scalars/layout", timeout=30) as answer:
-            categories = json.load(answer).get("category", [])
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/data/plugin/custom_scalars/layout", timeout=30) as answer:
+                categories = json.load(answer).get("category", [])
+        except URLError:  # not open yet
+            return {}
         charts = {category["title"]: category.get("chart", []) for category in categories}
         return {title: [chart["title"] for chart in found] for title, found in charts.items() if found}
 
-    return ask
+    yield ask
+    server.kill()
+    server.wait()
 
 
 def eventually(ask: Callable[[], Any], wanted: Any) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while (found := ask()) != wanted and time.monotonic() < deadline:
         time.sleep(0.2)
     assert found == wanted
