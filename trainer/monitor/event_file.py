@@ -26,50 +26,43 @@ _LENGTH = struct.Struct("<Q")
 _HEADER, _FOOTER = _LENGTH.size + 4, 4  # each ends in a checksum
 
 
-def cut_event_files(folder: Path, env_steps: int) -> None:
+def cut_event_files(folder: Path, env_steps: int) -> set[str]:
     """Remove from the event files of a run whatever was written after its checkpoint at `env_steps`.
 
     A resumed run writes those steps again. TensorBoard has no reliable way to be told so: of the marks in
     the files its two loaders each ignore some. At 0, a run that starts again, all event files are removed.
+    Returns the tags of the scalars that stay.
     """
-    reached = env_steps == 0
+    reached, tags = env_steps == 0, set[str]()
     for path in sorted(path for path in folder.glob("events.out.tfevents.*") if _OURS.fullmatch(path.name)):
         length = 0
         if not reached:
-            length, reached = _find_cut(path, env_steps)
+            length, reached, found = _find_cut(path, env_steps)
+            tags |= found
         if length:
             os.truncate(path, length)
         else:
             path.unlink()
+    return tags
 
 
-def scalar_tags(folder: Path) -> set[str]:
-    """The names of all scalars in the event files of a run."""
-    return {
-        value.tag
-        for path in folder.glob("events.out.tfevents.*")
-        for _, event in _read_events(path)
-        for value in event.summary.value
-        if value.HasField("simple_value")
-    }
-
-
-def _find_cut(path: Path, env_steps: int) -> tuple[int, bool]:
-    """The bytes of the file to keep, 0 if they hold no scalar, and whether everything after them goes.
+def _find_cut(path: Path, env_steps: int) -> tuple[int, bool, set[str]]:
+    """The bytes of the file to keep, 0 if they hold no scalar, whether everything after them goes, and the
+    tags of the scalars in them.
 
     The checkpoint follows the scalars of its iteration. What has the same step and comes later (the closing
     evaluation's film and results) does not belong to it.
     """
-    length, points = 0, False
+    length, tags = 0, set[str]()
     for end, event in _read_events(path):
-        scalars = any(value.HasField("simple_value") for value in event.summary.value)
-        points |= scalars and event.step <= env_steps
         if event.step > env_steps:
-            return length * points, True
+            return length if tags else 0, True, tags
+        scalars = {value.tag for value in event.summary.value if value.HasField("simple_value")}
+        tags |= scalars
         length = end
         if scalars and event.step == env_steps:
-            return length, True
-    return length * points, False
+            return length, True, tags
+    return length if tags else 0, False, tags
 
 
 def _read_events(path: Path) -> Iterator[tuple[int, Event]]:

@@ -38,7 +38,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.text import metadata as text_plugin
 
 from equipoise.trainer.configuration.resuming import EXACT
-from equipoise.trainer.monitor.event_file import EventFile, cut_event_files, scalar_tags
+from equipoise.trainer.monitor.event_file import EventFile, cut_event_files
 from equipoise.trainer.monitor.gif import Frames, encode_gif
 from equipoise.trainer.monitor.layout import BANDS, Chart, Lines, layout_of
 from equipoise.trainer.monitor.summary import Summary as RunSummary
@@ -74,7 +74,7 @@ class TensorBoardLog:
     ) -> None:
         self._references = dict(references or {})
         self._env_steps = env_steps
-        cut_event_files(Path(folder), env_steps)
+        self._tags = cut_event_files(Path(folder), env_steps)
         self._writer = EventFile(Path(folder))
         self._flush_seconds, self._flushed = flush_seconds, time.monotonic()
         # Has a TensorBoard that is open during the resume forget what it has read of the steps cut off. Its
@@ -82,7 +82,7 @@ class TensorBoardLog:
         start = SessionLog(status=SessionLog.START)
         step = env_steps + 1 if env_steps else 0
         self._writer.add(Event(wall_time=time.time(), step=step, session_log=start))
-        self._env, self._tags = "", scalar_tags(Path(folder))
+        self._env = ""
         self._layout: dict[str, Sequence[Chart]] = {}
 
     def reference(self, tag: str, value: float) -> None:
