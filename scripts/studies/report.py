@@ -227,7 +227,7 @@ def provenance(command: str, results: Sequence[Result]) -> str:
     """Command, commit, machine, versions, seeds and steps as a Markdown list."""
 
     def distinct(values: Sequence[object]) -> str:
-        return ", ".join(sorted({str(value) for value in values})) or "n/a"
+        return ", ".join(sorted({str(value) for value in values if value})) or "n/a"
 
     versions = [" ".join(f"{k} {v}" for k, v in run.summary.versions.items() if v) for run in results]
     seconds = [run.summary.seconds or 0.0 for run in results]
