@@ -80,8 +80,8 @@ def _tune(options: TuneArguments, overrides: tuple[str, ...], given: Sequence[st
     for refused in ("resume", "hydra.run.dir", "trainer.eval_every", "trainer.checkpoint_every"):
         if any(override.partition("=")[0] == refused for override in overrides):
             raise ConfigError(f"{refused}: each trial has its own; use folder=, trials= and evaluations=")
-    for typical in examples(space):
-        compose([*overrides, *typical])
+    for alternatives in examples(space):
+        _fits_somewhere(overrides, alternatives)
     if find_spec("optuna") is None:
         raise ConfigError(f"tuning needs the package optuna, which comes with {extra('tune')}")
     import optuna
@@ -108,6 +108,20 @@ def _tune(options: TuneArguments, overrides: tuple[str, ...], given: Sequence[st
     for line in report.write(study, plan, options.confirm):
         print(line)
     report.page(plan, typed("tune", *given), f"study {options.study}")
+
+
+def _fits_somewhere(overrides: Sequence[str], alternatives: Sequence[Sequence[str]]) -> None:
+    """Raises what is wrong with the first of `alternatives` if something is wrong with all."""
+    first: ConfigError | None = None
+    for typical in alternatives:
+        try:
+            compose([*overrides, *typical])
+        except ConfigError as error:
+            first = first or error
+        else:
+            return
+    assert first is not None
+    raise first
 
 
 if __name__ == "__main__":

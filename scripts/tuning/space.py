@@ -98,9 +98,22 @@ def overrides(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in values.items()]
 
 
-def examples(space: Space) -> list[list[str]]:
-    """Overrides that the configuration should take: all lowest, and all highest values."""
-    ends = [
-        {k: e[i] if isinstance(e, list) else e[("low", "high")[i]] for k, e in space.items()} for i in (0, -1)
+def examples(space: Space) -> list[list[list[str]]]:
+    """Lists of overrides, of each of which the configuration should take one: all lowest values, all highest,
+    and every other choice, by itself or with one of these."""
+    low, high = ({key: _end(entry, i) for key, entry in space.items()} for i in (0, -1))
+    between = [
+        {key: choice}
+        for key, entry in space.items()
+        if isinstance(entry, list)
+        for choice in entry[1:-1]  # the ends are in `low` and `high`
     ]
-    return [overrides(values) for values in ends]
+    return [
+        [overrides(low)],
+        [overrides(high)],
+        *([overrides(one), overrides(low | one), overrides(high | one)] for one in between),
+    ]
+
+
+def _end(entry: Any, i: int) -> Any:
+    return entry[i] if isinstance(entry, list) else entry[("low", "high")[i]]

@@ -248,6 +248,7 @@ def test_without_optuna_the_extra_is_named(
         ({"trainer.total_env_steps": [64, 128]}, "all its keys are typed"),
         ({"policy.hidden_sizes": [[8, 8]]}, "numbers or text, as one types them"),
         ({"trainer.gamma": {"low": 0.5, "high": 7.0}}, "trainer.gamma = 7.0: must be"),
+        ({"trainer.gamma": [0.5, 7.0, 0.9]}, "trainer.gamma = 7.0: must be"),
     ],
 )
 def test_a_wrong_space_is_refused(
@@ -262,6 +263,23 @@ def test_a_wrong_space_is_refused(
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(entry))
     assert tune.main(given) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("steps", "said"), [([16, 14], "[tune]"), ([16, 8], "num_minibatches = 7")])
+def test_a_choice_that_only_fits_beside_others_is_not_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    steps: list[int],
+    said: str,
+) -> None:
+    """Seven minibatches divide a rollout of 8 × 14 steps, and not one of the default or of 8 × 16."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tune, "find_spec", lambda name: None)  # what comes after the space
+    space = {"trainer.batch.rollout_steps": steps, "trainer.batch.num_minibatches": [2, 7, 1]}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
+    assert tune.main(["study=toy", "space=space.yaml", "env.num_envs=8"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_what_is_typed_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,12 +345,12 @@ def test_the_settings_that_a_space_holds_are_found_as_it_writes_them() -> None:
 
 
 def test_the_space_that_comes_with_us_fits_the_default() -> None:
-    """Every choice by itself, and all lowest and all highest values together."""
+    """All lowest and all highest values together, and every choice by itself."""
     from equipoise.scripts.tuning.space import examples, read
 
     space = read("ppo")
     each = [
         [f"{key}={choice}"] for key, entry in space.items() if isinstance(entry, list) for choice in entry
     ]
-    for overrides in [*examples(space), *each]:
+    for overrides in [*(first for first, *_ in examples(space)), *each]:
         compose(overrides)
