@@ -268,6 +268,13 @@ def test_the_index_of_results_lists_every_file() -> None:
         )
 
 
+def test_the_first_page_of_the_site_leads_to_all_others() -> None:
+    first = (pages.ROOT / "docs" / "index.md").read_text()
+    assert [
+        page.name for page in pages.PAGES[2:] if page.stem != "index" and f"]({page.name})" not in first
+    ] == []
+
+
 def test_the_front_page_is_short() -> None:
     assert len((pages.ROOT / "README.md").read_text().splitlines()) <= 150
 
