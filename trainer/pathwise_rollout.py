@@ -19,11 +19,12 @@ from equipoise.envs.dependent_masks import DependentMask
 from equipoise.envs.protocol import BatchedEnv, DifferentiableEnv
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import TrainerConfig
-from equipoise.trainer.data import Actions, Metric, Metrics, Pathwise, Rollout
+from equipoise.trainer.data import Actions, Metric, Metrics, Pathwise, Rollout, Targets
 from equipoise.trainer.policy.continuous import Gaussian, Squashed
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.rollout import Acting, ActorOutput, Collector, Step
+from equipoise.trainer.targets import explained_share
 
 
 @dataclass
@@ -66,11 +67,11 @@ class PathwiseCollector(Collector):
     """A collector whose rollouts have `pathwise`: d(return from t) / d(sample of t).
 
     The graph is kept for `horizon` steps. There, and where an episode is truncated, the critic says what the
-    rest is worth, in units of the task; then one backward pass gives the derivatives of all these steps, and
-    the graph is dropped. What is differentiated is the whole way from a number to the return: through the
-    simulator, and through the numbers that the policy answers with later. How it moves later *choices* is
-    not seen, unless by `cross_term`: then `A_t · log π(choice_t)` is added to what is differentiated
-    (arXiv 2605.14297), with the advantage over the rest of the horizon.
+    rest is worth, in units of the task and as far as it explains returns; then one backward pass gives the
+    derivatives of all these steps, and the graph is dropped. What is differentiated is the whole way from a
+    number to the return: through the simulator, and through the numbers that the policy answers with later.
+    How it moves later *choices* is not seen, unless by `cross_term`: then `A_t · log π(choice_t)` is added to
+    what is differentiated (arXiv 2605.14297), with the advantage over the rest of the horizon.
 
     Args:
         horizon: steps; memory grows with it.
@@ -99,8 +100,8 @@ class PathwiseCollector(Collector):
         self._taken: list[_Taken] = []
         self._done = 0
         self._units = torch.zeros(policy.value_head.out_features, device=env.device)
-        """`[V]`: makes of values what they are worth in the task. 0 before the first update: the critic
-        knows nothing yet."""
+        """`[V]`: makes of values what they are worth in the task, as far as they are believed. 0 before the
+        first update: the critic knows nothing yet."""
         self._counted: dict[int, int] | None = {}
         """Address -> bytes of what the graph of the first horizon keeps; None once that is known."""
         self._graph_bytes = 0
@@ -117,13 +118,15 @@ class PathwiseCollector(Collector):
         found.append({"pathwise/graph_mib": Metric(torch.tensor(self._graph_bytes / 2**20), "last")})
         return rollout, found
 
-    def value_units(self, applied: Tensor | None) -> None:
-        """What the rewards that the critic has learned from were multiplied with, `[K]`.
+    def judged(self, targets: Targets) -> None:
+        """Learns what a value is worth in the task, and how far to believe it: as far as the values explained
+        this rollout's returns. The derivative of a critic that explains nothing is that of its errors, and
+        leads parameters astray without any noise that would give it away.
 
         Raises:
-            ConfigError: where that is not one number for a component.
+            ConfigError: where the rewards were not multiplied with one number for a component.
         """
-        if applied is None:
+        if targets.applied is None:
             raise ConfigError(
                 "trainer.continuous_gradient: needs values in units of the task, which "
                 "trainer.reward_normalization.normalization_method must not hide; set it to scale"
@@ -133,7 +136,8 @@ class PathwiseCollector(Collector):
         if len(self._units) > len(weights):  # the last head predicts the task reward
             self._units[-1] = 1.0
         else:
-            self._units[: len(weights)] = weights / applied
+            self._units[: len(weights)] = weights / targets.applied
+        self._units *= explained_share(targets)
 
     @torch.inference_mode(False)
     @torch.enable_grad()

@@ -16,7 +16,7 @@ from equipoise.envs.gymnasium_adapter import GymnasiumEnv
 from equipoise.envs.protocol import BatchedEnv, RemarkingEnv
 from equipoise.envs.vectorised import VectorisedEnv
 from equipoise.trainer.compilation import Compiled, Setting
-from equipoise.trainer.data import Actions, Metric, Metrics, Rollout, Sequences
+from equipoise.trainer.data import Actions, Metric, Metrics, Rollout, Sequences, Targets
 from equipoise.trainer.episodes import LENGTH, Unfinished, count_episodes, short_ones_only
 from equipoise.trainer.idle_steps import IdleSteps
 from equipoise.trainer.policy.head_after_head import check_order
@@ -216,9 +216,8 @@ class Collector:
         mask = taken_from.action_mask if isinstance(action_mask, DependentMask) else None
         return (taken_from.logits, taken_from.mean, taken_from.log_std), mask, actions, state
 
-    def value_units(self, applied: Tensor | None) -> None:
-        """The rewards of this rollout were multiplied with `applied` `[K]` before the critic learned of them;
-        None: with no one number for each component."""
+    def judged(self, targets: Targets) -> None:
+        """Hears what this rollout was worth, before anything learns from it."""
 
     @property
     def short_episodes_only(self) -> Tensor:

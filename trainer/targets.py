@@ -72,6 +72,14 @@ def prepare(
     return targets, samples if rollout.idle is None else _without(rollout.idle.flatten(), samples)
 
 
+def explained_share(targets: Targets) -> Tensor:
+    """`[V]`, 0 to 1: how much of the variance of the returns the values explain, over all processes."""
+    both = torch.stack((targets.returns, targets.returns - targets.values)).flatten(1, 2).double()
+    mean, square = distributed.all_reduce_means((both.mean(1), both.square().mean(1)))
+    variance, unexplained = (square - mean.square()).unbind()
+    return torch.where(variance > 0, 1 - unexplained / variance, 0.0).clamp(0.0, 1.0).to(targets.returns)
+
+
 def _without(idle: Tensor, samples: Minibatch) -> Minibatch:
     """Neutralise the samples `idle` `[B]`: no action was better or worse, and every value was right."""
     pathwise = samples.pathwise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_pathwise import collecting
+from test_pathwise import collecting, known
 
 from equipoise.envs.catch_point import CatchPoint
 from equipoise.envs.switched_lqr import SwitchedLQR
@@ -28,7 +28,7 @@ def shares(disturb: float, kept: float = 1.0) -> float:
     """The share after one measurement, with noise added to `kept` times the derivatives."""
     env = SwitchedLQR(512, dimension=8, modes=2, max_steps=3)
     collector = collecting(env, steps=3, horizon=3, log_std_init=-2.0)
-    collector.value_units(torch.ones(2))
+    collector.judged(known())
     rollout, _ = collector.collect()
     mix = mix_for(collector, steps=3)
     _, samples = prepare(rollout, collector.policy, Pipeline({}), mix._settings, MetricLog())

@@ -16,7 +16,7 @@ from equipoise.trainer.build import make_collector
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import TrainerConfig
-from equipoise.trainer.data import Actions, Minibatch, Pathwise, Term
+from equipoise.trainer.data import Actions, Minibatch, Pathwise, Targets, Term
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.pathwise_loss import mixed
 from equipoise.trainer.pathwise_rollout import PathwiseCollector
@@ -26,7 +26,7 @@ from equipoise.trainer.policy.encoders import MLP
 from equipoise.trainer.rollout import allocate
 from equipoise.trainer.spaces import HybridSpace
 from equipoise.trainer.stages.pipeline import Pipeline
-from equipoise.trainer.targets import prepare
+from equipoise.trainer.targets import explained_share, prepare
 from tests.conftest import TOY
 
 
@@ -51,6 +51,15 @@ def indifferent(collector: PathwiseCollector) -> None:
     with torch.no_grad():
         collector.policy.continuous_head.weight.zero_()  # type: ignore[attr-defined]
         collector.policy.continuous_head.bias.zero_()  # type: ignore[attr-defined]
+
+
+def known(applied: Tensor | None = None, errors: float = 0.0) -> Targets:
+    """Targets whose values are right but for errors as often as wide as the returns."""
+    generator = torch.Generator().manual_seed(3)
+    returns, noise = torch.randn(2, 50, 40, 2, generator=generator)
+    values = returns + errors * noise
+    ones = torch.ones(2)
+    return Targets(None, returns, values, returns, returns, ones if applied is None else applied)  # type: ignore[arg-type]
 
 
 def test_the_column_is_the_derivative_of_the_return_by_hand() -> None:
@@ -87,7 +96,7 @@ def test_beyond_the_horizon_stands_the_critic_in_units_of_the_task() -> None:
     inside = control.abs() < 20
     first = torch.where(inside, -0.2 * 20.0 * control, 0.0)
     torch.testing.assert_close(rollout.pathwise.gradient[..., 0], first)  # nothing is known of values yet
-    collector.value_units(torch.tensor([0.5, 4.0]))
+    collector.judged(known(torch.tensor([0.5, 4.0])))
     rollout, _ = collector.collect()
     final = rollout.final_observations.flatten(0, 1).clone().requires_grad_()
     policy = collector.policy
@@ -100,6 +109,27 @@ def test_beyond_the_horizon_stands_the_critic_in_units_of_the_task() -> None:
     torch.testing.assert_close(rollout.pathwise.gradient[..., 0], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_critic_counts_as_far_as_it_explains_returns() -> None:
+    """Errors half as wide as the returns leave three quarters of their variance explained, wider ones nothing."""
+    assert explained_share(known()).tolist() == [1.0, 1.0]
+    torch.testing.assert_close(
+        explained_share(known(errors=0.5)), torch.full((2,), 0.75), rtol=0.05, atol=0.0
+    )
+    assert explained_share(known(errors=2.0)).tolist() == [0.0, 0.0]
+    flat = known()._replace(returns=torch.ones(50, 40, 2))
+    assert explained_share(flat).tolist() == [0.0, 0.0]
+    gradients = []
+    for errors in (0.0, 0.5, 2.0):
+        collector = collecting(SwitchedLQR(5, dimension=1, modes=1), steps=1, horizon=1)
+        collector.judged(known(errors=errors))
+        rollout, _ = collector.collect()
+        assert rollout.pathwise is not None
+        gradients.append(rollout.pathwise.gradient[..., 0].clone())
+    all_of_it, most_of_it, nothing = gradients
+    assert bool((all_of_it != nothing).any())
+    torch.testing.assert_close(most_of_it, nothing + 0.75 * (all_of_it - nothing), rtol=0.05, atol=0.0)
+
+
 def test_an_end_of_an_episode_cuts_and_a_truncation_is_worth_something() -> None:
     env = SwitchedLQR(4, dimension=1, modes=1, max_steps=2)
     collector = collecting(env, steps=4, horizon=4)
@@ -110,7 +140,7 @@ def test_an_end_of_an_episode_cuts_and_a_truncation_is_worth_something() -> None
     control = 20.0 * rollout.actions.continuous[1, :, 0]
     alone = torch.where(control.abs() < 20, -0.2 * 20.0 * control, 0.0)
     torch.testing.assert_close(rollout.pathwise.gradient[1, :, 0], alone)
-    collector.value_units(torch.ones(2))
+    collector.judged(known())
     rollout, _ = collector.collect()
     control = 20.0 * rollout.actions.continuous[1, :, 0]
     moved = rollout.pathwise.gradient[1, :, 0] != torch.where(control.abs() < 20, -0.2 * 20.0 * control, 0.0)
@@ -138,7 +168,7 @@ def test_both_estimates_are_of_one_gradient() -> None:
     for seed in range(40):
         env = SwitchedLQR(256, dimension=1, modes=1, max_steps=3)
         collector = collecting(env, steps=3, horizon=3, seed=seed, log_std_init=-2.0)
-        collector.value_units(torch.ones(2))
+        collector.judged(known())
         rollout, _ = collector.collect()
         _, samples = prepare(rollout, collector.policy, Pipeline({}), settings, MetricLog())
         assert samples.pathwise is not None
