@@ -32,6 +32,7 @@ BASELINE = "gaussian"
 BY_STATE = {"policy.state_dependent_std": True}
 ARMS: Mapping[str, Mapping[str, Any]] = {
     BASELINE: {},
+    "gaussian narrow": {"policy.log_std_init": -0.87},  # begins with the standard deviation of `beta`, 0.42
     "beta": {"policy.distribution": "beta"},
     "squashed": {"policy.distribution": "squashed"},
     "gaussian by state": BY_STATE,
