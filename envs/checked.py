@@ -90,6 +90,15 @@ class CheckedEnv:
         self._check_mask(timestep.action_mask)
         return timestep
 
+    def detach(self) -> None:
+        """Of a `DifferentiableEnv`."""
+        try:
+            self.env.detach()  # type: ignore[attr-defined]
+        except (EnvError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # user code: may raise anything, SystemExit too
+            self._fail(f"detach raised {type(error).__name__}: {error}", error)
+
     def complete(self, mask: ActionMask | None) -> ActionMask | None:
         """See `dependent_masks.complete`."""
         return complete(self.env, mask, self._every_choice) if self._masking else mask

@@ -37,7 +37,8 @@ from equipoise.trainer.learner import Learner
 from equipoise.trainer.loop import Trainer
 from equipoise.trainer.memory_needed import check_memory, wide_part
 from equipoise.trainer.optimizer import PolicyOptimizer, try_out
-from equipoise.trainer.pathwise_rollout import PathwiseCollector, check_differentiable
+from equipoise.trainer.pathwise_checks import check_differentiable
+from equipoise.trainer.pathwise_rollout import PathwiseCollector
 from equipoise.trainer.policy.protocol import Policy, check_policy
 from equipoise.trainer.process_state import own_part
 from equipoise.trainer.recorder import Recorder, RunRecorder
@@ -242,6 +243,7 @@ def make_collector(
         gamma=settings.discount,
         horizon=settings.pathwise_horizon,
         cross_term=settings.pathwise_cross_term,
+        alone=settings.continuous_gradient == "pathwise",
     )
 
 

@@ -57,9 +57,10 @@ class EstimatorMix:
         known = found.isfinite().all()
         self._sums = torch.where(known, _MEMORY * self._sums + found.nan_to_num(), self._sums)
         share = torch.where(known, _share(self._sums), 0.0).to(samples.advantages)
-        length = torch.where(known, (score / path).sqrt(), 1.0)
+        length = (score / path).sqrt()
         log.add({f"pathwise/signal_share_{name}": Metric(x) for name, x in zip(_NAMES, signals, strict=True)})
-        pathwise = samples.pathwise._replace(gradient=length * samples.pathwise.gradient)
+        gradient = torch.where(known, length * samples.pathwise.gradient, 0.0)
+        pathwise = samples.pathwise._replace(gradient=gradient)
         return _with(samples._replace(pathwise=pathwise), share)
 
     @torch.enable_grad()

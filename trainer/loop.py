@@ -88,7 +88,7 @@ class Trainer:
         self.log.add(episode_means(steps, self.collector.short_episodes_only))
         collected = time.perf_counter()
         targets, samples = prepare(rollout, self.policy, self.learner.pipeline, self.settings, self.log)
-        self.collector.judged(targets)
+        self.log.add(self.collector.judged(targets))
         self.learner.learn(samples, progress, self.log)
         self.policy.update_normalizer(rollout.observations)
         metrics = self.log.read()

@@ -7,6 +7,7 @@ policy learning with parallel differentiable simulation", 2022; for hybrid actio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from torch import Tensor
 from equipoise.envs.dependent_masks import DependentMask
 from equipoise.envs.protocol import BatchedEnv, DifferentiableEnv
 from equipoise.trainer.configuration.errors import ConfigError
-from equipoise.trainer.configuration.schema import TrainerConfig
-from equipoise.trainer.data import Actions, Metric, Metrics, Pathwise, Rollout, Targets
-from equipoise.trainer.policy.continuous import Gaussian, Squashed
+from equipoise.trainer.data import Actions, Metric, Metrics, Pathwise, Rollout, Targets, critic_heads
+from equipoise.trainer.diagnosis import NonFiniteError
+from equipoise.trainer.pathwise_checks import ROLLOUTS, still_attached, what_is_wrong
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.rollout import Acting, ActorOutput, Collector, Step
@@ -43,26 +44,6 @@ class _Taken:
     """`[N]` of the choices, where the cross term is wanted."""
 
 
-def check_differentiable(env: BatchedEnv, policy: Policy, settings: TrainerConfig) -> None:
-    """Raises ConfigError where nothing can be differentiated; the message says what is in the way."""
-    name, family = type(env).__name__, type(policy.family).__name__.lower()
-    obstacle = None
-    if not isinstance(env, DifferentiableEnv):
-        obstacle = f"{name} cannot be differentiated (an environment in PyTorch with a method detach() can)"
-    elif not policy.space.num_continuous:
-        obstacle = f"the actions of {name} have no continuous parameters"
-    elif not isinstance(policy.family, Gaussian | Squashed):
-        obstacle = f"policy.distribution = {family} has no sample that is mean + σ · noise; gaussian has"
-    elif policy.state_size:
-        obstacle = "what a memory knows is not differentiated (policy.memory = null is)"
-    elif settings.compile == "cudagraphs":
-        obstacle = "trainer.compile = cudagraphs keeps no graph to differentiate (default and none do)"
-    if obstacle is not None:
-        raise ConfigError(
-            f"trainer.continuous_gradient = {settings.continuous_gradient}: {obstacle}; score always works"
-        )
-
-
 class PathwiseCollector(Collector):
     """A collector whose rollouts have `pathwise`: d(return from t) / d(sample of t).
 
@@ -77,6 +58,8 @@ class PathwiseCollector(Collector):
         horizon: steps; memory grows with it.
         cross_term: see above.
         gamma: the discount.
+        alone: whether numbers learn from nothing else, so that derivatives of no use end the run. Else these
+            rollouts are left to PPO's estimate, which is told once.
     """
 
     def __init__(
@@ -90,10 +73,16 @@ class PathwiseCollector(Collector):
         gamma: float,
         horizon: int,
         cross_term: bool = False,
+        alone: bool = True,
     ) -> None:
         super().__init__(env, policy, rollout, generator, seed)
         assert isinstance(env, DifferentiableEnv)
-        self._gamma, self._horizon, self._cross_term = gamma, horizon, cross_term
+        self._gamma, self._horizon, self._cross_term, self._alone = gamma, horizon, cross_term, alone
+        self._remarks: list[str] = []
+        self._without = 0
+        """Rollouts in which the critic counted and all derivatives were 0; above `ROLLOUTS` once there was
+        another one."""
+        self._told: set[str] = set()
         shape = rollout.actions.continuous.shape
         gradient, noise, std = (torch.zeros(shape, device=env.device) for _ in range(3))
         rollout.pathwise = Pathwise(gradient, noise, std, torch.ones(*shape[:2], 1, device=env.device))
@@ -115,21 +104,23 @@ class PathwiseCollector(Collector):
         std = log_std.exp() if log_std.dim() == 3 else log_std.exp().unsqueeze(1)
         rollout.pathwise.std.copy_(std.expand_as(mean))
         rollout.pathwise.noise.copy_((rollout.actions.continuous - mean) / std)
-        found.append({"pathwise/graph_mib": Metric(torch.tensor(self._graph_bytes / 2**20), "last")})
         return rollout, found
 
-    def judged(self, targets: Targets) -> None:
+    def judged(self, targets: Targets) -> Metrics:
         """Learns what a value is worth in the task, and how far to believe it: as far as the values explained
         this rollout's returns. The derivative of a critic that explains nothing is that of its errors, and
         leads parameters astray without any noise that would give it away.
 
         Raises:
-            ConfigError: where the rewards were not multiplied with one number for a component.
+            ConfigError: where the rewards were not multiplied with one number for a component, or nothing
+                depends on any parameter by a derivative.
+            NonFiniteError: on the CPU, a derivative is not finite, and `alone`.
         """
+        self._check_derivatives()
         if targets.applied is None:
             raise ConfigError(
-                "trainer.continuous_gradient: needs values in units of the task, which "
-                "trainer.reward_normalization.normalization_method must not hide; set it to scale"
+                "trainer.continuous_gradient: values must be in units of the task, which the rewards stage "
+                "hides: it gives no number `applied` for each component; score always works"
             )
         weights = self.rollout.reward_weights
         self._units = torch.zeros_like(self._units)
@@ -137,7 +128,36 @@ class PathwiseCollector(Collector):
             self._units[-1] = 1.0
         else:
             self._units[: len(weights)] = weights / targets.applied
-        self._units *= explained_share(targets)
+        explained = explained_share(targets)
+        self._units *= explained
+        named = zip(critic_heads(self.rollout.reward_names, len(explained)), explained, strict=True)
+        return {
+            "pathwise/graph_mib": Metric(torch.tensor(self._graph_bytes / 2**20), "last"),
+            **{f"pathwise/critic_share/{name}": Metric(share) for name, share in named},
+        }
+
+    def take_remarks(self) -> list[str]:
+        remarks, self._remarks = self._remarks, []
+        return [*super().take_remarks(), *remarks]
+
+    def _check_derivatives(self) -> None:
+        assert self.rollout.pathwise is not None
+        gradient, name = self.rollout.pathwise.gradient, type(self.env).__name__
+        if gradient.device.type == "cpu" and (wrong := what_is_wrong(gradient)) is not None:
+            self._tell(NonFiniteError(f"the derivative through {name} {wrong}; see docs/pathwise.md"))
+        if self._without < ROLLOUTS and bool(self._units.any()):
+            self._without = ROLLOUTS + 1 if bool(gradient.any()) else self._without + 1
+            if self._without == ROLLOUTS:
+                what = f"nothing that {name} returns depends on the parameters of its actions by a derivative"
+                self._tell(ConfigError(f"trainer.continuous_gradient: {what}; score always works"))
+
+    def _tell(self, error: Exception) -> None:
+        if self._alone:
+            raise error
+        kind = type(error).__name__
+        if kind not in self._told:
+            self._told.add(kind)
+            self._remarks.append(f"{error}: such rollouts are left to PPO's estimate")
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -206,18 +226,30 @@ class PathwiseCollector(Collector):
         # A new episode, if one has begun, owes nothing to what was done before.
         ended = last.truncated | last.terminated
         rewards = torch.stack([step.reward for step in taken]) + self._gamma * self._worth_of_cut(taken)
-        discounts = self._gamma ** torch.arange(count + 1, device=rewards.device, dtype=rewards.dtype)
-        total = (rewards * discounts[:-1, None]).sum() + discounts[-1] * torch.where(ended, 0.0, rest).sum()
         if self._cross_term:
-            total = total + (self._choices(taken, rewards, rest) * discounts[:-1, None]).sum()
-        parts = torch.autograd.grad(total, [step.nudge for step in taken], allow_unused=True)
+            rewards = rewards + self._choices(taken, rewards, rest)
+        worth = torch.cat((rewards.sum(1), torch.where(ended, 0.0, rest).sum().view(1)))
         assert self.rollout.pathwise is not None
         place = self.rollout.pathwise.gradient[self._done : self._done + count]
-        for row, part, discount in zip(place, parts, discounts[:-1], strict=True):
-            row.copy_(torch.zeros_like(row) if part is None else part / discount)
+        for start in range(0, count, stride := _stride(self._gamma)):
+            stop = min(start + stride, count)
+            discounts = self._gamma ** torch.arange(count + 1 - start, device=worth.device, dtype=worth.dtype)
+            parts = torch.autograd.grad(
+                worth[start:] @ discounts,
+                [step.nudge for step in taken[start:stop]],
+                retain_graph=stop < count,
+                allow_unused=True,
+            )
+            for row, part, discount in zip(place[start:stop], parts, discounts, strict=False):
+                row.copy_(torch.zeros_like(row) if part is None else part / discount)
         self._taken, self._done = [], self._done + count
         self._now.observation = self._now.observation.detach()
-        self.env.detach()  # type: ignore[attr-defined]
+        self._checked.detach()
+        if attached := still_attached(self.env):
+            name, what = type(self.env).__name__, ", ".join(attached)
+            raise ConfigError(
+                f"{name}.detach() leaves out {what}: the graph grows with every step (docs/pathwise.md)"
+            )
 
     def _worth(self, observations: Tensor) -> Tensor:
         """`[...]`: what the critic expects from `observations` `[..., O]` on, in units of the task."""
@@ -256,3 +288,10 @@ class PathwiseCollector(Collector):
         super().load_state_dict(state)
         if "value_units" in state:
             self._units = state["value_units"].to(self._units)
+
+
+def _stride(gamma: float) -> int:
+    """Steps over which γᵗ stays so large that dividing by it again loses nothing."""
+    if gamma in (0.0, 1.0):
+        return 1 if gamma == 0.0 else 1_000_000
+    return max(1, int(math.log(1e-12) / math.log(gamma)))

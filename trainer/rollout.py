@@ -216,8 +216,9 @@ class Collector:
         mask = taken_from.action_mask if isinstance(action_mask, DependentMask) else None
         return (taken_from.logits, taken_from.mean, taken_from.log_std), mask, actions, state
 
-    def judged(self, targets: Targets) -> None:
-        """Hears what this rollout was worth, before anything learns from it."""
+    def judged(self, targets: Targets) -> Metrics:
+        """Hears what this rollout was worth, before anything learns from it; what it has to say of that."""
+        return {}
 
     @property
     def short_episodes_only(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from test_pathwise import collecting, known
+from torch import Tensor
 
 from equipoise.envs.catch_point import CatchPoint
 from equipoise.envs.switched_lqr import SwitchedLQR
@@ -22,6 +23,10 @@ from tests.conftest import TOY
 def mix_for(collector: PathwiseCollector, steps: int) -> EstimatorMix:
     settings = compose([*TOY, f"trainer.batch.rollout_steps={steps}"]).trainer
     return EstimatorMix(collector.policy, FlatParameters(collector.policy), settings)
+
+
+derivatives: list[Tensor] = []
+"""What every `share_of` has left."""
 
 
 def shares(disturb: float, kept: float = 1.0) -> float:
@@ -45,6 +50,7 @@ def share_of(mix: EstimatorMix, samples: Minibatch) -> float:
     for _ in range(2):
         mixed_samples = mix.mix(samples, MetricLog())
     assert mixed_samples.pathwise is not None
+    derivatives.append(mixed_samples.pathwise.gradient)
     return float(mixed_samples.pathwise.share[0, 0])
 
 
@@ -54,6 +60,7 @@ def test_auto_believes_what_has_little_noise_and_points_the_same_way() -> None:
     assert shares(disturb=0.0, kept=0.01) > 0.7
     assert shares(disturb=0.0, kept=-0.01) == 0.0
     assert shares(disturb=float("nan")) == 0.0
+    assert derivatives[-1].eq(0.0).all(), "0 · NaN would still be NaN in the loss"
 
 
 Halves = tuple[tuple[float, ...], ...]

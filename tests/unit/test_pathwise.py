@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,15 @@ from gymnasium import spaces
 from torch import Tensor
 
 from equipoise.envs.catch_point import CatchPoint
+from equipoise.envs.gymnasium_adapter.guard import EnvError
+from equipoise.envs.protocol import Timestep
 from equipoise.envs.switched_lqr import SwitchedLQR
 from equipoise.trainer.build import make_collector
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import TrainerConfig
 from equipoise.trainer.data import Actions, Minibatch, Pathwise, Targets, Term
+from equipoise.trainer.diagnosis import NonFiniteError
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.pathwise_loss import mixed
 from equipoise.trainer.pathwise_rollout import PathwiseCollector
@@ -38,11 +42,13 @@ def policy_for(env: Any, **keywords: Any) -> ActorCritic:
     return ActorCritic(space, shape, len(env.reward_names), encoder=encoder, **keywords)
 
 
-def collecting(env: Any, steps: int, horizon: int, seed: int = 0, **keywords: Any) -> PathwiseCollector:
+def collecting(
+    env: Any, steps: int, horizon: int, seed: int = 0, alone: bool = True, **keywords: Any
+) -> PathwiseCollector:
     policy = policy_for(env, **keywords)
     rollout = allocate(env, policy.space, steps, policy.observation_width)
     generator = torch.Generator().manual_seed(seed)
-    return PathwiseCollector(env, policy, rollout, generator, seed, gamma=0.9, horizon=horizon)
+    return PathwiseCollector(env, policy, rollout, generator, seed, gamma=0.9, horizon=horizon, alone=alone)
 
 
 def indifferent(collector: PathwiseCollector) -> None:
@@ -147,6 +153,83 @@ def test_an_end_of_an_episode_cuts_and_a_truncation_is_worth_something() -> None
     assert moved[control.abs() < 20].all()
 
 
+@pytest.mark.parametrize(("gamma", "steps"), [(0.0, 8), (0.5, 200), (0.9, 700)])
+def test_a_small_discount_loses_no_derivative(gamma: float, steps: int) -> None:
+    """γᵗ is 0 in float32 long before the horizon ends. Without a policy that answers, x' = ax + u: by hand as
+    above, in float64."""
+    env = SwitchedLQR(3, dimension=1, modes=1, growth=0.5, max_steps=steps)
+    collector = collecting(env, steps=steps, horizon=steps)
+    collector._gamma = gamma
+    indifferent(collector)
+    rollout, _ = collector.collect()
+    assert rollout.pathwise is not None
+    a = float(env._matrix[0, 0])
+    control = 20.0 * rollout.actions.continuous[..., 0].clamp(-1, 1)
+    inside = rollout.actions.continuous[..., 0].abs() < 1
+    x = torch.cat([rollout.observations[..., 0], rollout.final_observations[-1:, :, 0]]).double()
+    after, expected = torch.zeros(3, dtype=torch.float64), torch.zeros(steps, 3, dtype=torch.float64)
+    for t in reversed(range(steps)):
+        expected[t] = (-0.2 * control[t] + gamma * after) * 20.0 * inside[t]
+        after = -2 * x[t] + gamma * a * after
+    torch.testing.assert_close(rollout.pathwise.gradient[..., 0], expected.float(), rtol=1e-3, atol=1e-2)
+
+
+class Flawed(SwitchedLQR):
+    """As its `flaw` says."""
+
+    flaw = ""
+    kept: Tensor
+
+    def step(self, action: Any) -> Timestep:
+        if self.flaw == "no derivative":
+            action = tuple(part.detach() for part in action)
+        timestep = super().step(action)
+        if self.flaw == "not finite":  # 0 · (√0)′, in the first environment
+            bad = 0.0 * (action[1][:1] - action[1][:1].detach()).sum().abs().sqrt()
+            first = torch.arange(self.num_envs) == 0
+            return timestep._replace(rewards=timestep.rewards + (bad * first).unsqueeze(-1))
+        if self.flaw == "keeps":
+            self.kept = timestep.rewards
+        return timestep
+
+    def detach(self) -> None:
+        if self.flaw == "raises":
+            raise RuntimeError("boom")
+        super().detach()
+
+
+@pytest.mark.parametrize(
+    ("flaw", "kind", "said"),
+    [
+        ("no derivative", ConfigError, "nothing that Flawed returns depends on the parameters"),
+        ("not finite", NonFiniteError, "the derivative through Flawed is nan in environment 0, step 0 "),
+        ("keeps", ConfigError, "Flawed.detach() leaves out kept"),
+        ("raises", EnvError, "detach raised RuntimeError: boom"),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_is_wrong_with_an_environment_is_told(flaw: str, kind: type, said: str, alone: bool) -> None:
+    """With `auto` PPO's estimate is left where derivatives are of no use; a graph that grows is none of that."""
+    env = Flawed(4, dimension=2, modes=1)
+    env.flaw = flaw
+    collector = collecting(env, steps=4, horizon=2, alone=alone)
+
+    def few_rollouts() -> None:
+        for _ in range(5):
+            collector.collect()
+            collector.judged(known())
+
+    if alone or flaw in ("keeps", "raises"):
+        with pytest.raises(kind, match=re.escape(said)):
+            few_rollouts()
+        return
+    few_rollouts()
+    (remark,) = collector.take_remarks()
+    assert said in remark
+    assert remark.endswith("left to PPO's estimate")
+    assert collector.take_remarks() == []
+
+
 def test_irrelevant_and_clamped_parameters_have_no_derivative() -> None:
     env = SwitchedLQR(64, dimension=2, modes=3)
     collector = collecting(env, steps=5, horizon=5, log_std_init=0.5)
@@ -238,6 +321,11 @@ def settings_of(*overrides: str) -> tuple[Any, TrainerConfig]:
     [
         ({"distribution": "beta"}, (), "policy.distribution = beta"),
         ({}, ("trainer.compile=cudagraphs",), "trainer.compile = cudagraphs"),
+        (
+            {},
+            ("trainer.reward_normalization.normalization_method=zscore",),
+            "normalization_method = zscore hides",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_refused(
@@ -246,6 +334,15 @@ def test_what_cannot_be_had_is_refused(
     env, settings = settings_of("trainer.continuous_gradient=pathwise", *overrides)
     with pytest.raises(ConfigError, match=message):
         make_collector(env, policy_for(env, **policy), settings, 1, 0)
+
+
+def test_what_hides_no_units_is_not_refused() -> None:
+    off = "trainer.reward_normalization.enable_per_episode_norm=false"
+    unused = "trainer.stages=[entropy_regularization,gradient_scaling]"
+    for overrides in ((off,), (unused,)):
+        method = "trainer.reward_normalization.normalization_method=zscore"
+        env, settings = settings_of("trainer.continuous_gradient=pathwise", method, *overrides)
+        assert isinstance(make_collector(env, policy_for(env), settings, 1, 0), PathwiseCollector)
 
 
 def test_an_environment_without_derivatives_is_refused(toy: Any) -> None:

@@ -1,0 +1,71 @@
+"""What can be in the way of derivatives through an environment, told where it is found."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from equipoise.envs.protocol import BatchedEnv, DifferentiableEnv
+from equipoise.trainer.configuration.errors import ConfigError
+from equipoise.trainer.configuration.schema import TrainerConfig
+from equipoise.trainer.policy.continuous import Gaussian, Squashed
+from equipoise.trainer.policy.protocol import Policy
+
+ROLLOUTS = 3
+"""With derivatives of 0 alone, after which there is nothing to be hoped for."""
+
+
+def check_differentiable(env: BatchedEnv, policy: Policy, settings: TrainerConfig) -> None:
+    """Raises ConfigError where nothing can be differentiated; the message says what is in the way."""
+    name, family = type(env).__name__, type(policy.family).__name__.lower()
+    obstacle = None
+    if not isinstance(env, DifferentiableEnv):
+        obstacle = f"{name} cannot be differentiated (an environment in PyTorch with a method detach() can)"
+    elif not policy.space.num_continuous:
+        obstacle = f"the actions of {name} have no continuous parameters"
+    elif not isinstance(policy.family, Gaussian | Squashed):
+        obstacle = f"policy.distribution = {family} has no sample that is mean + σ · noise; gaussian has"
+    elif policy.state_size:
+        obstacle = "what a memory knows is not differentiated (policy.memory = null is)"
+    elif _hides_units(settings):
+        method = settings.sections["reward_normalization"].keywords["normalization_method"]
+        obstacle = (
+            f"trainer.reward_normalization.normalization_method = {method} hides the units of the task "
+            "(scale does not)"
+        )
+    elif settings.compile == "cudagraphs":
+        obstacle = "trainer.compile = cudagraphs keeps no graph to differentiate (default and none do)"
+    if obstacle is not None:
+        raise ConfigError(
+            f"trainer.continuous_gradient = {settings.continuous_gradient}: {obstacle}; score always works"
+        )
+
+
+def _hides_units(settings: TrainerConfig) -> bool:
+    """Whether our own rewards stage multiplies rewards with more than one number, or moves them. Of others
+    that is seen once they have done it."""
+    if "reward_normalization" not in settings.stages:
+        return False
+    keywords = settings.sections["reward_normalization"].keywords
+    by_episode = keywords.get("enable_per_episode_norm", True)
+    return bool(by_episode) and keywords.get("normalization_method", "scale") != "scale"
+
+
+def what_is_wrong(gradient: Tensor) -> str | None:
+    """The first of the derivatives `[T, N, P]` that is not finite; None: all are. Looks at the values."""
+    if bool(gradient.sum().isfinite()):
+        return None
+    bad = (~gradient.isfinite()).nonzero()
+    if not len(bad):
+        return None  # a sum that overflowed
+    step, env, column = (int(index) for index in bad[0])
+    value = float(gradient[step, env, column])
+    return f"is {value} in environment {env}, step {step} of a rollout, parameter {column}"
+
+
+def still_attached(env: BatchedEnv) -> list[str]:
+    """Attributes that hold on to the graph although the environment was to forget it."""
+    return [
+        name
+        for name, value in vars(env).items()
+        if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf
+    ]
