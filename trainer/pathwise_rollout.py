@@ -25,6 +25,7 @@ from equipoise.trainer.pathwise_checks import ROLLOUTS, still_attached, what_is_
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.rollout import Acting, ActorOutput, Collector, Step
+from equipoise.trainer.system import distributed
 from equipoise.trainer.targets import explained_share
 
 
@@ -112,11 +113,13 @@ class PathwiseCollector(Collector):
         leads parameters astray without any noise that would give it away.
 
         Raises:
-            ConfigError: where the rewards were not multiplied with one number for a component, or nothing
-                depends on any parameter by a derivative.
-            NonFiniteError: on the CPU, a derivative is not finite, and `alone`.
+            ConfigError: the rewards were not multiplied with one number for a component. On the CPU, where
+                looking is free, and if `alone`: nothing depends on any parameter by a derivative.
+            NonFiniteError: there and then, too: a derivative is not finite.
         """
-        self._check_derivatives()
+        if self.env.device.type == "cpu":
+            with distributed.failing_together():
+                self._check_derivatives()
         if targets.applied is None:
             raise ConfigError(
                 "trainer.continuous_gradient: values must be in units of the task, which the rewards stage "
@@ -143,7 +146,7 @@ class PathwiseCollector(Collector):
     def _check_derivatives(self) -> None:
         assert self.rollout.pathwise is not None
         gradient, name = self.rollout.pathwise.gradient, type(self.env).__name__
-        if gradient.device.type == "cpu" and (wrong := what_is_wrong(gradient)) is not None:
+        if (wrong := what_is_wrong(gradient)) is not None:
             self._tell(NonFiniteError(f"the derivative through {name} {wrong}; see docs/pathwise.md"))
         if self._without < ROLLOUTS and bool(self._units.any()):
             self._without = ROLLOUTS + 1 if bool(gradient.any()) else self._without + 1
