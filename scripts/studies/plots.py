@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ def curves(results: Sequence[Result], envs: Sequence[str], score: str = "normali
     six runs: their range)."""
     figure, axes = _panels(envs)
     for env, axis in axes.items():
-        for index, (arm, runs) in enumerate(by_arm(results, env).items()):
+        for index, arm, runs in _numbered(results, env):
             _band(axis, [(run.steps, run.scores) for run in runs], arm, index)
         axis.set(title=env, xlabel="environment steps", ylabel=score)
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -49,7 +49,7 @@ def balance(results: Sequence[Result], envs: Sequence[str]) -> Figure:
     """Balance ratio over training, with its line at 1."""
     figure, axes = _panels(envs)
     for env, axis in axes.items():
-        for index, (arm, runs) in enumerate(by_arm(results, env).items()):
+        for index, arm, runs in _numbered(results, env):
             measured = [(run.balance_steps, run.balance) for run in runs if len(run.balance)]
             if measured:
                 _band(axis, measured, arm, index, geometric=True)
@@ -156,7 +156,7 @@ def efficiency(results: Sequence[Result], envs: Sequence[str], score: str = "nor
     """Sample efficiency: for each score, the steps at which half of the runs have reached it."""
     figure, axes = _panels(envs)
     for env, axis in axes.items():
-        for index, (arm, runs) in enumerate(by_arm(results, env).items()):
+        for index, arm, runs in _numbered(results, env):
             best = max(float(run.scores.max()) for run in runs)
             thresholds = np.linspace(min(float(run.scores.min()) for run in runs), best, 60)
             steps = [
@@ -229,5 +229,16 @@ def _dash(index: int) -> str | tuple[int, tuple[int, ...]]:
     return DASHES[index % len(DASHES)]
 
 
+def _numbered(results: Sequence[Result], env: str) -> Iterator[tuple[int, str, list[Result]]]:
+    """The arms of `env`, each with a number that it has in all environments, whichever others are there."""
+    numbers = {arm: index for index, arm in enumerate(by_arm(results))}
+    for arm, runs in by_arm(results, env).items():
+        yield numbers[arm], arm, runs
+
+
 def _legend(axes: Mapping[str, Axes]) -> None:
-    next(iter(axes.values())).legend(fontsize=8, title="arm (runs)", title_fontsize=8)
+    """In the first panel, and in those that show something else."""
+    shown = [axis.get_legend_handles_labels()[1] for axis in axes.values()]
+    for axis, labels in zip(axes.values(), shown, strict=True):
+        if labels and (axis is next(iter(axes.values())) or labels != shown[0]):
+            axis.legend(fontsize=8, title="arm (runs)", title_fontsize=8)
