@@ -66,6 +66,6 @@ def still_attached(env: BatchedEnv) -> list[str]:
     """Attributes that hold on to the graph although the environment was to forget it."""
     return [
         name
-        for name, value in vars(env).items()
+        for name, value in getattr(env, "__dict__", {}).items()  # not of one with slots alone
         if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf
     ]
