@@ -32,6 +32,9 @@ HEARTBEAT = 5.0
 """Seconds between two renewals of the file's time."""
 LEASE = 60.0
 """Seconds without a renewal after which another machine takes the holder for dead."""
+BLINK = 1.0
+"""Seconds after which a draft that does not say whose it is will not do so any more: its process was killed
+between the making of the file and the first line."""
 PATIENCE = 3.0
 """Seconds within which a process that has been killed must have let go."""
 
@@ -116,9 +119,10 @@ class FolderLock:
     def _sweep(self) -> None:
         """Remove the drafts of processes that were killed at this point."""
         for draft in self.path.parent.glob(f".{NAME}.*"):
-            if draft != self._draft and (
-                _has_ended(_read_at(draft)) or self._now() - _modified(draft) > LEASE
-            ):
+            if draft == self._draft:
+                continue
+            there = _read_at(draft)
+            if _has_ended(there) or self._now() - _modified(draft) > (LEASE if there else BLINK):
                 draft.unlink(missing_ok=True)
 
     def _now(self) -> float:
