@@ -158,8 +158,11 @@ def test_it_ends_with_the_best_settings_against_the_default(
     }
     for name, config in configs.items():
         assert config["seed"] == int(name[-3:])
-        rate = best.params["optimizer.learning_rate"]
-        assert (config["optimizer"]["learning_rate"] == rate) == name.startswith("trial-")
+        rate, sizes = best.params["optimizer.learning_rate"], best.params["policy.hidden_sizes"]
+        same = config["optimizer"]["learning_rate"] == rate
+        # The first trial begins at the default's rate; its layers are never the default's.
+        same &= config["policy"]["encoder"]["hidden_sizes"] == yaml.safe_load(sizes)
+        assert same == name.startswith("trial-")
     page = (folder / "report.html").read_text()
     assert f"trial {best.number}" in page
     assert str(rate) not in page.partition("Is it learning?")[0], "groups have short names"
