@@ -112,16 +112,14 @@ def _tune(options: TuneArguments, overrides: tuple[str, ...], given: Sequence[st
 
 def _fits_somewhere(overrides: Sequence[str], alternatives: Sequence[Sequence[str]]) -> None:
     """Raises what is wrong with the first of `alternatives` if something is wrong with all."""
-    first: ConfigError | None = None
+    errors = []
     for typical in alternatives:
         try:
             compose([*overrides, *typical])
-        except ConfigError as error:
-            first = first or error
-        else:
             return
-    assert first is not None
-    raise first
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from torch import Tensor
 from equipoise.envs.protocol import BatchedEnv, DifferentiableEnv
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import TrainerConfig
+from equipoise.trainer.diagnosis import NonFiniteError
 from equipoise.trainer.policy.continuous import Gaussian, Squashed
 from equipoise.trainer.policy.protocol import Policy
 
@@ -50,8 +51,55 @@ def _hides_units(settings: TrainerConfig) -> bool:
     return bool(by_episode) and keywords.get("normalization_method", "scale") != "scale"
 
 
-def what_is_wrong(gradient: Tensor) -> str | None:
-    """The first of the derivatives `[T, N, P]` that is not finite; None: all are. Looks at the values."""
+class Watch:
+    """Looks whether derivatives are of use, and says so where they are not.
+
+    Args:
+        name: of the environment.
+        alone: whether numbers learn from nothing else, so that derivatives of no use end the run. Else such
+            rollouts are left to PPO's estimate, which is told once.
+    """
+
+    def __init__(self, name: str, alone: bool) -> None:
+        self._name, self._alone = name, alone
+        self._without = 0
+        """Rollouts in which the critic counted and all derivatives were 0; above `ROLLOUTS` once there was
+        another one."""
+        self._told: set[type] = set()
+        self._remarks: list[str] = []
+
+    def look_at(self, gradient: Tensor, critic_counts: bool) -> None:
+        """`gradient` `[T, N, P]`: of a rollout. Reads its values.
+
+        Raises, if `alone`:
+            NonFiniteError: one of them is not finite.
+            ConfigError: all were 0 for a while, though a critic that looks at the observations had a say.
+        """
+        if (wrong := _not_finite(gradient)) is not None:
+            self._tell(NonFiniteError(f"the derivative through {self._name} {wrong}; see docs/pathwise.md"))
+        if self._without < ROLLOUTS and critic_counts:
+            self._without = ROLLOUTS + 1 if bool(gradient.any()) else self._without + 1
+            if self._without == ROLLOUTS:
+                what = f"nothing that {self._name} returns depends on the parameters of its actions"
+                self._tell(
+                    ConfigError(f"trainer.continuous_gradient: {what} by a derivative; score always works")
+                )
+
+    def take_remarks(self) -> list[str]:
+        """What is to be told since the last call."""
+        remarks, self._remarks = self._remarks, []
+        return remarks
+
+    def _tell(self, error: Exception) -> None:
+        if self._alone:
+            raise error
+        if type(error) not in self._told:
+            self._told.add(type(error))
+            self._remarks.append(f"{error}: such rollouts are left to PPO's estimate")
+
+
+def _not_finite(gradient: Tensor) -> str | None:
+    """The first of the derivatives that is not finite; None: all are."""
     if bool(gradient.sum().isfinite()):
         return None
     bad = (~gradient.isfinite()).nonzero()

@@ -20,8 +20,7 @@ from equipoise.envs.dependent_masks import DependentMask
 from equipoise.envs.protocol import BatchedEnv, DifferentiableEnv
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.data import Actions, Metric, Metrics, Pathwise, Rollout, Targets, critic_heads
-from equipoise.trainer.diagnosis import NonFiniteError
-from equipoise.trainer.pathwise_checks import ROLLOUTS, still_attached, what_is_wrong
+from equipoise.trainer.pathwise_checks import Watch, still_attached
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.rollout import Acting, ActorOutput, Collector, Step
@@ -59,8 +58,7 @@ class PathwiseCollector(Collector):
         horizon: steps; memory grows with it.
         cross_term: see above.
         gamma: the discount.
-        alone: whether numbers learn from nothing else, so that derivatives of no use end the run. Else these
-            rollouts are left to PPO's estimate, which is told once.
+        alone: see `Watch`.
     """
 
     def __init__(
@@ -78,12 +76,8 @@ class PathwiseCollector(Collector):
     ) -> None:
         super().__init__(env, policy, rollout, generator, seed)
         assert isinstance(env, DifferentiableEnv)
-        self._gamma, self._horizon, self._cross_term, self._alone = gamma, horizon, cross_term, alone
-        self._remarks: list[str] = []
-        self._without = 0
-        """Rollouts in which the critic counted and all derivatives were 0; above `ROLLOUTS` once there was
-        another one."""
-        self._told: set[str] = set()
+        self._gamma, self._horizon, self._cross_term = gamma, horizon, cross_term
+        self._watch = Watch(type(env).__name__, alone)
         shape = rollout.actions.continuous.shape
         gradient, noise, std = (torch.zeros(shape, device=env.device) for _ in range(3))
         rollout.pathwise = Pathwise(gradient, noise, std, torch.ones(*shape[:2], 1, device=env.device))
@@ -119,7 +113,8 @@ class PathwiseCollector(Collector):
         """
         if self.env.device.type == "cpu":
             with distributed.failing_together():
-                self._check_derivatives()
+                assert self.rollout.pathwise is not None
+                self._watch.look_at(self.rollout.pathwise.gradient, bool(self._units.any()))
         if targets.applied is None:
             raise ConfigError(
                 "trainer.continuous_gradient: values must be in units of the task, which the rewards stage "
@@ -140,27 +135,7 @@ class PathwiseCollector(Collector):
         }
 
     def take_remarks(self) -> list[str]:
-        remarks, self._remarks = self._remarks, []
-        return [*super().take_remarks(), *remarks]
-
-    def _check_derivatives(self) -> None:
-        assert self.rollout.pathwise is not None
-        gradient, name = self.rollout.pathwise.gradient, type(self.env).__name__
-        if (wrong := what_is_wrong(gradient)) is not None:
-            self._tell(NonFiniteError(f"the derivative through {name} {wrong}; see docs/pathwise.md"))
-        if self._without < ROLLOUTS and bool(self._units.any()):
-            self._without = ROLLOUTS + 1 if bool(gradient.any()) else self._without + 1
-            if self._without == ROLLOUTS:
-                what = f"nothing that {name} returns depends on the parameters of its actions by a derivative"
-                self._tell(ConfigError(f"trainer.continuous_gradient: {what}; score always works"))
-
-    def _tell(self, error: Exception) -> None:
-        if self._alone:
-            raise error
-        kind = type(error).__name__
-        if kind not in self._told:
-            self._told.add(kind)
-            self._remarks.append(f"{error}: such rollouts are left to PPO's estimate")
+        return [*super().take_remarks(), *self._watch.take_remarks()]
 
     @torch.inference_mode(False)
     @torch.enable_grad()

@@ -239,6 +239,6 @@ def _numbered(results: Sequence[Result], env: str) -> Iterator[tuple[int, str, l
 def _legend(axes: Mapping[str, Axes]) -> None:
     """In the first panel, and in those that show something else."""
     shown = [axis.get_legend_handles_labels()[1] for axis in axes.values()]
-    for axis, labels in zip(axes.values(), shown, strict=True):
-        if labels and (axis is next(iter(axes.values())) or labels != shown[0]):
+    for index, axis in enumerate(axes.values()):
+        if shown[index] and (index == 0 or shown[index] != shown[0]):
             axis.legend(fontsize=8, title="arm (runs)", title_fontsize=8)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from test_pathwise import collecting, known
-from torch import Tensor
 
 from equipoise.envs.catch_point import CatchPoint
 from equipoise.envs.switched_lqr import SwitchedLQR
 from equipoise.trainer.configuration.compose import compose
-from equipoise.trainer.data import Minibatch
+from equipoise.trainer.data import Pathwise
 from equipoise.trainer.estimators import EstimatorMix
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.metric_log import MetricLog
@@ -25,12 +24,9 @@ def mix_for(collector: PathwiseCollector, steps: int) -> EstimatorMix:
     return EstimatorMix(collector.policy, FlatParameters(collector.policy), settings)
 
 
-derivatives: list[Tensor] = []
-"""What every `share_of` has left."""
-
-
-def shares(disturb: float, kept: float = 1.0) -> float:
-    """The share after one measurement, with noise added to `kept` times the derivatives."""
+def mixed(disturb: float, kept: float = 1.0) -> Pathwise:
+    """After two measurements, as one is not enough to know a standard error, with noise added to `kept` times
+    the derivatives."""
     env = SwitchedLQR(512, dimension=8, modes=2, max_steps=3)
     collector = collecting(env, steps=3, horizon=3, log_std_init=-2.0)
     collector.judged(known())
@@ -42,25 +38,24 @@ def shares(disturb: float, kept: float = 1.0) -> float:
     torch.manual_seed(1)
     gradient = kept * gradient + disturb * gradient.std() * torch.randn_like(gradient)
     samples = samples._replace(pathwise=samples.pathwise._replace(gradient=gradient))
-    return share_of(mix, samples)
-
-
-def share_of(mix: EstimatorMix, samples: Minibatch) -> float:
-    """Once is not enough to know a standard error."""
     for _ in range(2):
         mixed_samples = mix.mix(samples, MetricLog())
     assert mixed_samples.pathwise is not None
-    derivatives.append(mixed_samples.pathwise.gradient)
-    return float(mixed_samples.pathwise.share[0, 0])
+    return mixed_samples.pathwise
+
+
+def share(disturb: float, kept: float = 1.0) -> float:
+    return float(mixed(disturb, kept).share[0, 0])
 
 
 def test_auto_believes_what_has_little_noise_and_points_the_same_way() -> None:
-    assert shares(disturb=0.0) > 0.7
-    assert shares(disturb=300.0) < 0.1
-    assert shares(disturb=0.0, kept=0.01) > 0.7
-    assert shares(disturb=0.0, kept=-0.01) == 0.0
-    assert shares(disturb=float("nan")) == 0.0
-    assert derivatives[-1].eq(0.0).all(), "0 · NaN would still be NaN in the loss"
+    assert share(disturb=0.0) > 0.7
+    assert share(disturb=300.0) < 0.1
+    assert share(disturb=0.0, kept=0.01) > 0.7
+    assert share(disturb=0.0, kept=-0.01) == 0.0
+    assert share(disturb=float("nan")) == 0.0
+    left = mixed(disturb=float("nan")).gradient
+    assert left.eq(0.0).all(), "0 · NaN would still be NaN in the loss"
 
 
 Halves = tuple[tuple[float, ...], ...]
