@@ -21,9 +21,10 @@ import numpy as np
 from equipoise.scripts.studies import plots
 from equipoise.scripts.studies.adding import add_adding, known_results, without
 from equipoise.scripts.studies.experiments import Failure, add_arguments, add_places, study
+from equipoise.scripts.studies.intervals import SIGNIFICANT, holm, paired
 from equipoise.scripts.studies.parallel import trained
 from equipoise.scripts.studies.report import LEGEND, failed, markdown_tables, report_study, table
-from equipoise.scripts.studies.results import Result, by_arm, load
+from equipoise.scripts.studies.results import MEASURES, Measure, Result, by_arm, load
 from equipoise.scripts.studies.tasks import Task, add_tasks_and_arms, jobs_of
 
 THRESHOLD = 0.9
@@ -91,9 +92,44 @@ def body(results: Sequence[Result], failures: Sequence[Failure]) -> str:
     tables = markdown_tables(parts, BASELINE, threshold=THRESHOLD)
     sections = "".join(f"\n## {task}\n\n{text}" for task, text in tables.items())
     return (
-        f"{LEGEND}{sections}\n## Returns\n\n{_returns(parts)}\n"
+        f"{LEGEND}\n## Within pairs of runs of one seed\n\n{_pairs(parts)}{sections}"
+        f"\n## Returns\n\n{_returns(parts)}\n"
         f"## What a step costs\n\n{_cost(parts)}{failed(failures)}"
     )
+
+
+def _pairs(parts: dict[str, list[Result]]) -> str:
+    """For each arm its runs less those of the baseline with the same seeds."""
+    text = (
+        "The mean difference with its 95 % interval, after Student's t, in parentheses the number of pairs,\n"
+        "and p, corrected by Holm for all tasks of the column. **Bold**: below 0.05.\n"
+    )
+    for arm in (arm for arm in ARMS if arm != BASELINE):
+        columns = [_differences(parts, arm, measure) for measure in MEASURES]
+        rows = [[task, *(column[task] for column in columns)] for task in parts if task in columns[0]]
+        if rows:
+            head = ["task", *(f"{measure}: {arm} − {BASELINE}" for measure in MEASURES)]
+            text += f"\n{table([head, *rows])}"
+    return text
+
+
+def _differences(parts: dict[str, list[Result]], arm: str, measure: Measure) -> dict[str, str]:
+    """Task -> difference, interval, pairs and p, where there are two pairs at least."""
+    found = {}
+    for task, results in parts.items():
+        runs = by_arm(results)
+        ours, theirs = (
+            {run.seed: getattr(run, measure) for run in runs.get(name, [])} for name in (arm, BASELINE)
+        )
+        both = sorted(ours.keys() & theirs.keys())
+        if len(both) > 1:
+            found[task] = paired(np.array([ours[seed] - theirs[seed] for seed in both]))
+    cells = {}
+    for (task, (one, _)), p in zip(found.items(), holm([p for _, p in found.values()]), strict=True):
+        told = "p < 0.001" if p < 0.001 else f"p {p:.{3 if p < 0.1 else 2}f}"
+        text = f"{one.value:+.3f} [{one.low:.3f}, {one.high:.3f}] ({one.runs[0]}), {told}"
+        cells[task] = f"**{text}**" if p < SIGNIFICANT else text
+    return cells
 
 
 def _returns(parts: dict[str, list[Result]]) -> str:

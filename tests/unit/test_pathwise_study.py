@@ -33,3 +33,17 @@ def test_what_is_better_is_said_and_known_runs_are_not_repeated(tmp_path: Path) 
     jobs = jobs_of([task for task in TASKS if task.name == "lqr_2"], ARMS, [1, 20], tmp_path)
     left = {(job.arm.name, job.seed) for job in without(jobs, runs)}
     assert left == {("auto", 1), ("score", 20), ("pathwise", 20), ("auto", 20)}
+
+
+def test_pairs_of_one_seed_show_what_runs_of_all_seeds_hide() -> None:
+    """Seeds differ far more than the arms do; one of them has no partner, and must not count."""
+    runs = [
+        result("lqr_2", arm, seed, 0.1 * seed + more + 0.001 * (seed % 2 and more > 0))
+        for seed in range(1, 8)
+        for arm, more in (("score", 0.0), ("auto", 0.02))
+    ]
+    text = body([*runs, result("lqr_2", "auto", 99, 50.0)], [])
+    (pairs,) = [line for line in text.splitlines() if line.startswith("| lqr_2 | **+0.02")]
+    assert "(7), p < 0.001" in pairs
+    (ranks,) = [line for line in text.splitlines() if line.startswith("| auto |")]
+    assert "**" not in ranks
