@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,8 +18,36 @@ from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.system import distributed
 
 _NAMES = "score", "pathwise"
+PATIENCE, EVERY = 5, 5
+"""See `Rest`."""
 _MEMORY = 0.9
 """What is left of a measurement when the next one is made."""
+_LEAST_SIGNAL = 1e-3
+"""Of s. An estimate below it, or below 0, is chance."""
+
+
+@dataclass
+class Rest:
+    """When a derivative that `auto` gives no share is not asked for: it costs what it costs all the same.
+
+    After `PATIENCE` rollouts in a row without a share one in `EVERY` is differentiated, to see if that is
+    still so; from the first that has a share on all are again.
+    """
+
+    in_vain: int = 0
+    """Differentiated rollouts in a row whose derivatives had no share."""
+    skipped: int = 0
+    """Rollouts since the last one that was differentiated."""
+
+    @property
+    def now(self) -> bool:
+        """Whether the next rollout is not differentiated."""
+        return self.in_vain >= PATIENCE and self.skipped < EVERY - 1
+
+    def after(self, differentiated: bool, had_a_share: bool) -> None:
+        self.skipped = 0 if differentiated else self.skipped + 1
+        if differentiated:
+            self.in_vain = 0 if had_a_share else self.in_vain + 1
 
 
 class EstimatorMix:
@@ -31,18 +60,22 @@ class EstimatorMix:
 
         λ = κ(1 − σ) / (κ(1 − σ) + σ(1 + π) − 2κ²),   σ = s₁·s₂,   π = p₁·p₂,   κ = s₁·p₂
 
-    in means over about twenty rollouts: how much of s and of p is signal, and of both the same signal. κ
-    counts as far as it exceeds its standard error, as what is not seen to agree is not used; and σ is at
-    least κ²/π, since two signals cannot agree more than there is of them (Cauchy and Schwarz).
+    in means over about twenty rollouts: how much of s and of p is signal, and of both the same signal.
+
+    p is believed until the rollouts speak against it. s has so much noise that they seldom speak for it: κ
+    counts as large as its standard error allows, up to √(σπ), where both signals have one direction (Cauchy
+    and Schwarz). Of the first rollout, whose standard error nobody knows, that is all. But where p itself is
+    noise, as where jumps are what pays, π is 0, and so is that bound.
 
     The length of p says nothing, as the optimizer undoes it: the least squared *error* would take a p of no
-    use, if it is but short enough, before a noisy s.
+    use, if it is but short enough, before a noisy s. It is made as long as s in the mean over the rollouts,
+    and so stays short in one in which it has little to say.
     """
 
     def __init__(self, policy: Policy, flat: FlatParameters, settings: TrainerConfig) -> None:
         self._policy, self._flat, self._settings = policy, flat, settings
-        self._sums = torch.zeros(5, dtype=torch.float64, device=flat.vector.device)
-        """Of the weights, σ, π, κ and κ²."""
+        self._sums = torch.zeros(7, dtype=torch.float64, device=flat.vector.device)
+        """Of the weights, ‖s‖², ‖p‖², σ, π, κ and κ²."""
 
     def mix(self, samples: Minibatch, log: MetricLog) -> Minibatch:
         """`samples`, of which no update has learned yet, with their share, and derivatives as long as s."""
@@ -52,13 +85,18 @@ class EstimatorMix:
         score, path = ((one.square().sum() + other.square().sum()) / 2 for one, other in ((s1, s2), (p1, p2)))
         both = (torch.dot(s1, p2) + torch.dot(s2, p1)) / 2 / (score * path).sqrt()
         signals = signal_share(s1, s2), signal_share(p1, p2)
-        found = torch.stack([torch.ones_like(both), *signals, both, both.square()]).to(self._sums)
-        # Without two halves, of no gradient at all, or of numbers that are not finite, nothing is known.
+        silent = path == 0  # p has nothing to say, which is known, and no signal
+        shares = torch.stack([*signals, both, both.square()])
+        shares[1:] = shares[1:].masked_fill(silent, 0.0)
+        found = torch.cat([torch.stack([torch.ones_like(path), score, path]), shares]).to(self._sums)
+        # Without two halves, of no score at all, or of numbers that are not finite, nothing is known.
         known = found.isfinite().all()
         self._sums = torch.where(known, _MEMORY * self._sums + found.nan_to_num(), self._sums)
-        share = torch.where(known, _share(self._sums), 0.0).to(samples.advantages)
-        length = (score / path).sqrt()
+        share = torch.where(known & ~silent, _share(self._sums), 0.0).to(samples.advantages)
+        _, mean_score, mean_path = self._sums[:3]
+        length = torch.where(mean_path > 0, (mean_score / mean_path).sqrt(), 0.0).to(samples.advantages)
         log.add({f"pathwise/signal_share_{name}": Metric(x) for name, x in zip(_NAMES, signals, strict=True)})
+        log.add({"pathwise/agreement": Metric(both)})
         gradient = torch.where(known, length * samples.pathwise.gradient, 0.0)
         pathwise = samples.pathwise._replace(gradient=gradient)
         return _with(samples._replace(pathwise=pathwise), share)
@@ -79,18 +117,24 @@ class EstimatorMix:
         return {"sums": self._sums.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._sums = state["sums"].to(self._sums)
+        if len(state["sums"]) == len(self._sums):  # those of an older rule tell this one nothing
+            self._sums = state["sums"].to(self._sums)
 
 
 def _share(sums: Tensor) -> Tensor:
-    """λ; 0 where nothing speaks for it."""
+    """λ."""
     weights = sums[0]
-    score, path, both, squares = (sums[1:] / weights).unbind()
+    score, path, both, squares = (sums[3:] / weights).unbind()
     # Of as many equal weights: (Σw)² / Σw², w = 1, 0.9, 0.81, …
     count = weights * (1 + _MEMORY) / (2 - weights * (1 - _MEMORY))
-    both = both - ((squares - both.square()).clamp(min=0.0) / (count - 1)).sqrt()
-    score = torch.where(path > 0, torch.maximum(score, both.square() / path), 1.0)
-    a, b = both * (1 - score).clamp(min=0.0), score * (1 + path) - 2 * both.square()
+    error = ((squares - both.square()).clamp(min=0.0) / (count - 1)).sqrt()
+    error = torch.where(count > 1.5, error, torch.inf)
+    path = path.clamp(0.0, 1.0)
+    # There is no less signal in s than it has in common with p.
+    least = torch.where(path > 0, both.clamp(min=0.0).square() / path, 0.0)
+    score = torch.maximum(score, least).clamp(_LEAST_SIGNAL, 1.0)
+    both = torch.minimum(both + error, (score * path).sqrt())
+    a, b = both * (1 - score), score * (1 + path) - 2 * both.square()
     return torch.where(a > 0, a / (a + b), 0.0)
 
 

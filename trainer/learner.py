@@ -116,7 +116,7 @@ class Learner:
         """
         batch, limit = self.settings.batch, self.settings.target_kl
         due = self._signal_is_due()
-        if self._mix is not None:
+        if self._mix is not None and samples.pathwise is not None:
             samples = self._mix.mix(samples, log)
         if due and self._gradient_stage is not None:
             found = signal_shares(self.policy, self.flat, self._shared, samples, self.settings)

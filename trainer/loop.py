@@ -92,6 +92,7 @@ class Trainer:
         self.learner.learn(samples, progress, self.log)
         self.policy.update_normalizer(rollout.observations)
         metrics = self.log.read()
+        self.collector.learned(metrics)
         if targets.returns.device.type != "cpu":  # where `prepare` has not looked, so as not to wait
             check_targets(targets)
         limit = self.settings.max_bad_updates

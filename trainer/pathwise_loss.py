@@ -8,6 +8,9 @@ from equipoise.trainer.data import Metric, Metrics, Minibatch, Pathwise, Term
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.stages.protocol import mean_metric
 
+SHARE = "pathwise/share"
+"""The metric that says how much of the continuous side's gradient the derivatives are."""
+
 
 def mixed(
     batch: Minibatch,
@@ -26,7 +29,14 @@ def mixed(
     which at δ = 0 has the gradient of the return itself, by mean and σ, and like PPO's none where the sample
     has gone further than the trust region in the direction that pays. With `together` all parameters of an
     action share this region, so that it moves by clip·σ in all, however many there are.
+
+    A mean that has reached a bound of the space is not pushed further out. The samples that the noise leaves
+    inside would go on pushing until all of them are clamped alike, and neither estimate could find the way
+    back: there is no derivative beyond the bound, and no difference between samples that are all the bound.
     """
+    mean = distribution.mean.detach()
+    outward = (distribution.family.in_range(mean).abs() >= 1.0) & (mean * pathwise.gradient > 0)
+    pathwise = pathwise._replace(gradient=pathwise.gradient.masked_fill(outward, 0.0))
     relevant = distribution.relevant(batch.actions.discrete)
     moved = distribution.mean + distribution.log_std.exp() * pathwise.noise - batch.actions.continuous
     many = relevant.sum(-1, keepdim=True).clamp(min=1) if together else torch.ones_like(pathwise.share)
@@ -41,6 +51,6 @@ def mixed(
     metrics = {
         "pathwise/clip_fraction": mean_metric(Term((held != moved).to(size.dtype), relevant)),
         "pathwise/gain_of_one_std": mean_metric(Term(size, relevant)),
-        "pathwise/share": Metric(pathwise.share.mean()),
+        SHARE: Metric(pathwise.share.mean()),
     }
     return score._replace(values=values), metrics

@@ -20,7 +20,9 @@ from equipoise.envs.dependent_masks import DependentMask
 from equipoise.envs.protocol import BatchedEnv, DifferentiableEnv
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.data import Actions, Metric, Metrics, Pathwise, Rollout, Targets, critic_heads
+from equipoise.trainer.estimators import Rest
 from equipoise.trainer.pathwise_checks import Watch, still_attached
+from equipoise.trainer.pathwise_loss import SHARE
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.rollout import Acting, ActorOutput, Collector, Step
@@ -80,7 +82,9 @@ class PathwiseCollector(Collector):
         self._watch = Watch(type(env).__name__, alone)
         shape = rollout.actions.continuous.shape
         gradient, noise, std = (torch.zeros(shape, device=env.device) for _ in range(3))
-        rollout.pathwise = Pathwise(gradient, noise, std, torch.ones(*shape[:2], 1, device=env.device))
+        self._column = Pathwise(gradient, noise, std, torch.ones(*shape[:2], 1, device=env.device))
+        rollout.pathwise = self._column
+        self._rest = Rest()
         self._taken: list[_Taken] = []
         self._done = 0
         self._units = torch.zeros(policy.value_head.out_features, device=env.device)
@@ -92,13 +96,14 @@ class PathwiseCollector(Collector):
 
     def collect(self, after_step: Callable[[], object] = lambda: None) -> tuple[Rollout, list[Metrics]]:
         self._taken, self._done = [], 0
+        self.rollout.pathwise = None if self._rest.now else self._column
         rollout, found = super().collect(after_step)
-        self._differentiate()
-        assert rollout.pathwise is not None
-        _, mean, log_std = self._heads
-        std = log_std.exp() if log_std.dim() == 3 else log_std.exp().unsqueeze(1)
-        rollout.pathwise.std.copy_(std.expand_as(mean))
-        rollout.pathwise.noise.copy_((rollout.actions.continuous - mean) / std)
+        if rollout.pathwise is not None:
+            self._differentiate()
+            _, mean, log_std = self._heads
+            std = log_std.exp() if log_std.dim() == 3 else log_std.exp().unsqueeze(1)
+            rollout.pathwise.std.copy_(std.expand_as(mean))
+            rollout.pathwise.noise.copy_((rollout.actions.continuous - mean) / std)
         return rollout, found
 
     def judged(self, targets: Targets) -> Metrics:
@@ -111,10 +116,10 @@ class PathwiseCollector(Collector):
                 looking is free, and if `alone`: nothing depends on any parameter by a derivative.
             NonFiniteError: there and then, too: a derivative is not finite.
         """
-        if self.env.device.type == "cpu":
+        column = self.rollout.pathwise
+        if self.env.device.type == "cpu" and column is not None:
             with distributed.failing_together():
-                assert self.rollout.pathwise is not None
-                self._watch.look_at(self.rollout.pathwise.gradient, bool(self._units.any()))
+                self._watch.look_at(column.gradient, bool(self._units.any()))
         if targets.applied is None:
             raise ConfigError(
                 "trainer.continuous_gradient: values must be in units of the task, which the rewards stage "
@@ -132,13 +137,16 @@ class PathwiseCollector(Collector):
         return {
             "pathwise/graph_mib": Metric(torch.tensor(self._graph_bytes / 2**20), "last"),
             **{f"pathwise/critic_share/{name}": Metric(share) for name, share in named},
+            **({SHARE: Metric(torch.zeros_like(explained[0]))} if column is None else {}),
         }
+
+    def learned(self, metrics: Mapping[str, float]) -> None:
+        self._rest.after(self.rollout.pathwise is not None, metrics.get(SHARE, 1.0) > 0.0)
 
     def take_remarks(self) -> list[str]:
         return [*super().take_remarks(), *self._watch.take_remarks()]
 
     @torch.inference_mode(False)
-    @torch.enable_grad()
     def _step(
         self,
         act: Acting,
@@ -146,9 +154,14 @@ class PathwiseCollector(Collector):
         normal: Tensor,
         log_std: Tensor | None,
     ) -> tuple[Step, Mapping[str, Tensor]]:
+        if (
+            self.rollout.pathwise is None
+        ):  # not by inference: a later rollout could not save what that has made
+            with torch.no_grad():
+                return super()._step(act, gumbel, normal, log_std)
         if len(self._taken) == self._horizon:
             self._differentiate()
-        with self._counting():
+        with torch.enable_grad(), self._counting():
             now, before = self._now, self._now.observation
             # Copies: what inference has made cannot be saved for a backward pass.
             log_std = None if log_std is None else log_std.clone()
@@ -260,12 +273,15 @@ class PathwiseCollector(Collector):
         return advantages.detach() * torch.stack(log_probs)
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"value_units": self._units.clone()}
+        rest = self._rest.in_vain, self._rest.skipped
+        return super().state_dict() | {"value_units": self._units.clone(), "rest": rest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         if "value_units" in state:
             self._units = state["value_units"].to(self._units)
+        if "rest" in state:
+            self._rest = Rest(*state["rest"])
 
 
 def _stride(gamma: float) -> int:

@@ -220,6 +220,9 @@ class Collector:
         """Hears what this rollout was worth, before anything learns from it; what it has to say of that."""
         return {}
 
+    def learned(self, metrics: Mapping[str, float]) -> None:
+        """Hears the metrics of the iteration that has learned from this rollout."""
+
     @property
     def short_episodes_only(self) -> Tensor:
         """Whether the episodes collected so far are a misleading sample: see `episodes.short_ones_only`."""

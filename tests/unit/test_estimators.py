@@ -10,9 +10,10 @@ from equipoise.envs.catch_point import CatchPoint
 from equipoise.envs.switched_lqr import SwitchedLQR
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.data import Pathwise
-from equipoise.trainer.estimators import EstimatorMix
+from equipoise.trainer.estimators import EstimatorMix, Rest
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.metric_log import MetricLog
+from equipoise.trainer.pathwise_loss import SHARE
 from equipoise.trainer.pathwise_rollout import PathwiseCollector
 from equipoise.trainer.stages.pipeline import Pipeline
 from equipoise.trainer.targets import prepare
@@ -104,11 +105,76 @@ def test_the_share_is_that_of_the_best_direction(
     assert all(towards(shares[-1]) >= towards(k / 50) - 1e-5 for k in range(50))
 
 
-def test_what_may_agree_by_chance_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    same = (1.0, 0.0), (1.0, 0.0), (1.0, 0.0), (1.0, 0.0)
-    other = *same[:2], (-0.9, 0.0), (-0.9, 0.0)
-    assert mixing(monkeypatch, same)[0] == [0.0]
-    shares, _ = mixing(monkeypatch, same, other, same, other, same)
-    assert shares == [0.0] * 5  # a mean above 0, but not by its standard error
+def test_p_is_believed_until_the_rollouts_speak_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """s has a share of signal of 0.3 with noise beside; p has none."""
+    along, across = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
+    s1, s2 = (0.55, 0.84, 0.0), (0.55, 0.0, 0.84)
+
+    def shares(*directions: tuple[float, ...]) -> list[float]:
+        return mixing(monkeypatch, *[(s1, s2, p, p) for p in directions])[0]
+
+    first = shares(along)[0]
+    assert first > 0.9, "of one rollout nobody knows a standard error"
+    assert shares(across) == [first]
+    assert shares(along, along)[1] > 0.9
+    away = tuple(-x for x in along)
+    unsure = shares(along, away, along, away, along)
+    assert unsure[0] > unsure[-1] > 0.1, "a mean of 0 with a wide standard error speaks for nothing"
+    assert shares(*[away] * 3)[1:] == [0.0, 0.0]
     noise = (1.0, 0.0), (0.3, 1.0), (1.0, 0.0), (-0.1, 1.0)
-    assert mixing(monkeypatch, *[noise] * 3)[0] == [0.0] * 3  # steady agreement with what has no signal
+    assert mixing(monkeypatch, *[noise] * 3)[0] == [0.0] * 3, "p is noise itself"
+
+
+def test_a_rollout_in_which_p_is_silent_is_one_in_which_it_has_no_signal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    same, silent = (
+        ((1.0, 0.5), (1.0, -0.5), (1.0, 0.0), (1.0, 0.0)),
+        ((1.0, 0.5), (1.0, -0.5), (0.0, 0.0), (0.0, 0.0)),
+    )
+    shares, _ = mixing(monkeypatch, same, silent, same)
+    assert shares[1] == 0.0
+    assert shares[2] < mixing(monkeypatch, same, same, same)[0][2]
+
+
+def test_p_is_as_long_as_s_in_the_mean_over_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in each: where it has little to say, a little is not made much of."""
+
+    def rollout(path: float) -> Halves:
+        return (2.0, 0.0), (2.0, 0.0), (path, 0.0), (path, 0.0)
+
+    assert mixing(monkeypatch, rollout(1.0))[1] == pytest.approx(2.0)
+    _, length = mixing(monkeypatch, rollout(1.0), rollout(0.001))
+    assert length == pytest.approx((4.0 * 1.9 / 0.9) ** 0.5, rel=1e-3)
+
+
+def test_what_has_no_share_is_asked_for_in_one_rollout_of_five() -> None:
+    """And in every one again as soon as it has one."""
+    rest, differentiated = Rest(), []
+    shares = iter([True, False, True, *[False] * 7, *[True] * 3])
+    for _ in range(25):
+        differentiated.append(not rest.now)
+        rest.after(not rest.now, had_a_share=not rest.now and next(shares))
+    assert differentiated == [True] * 8 + ([False] * 4 + [True]) * 3 + [True] * 2
+
+
+def test_at_rest_the_same_is_collected_and_then_differentiated_again() -> None:
+    awake, resting = (collecting(CatchPoint(4), steps=3, horizon=2) for _ in range(2))
+    for _ in range(5):
+        resting.learned({SHARE: 0.0})
+    first, second = awake.collect()[0], resting.collect()[0]
+    assert first.pathwise is not None
+    assert second.pathwise is None
+    assert torch.equal(first.actions.continuous, second.actions.continuous)
+    assert torch.equal(first.rewards, second.rewards)
+    assert resting.judged(known())[SHARE].value == 0.0
+    awake.judged(known())
+    resting.learned({SHARE: 0.5})  # nothing was differentiated: that says nothing
+    assert resting.collect()[0].pathwise is None
+    resting.load_state_dict(resting.state_dict() | {"rest": (0, 0)})
+    awake.collect()
+    after, before = resting.collect()[0].pathwise, awake.collect()[0].pathwise
+    assert before is not None
+    assert after is not None
+    assert torch.equal(before.gradient, after.gradient)
+    assert after.gradient.any()

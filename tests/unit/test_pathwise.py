@@ -25,6 +25,9 @@ from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.pathwise_loss import mixed
 from equipoise.trainer.pathwise_rollout import PathwiseCollector
 from equipoise.trainer.policy.actor_critic import ActorCritic
+from equipoise.trainer.policy.continuous.family import Family
+from equipoise.trainer.policy.continuous.gaussian import Gaussian
+from equipoise.trainer.policy.continuous.squashed import Squashed
 from equipoise.trainer.policy.distributions import HybridDistribution
 from equipoise.trainer.policy.encoders import MLP
 from equipoise.trainer.rollout import allocate
@@ -266,13 +269,20 @@ def test_both_estimates_are_of_one_gradient() -> None:
     assert abs(score - path) < 4 * score_error
 
 
-def one_sample(mean: float, old: float, gradient: float, share: float = 1.0) -> tuple[Tensor, Tensor]:
+def one_sample(
+    mean: float, old: float, gradient: float, share: float = 1.0, family: Family | None = None
+) -> tuple[Tensor, Tensor]:
     """The loss of one parameter whose mean has moved from `old`, and its derivative by the mean."""
     space = HybridSpace(spaces.Box(-1, 1, (1,)))
     std, noise = 0.1, 0.7
     means = torch.tensor([[mean]], requires_grad=True)
     distribution = HybridDistribution(
-        space, torch.zeros(1, 0, 0), means, torch.tensor([std]).log(), torch.ones(1, 0, 0, dtype=torch.bool)
+        space,
+        torch.zeros(1, 0, 0),
+        means,
+        torch.tensor([std]).log(),
+        torch.ones(1, 0, 0, dtype=torch.bool),
+        family=family or Gaussian(),
     )
     actions = Actions(torch.zeros(1, 0, dtype=torch.int64), torch.tensor([[old + std * noise]]))
     column = torch.ones(1, 1)
@@ -293,12 +303,23 @@ def test_the_loss_has_the_derivative_itself_and_none_beyond_the_trust_region() -
     assert one_sample(0.2, 0.2, gradient=3.0, share=0.25)[1].item() == pytest.approx(0.75 * 5 - 0.25 * 3)
 
 
+def test_a_mean_beyond_a_bound_is_not_pushed_further_out() -> None:
+    """Where all samples are clamped alike neither estimate could bring it back."""
+    assert one_sample(1.01, 1.01, gradient=3.0)[1].item() == 0.0
+    assert one_sample(1.01, 1.01, gradient=-3.0)[1].item() == pytest.approx(3.0)
+    assert one_sample(-1.01, -1.01, gradient=-3.0)[1].item() == 0.0
+    assert one_sample(-1.01, -1.01, gradient=3.0)[1].item() == pytest.approx(-3.0)
+    assert one_sample(0.99, 0.99, gradient=3.0)[1].item() == pytest.approx(-3.0)
+    squashed = one_sample(1.01, 1.01, gradient=3.0, family=Squashed())
+    assert squashed[1].item() == pytest.approx(-3.0), "a squashed mean of 1 lies within the bounds"
+
+
 @pytest.mark.parametrize(("together", "held"), [(True, 0.5 / 2**0.5), (False, 0.5)])
 def test_all_parameters_of_an_action_may_share_the_trust_region(together: bool, held: float) -> None:
     """Two of three parameters are relevant; each is held at its part of what the action may move."""
     space = HybridSpace(spaces.Tuple((spaces.Discrete(2), spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,)))))
     relevant = torch.tensor([[True, True, False]])
-    means = torch.ones(1, 3, requires_grad=True)
+    means = torch.full((1, 3), 0.9, requires_grad=True)
     distribution = HybridDistribution(
         space, torch.zeros(1, 1, 2), means, torch.zeros(3), torch.ones(1, 1, 2, dtype=torch.bool)
     )

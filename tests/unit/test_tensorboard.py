@@ -256,6 +256,7 @@ TAGS = {
     "Does the simulator's derivative help?": [
         "pathwise/share",
         "pathwise/signal_share_score",
+        "pathwise/agreement",
         "pathwise/critic_share/task",
         "pathwise/gain_of_one_std",
         "pathwise/clip_fraction",

@@ -136,7 +136,10 @@ DETAILS = (
 OF_THE_SIMULATOR: dict[str, tuple[Chart, ...]] = {
     "Does the simulator's derivative help?": (
         Lines("Share of it in the continuous side's gradient", ("^pathwise/share$",)),
-        Lines("Share that is signal, of both estimates", (r"^pathwise/signal_share_\w+$",)),
+        Lines(
+            "Share that is signal, of both estimates, and of both the same",
+            (r"^pathwise/(signal_share_\w+|agreement)$",),
+        ),
         Lines("Share of the critic's derivative that counts", ("^pathwise/critic_share/.+$",)),
         Lines("Gain of one standard deviation", ("^pathwise/gain_of_one_std$",)),
         Lines("Parameters at the bound of the trust region", ("^pathwise/clip_fraction$",)),
