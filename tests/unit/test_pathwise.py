@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -15,11 +16,12 @@ from equipoise.envs.catch_point import CatchPoint
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.protocol import Timestep
 from equipoise.envs.switched_lqr import SwitchedLQR
+from equipoise.trainer import rollout as rollouts
 from equipoise.trainer.build import make_collector
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.configuration.errors import ConfigError
 from equipoise.trainer.configuration.schema import TrainerConfig
-from equipoise.trainer.data import Actions, Minibatch, Pathwise, Targets, Term
+from equipoise.trainer.data import Actions, Minibatch, Pathwise, Rollout, Targets, Term
 from equipoise.trainer.diagnosis import NonFiniteError
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.pathwise_loss import mixed
@@ -93,6 +95,35 @@ def test_the_column_is_the_derivative_of_the_return_by_hand() -> None:
         mean + rollout.pathwise.std * rollout.pathwise.noise, rollout.actions.continuous
     )
     torch.testing.assert_close(rollout.pathwise.std, log_std.exp()[:, None].expand_as(mean))
+
+
+def test_the_column_is_that_of_later_answers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against central differences, in several dimensions and under two modes: a number moves the state, and with
+    it the numbers that the policy answers with. Where another choice comes of it there is a jump, no derivative."""
+    torch.manual_seed(1)
+    gumbel, normal = torch.randn(4, 6, 2), torch.randn(4, 6, 6)
+
+    def worth(nudge: Tensor) -> tuple[Tensor, Rollout]:
+        collector = collecting(SwitchedLQR(6, dimension=3, modes=2), steps=4, horizon=4, log_std_init=-2.0)
+        monkeypatch.setattr(rollouts, "_noise", lambda *arguments: (gumbel[:, :, None], normal + nudge))
+        rollout, _ = collector.collect()
+        discounts = 0.9 ** torch.arange(4.0)
+        return (rollout.rewards @ rollout.reward_weights * discounts[:, None]).sum(0).double(), rollout
+
+    _, rollout = worth(torch.zeros(4, 6, 6))
+    assert rollout.pathwise is not None
+    checked = 0
+    for t, p in product(range(4), range(6)):
+        step = torch.zeros(4, 6, 6)
+        step[t, :, p] = 0.02
+        (more, there), (less, here) = worth(step), worth(-step)
+        same = (there.actions.discrete == here.actions.discrete).all(2).all(0)
+        found = (more - less) / (0.04 * rollout.pathwise.std[t, :, p]) / 0.9**t
+        torch.testing.assert_close(
+            rollout.pathwise.gradient[t, same, p].double(), found[same], rtol=2e-2, atol=0.5
+        )
+        checked += int((found[same] != 0).sum())
+    assert checked > 40
 
 
 def test_beyond_the_horizon_stands_the_critic_in_units_of_the_task() -> None:
