@@ -122,7 +122,7 @@ class EstimatorMix:
 
 
 def _share(sums: Tensor) -> Tensor:
-    """λ."""
+    """λ, of sums as `EstimatorMix` keeps them."""
     weights = sums[0]
     score, path, both, squares = (sums[3:] / weights).unbind()
     # Of as many equal weights: (Σw)² / Σw², w = 1, 0.9, 0.81, …

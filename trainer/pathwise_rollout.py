@@ -154,9 +154,8 @@ class PathwiseCollector(Collector):
         normal: Tensor,
         log_std: Tensor | None,
     ) -> tuple[Step, Mapping[str, Tensor]]:
-        if (
-            self.rollout.pathwise is None
-        ):  # not by inference: a later rollout could not save what that has made
+        if self.rollout.pathwise is None:
+            # Not by inference: a later rollout could not save what that has made.
             with torch.no_grad():
                 return super()._step(act, gumbel, normal, log_std)
         if len(self._taken) == self._horizon:
