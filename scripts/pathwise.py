@@ -51,6 +51,12 @@ TASKS = (
         for d in (2, 10, 20)
     ),
     _task("lqr_10_long", "switched_lqr", 499_200, "experiment=switched_lqr", "env.dimension=10"),
+    # How long PPO takes to what derivatives reach above: with `--arms score`.
+    _task("catch_point_long", "catch_point", 512_000, "experiment=catch_point"),
+    *(
+        _task(f"hard_move_{n}_long", "hard_move", 204_800, "experiment=hard_move", f"env.n={n}")
+        for n in (4, 10)
+    ),
     _task("inventory", "inventory", 204_800, "experiment=inventory"),
     *(_task(name, name, 81_920) for name in ("topology_spawn", "topology_spawn_hard")),
     # An evaluation of Goal, whose last episode may be long, takes as long as five iterations.
