@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -58,6 +59,19 @@ _SCALE = (20.0, 30.0, 2.0, 2.0, 2 * math.pi, 20.0, 30.0, 2.0, 2.0, 2 * math.pi, 
 _DERIVED_SHIFT, _DERIVED_SCALE = (1.0, 1.0, GOAL_WIDTH / 2), (2.0, 2.0, 1.5 * GOAL_WIDTH)
 
 
+_PlayOn = Callable[..., tuple[GoalState, Tensor]]
+
+
+def _play_on(
+    state: GoalState, active: Tensor, target: Tensor, u: Tensor, kicks: Tensor
+) -> tuple[GoalState, Tensor]:
+    """A substep of the actions that are not over, `active` `[N]`, and which of them are not over after it."""
+    after = where(active, substep(state, target, u), state)
+    over = in_net(after.ball) | caught(after) | ~in_field(after.ball)
+    stopped = torch.linalg.vector_norm(after.ball_velocity, dim=1) <= STOPPED
+    return after, active & ~over & ~(kicks & stopped & can_kick(after))
+
+
 class Goal(EpisodicEnv[GoalState]):
     """Goal of Masson, Ranchod, Konidaris (AAAI 2016); rules of gym-goal (github.com/cycraig/gym-goal).
 
@@ -79,6 +93,11 @@ class Goal(EpisodicEnv[GoalState]):
     makes for (x, x); a ball that passes below the goal is scored as farther away than it is; running out
     of time is an end, not a truncation.
 
+    `compiled` lets PyTorch compile a substep, of which a kick takes some 250: the environment is then three
+    to six times as fast, once it is compiled (5 to 30 s for each use: training, evaluation). It may round
+    differently, which makes another run of a seed. Where nothing can be compiled, for want of a C++ compiler
+    say, that is told.
+
     Deviations: an action that is not over after `max_substeps` is given up and the next one begins (the
     original waits for ever; of 5,000 random actions none took more than 225).
     """
@@ -96,8 +115,11 @@ class Goal(EpisodicEnv[GoalState]):
         max_substeps: Count = 300,
         hard: bool = False,
         published_features: bool = False,
+        compiled: bool = False,
     ) -> None:
         super().__init__(num_envs, device)
+        self._play_on = self._compiled(torch.compile(_play_on)) if compiled else _play_on
+        self._remarks: list[str] = []
         self.faithful, self.max_steps, self.max_substeps = faithful, max_steps, max_substeps
         self.hard, self.published_features = hard, published_features
         measured = MEASURED_HARD if hard else MEASURED
@@ -128,13 +150,26 @@ class Goal(EpisodicEnv[GoalState]):
         out_of_time = state.steps + 1 >= self.max_steps
         after, active = state, ~out_of_time
         for i in range(self.max_substeps):
-            after = where(active, substep(after, target, u[:, i]), after)
-            over = in_net(after.ball) | caught(after) | ~in_field(after.ball)
-            stopped = torch.linalg.vector_norm(after.ball_velocity, dim=1) <= STOPPED
-            active = active & ~over & ~((choice == KICK_TO) & stopped & can_kick(after))
+            after, active = self._play_on(after, active, target, u[:, i], choice == KICK_TO)
             if self.device.type == "cpu" and not active.any():
                 break  # on a GPU asking would cost more than going on
         return self._judge(after._replace(steps=state.steps + 1), out_of_time)
+
+    def _compiled(self, play_on: _PlayOn) -> _PlayOn:
+        def attempt(*state: Any) -> tuple[GoalState, Tensor]:
+            try:
+                return play_on(*state)
+            except RuntimeError as error:
+                self._play_on = _play_on
+                reason = str(error).strip().partition("\n")[0]
+                self._remarks.append(f"env.compiled = true: not compiled ({reason}); Goal is slower so")
+                return _play_on(*state)
+
+        return attempt
+
+    def take_remarks(self) -> list[str]:
+        remarks, self._remarks = self._remarks, []
+        return remarks
 
     def _judge(self, state: GoalState, out_of_time: Tensor) -> Outcome[GoalState]:
         scored = in_net(state.ball) & ~out_of_time

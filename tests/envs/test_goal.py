@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -335,3 +336,44 @@ def test_the_controller_plays_hard_goal_too() -> None:
     env = Goal(64, hard=True)
     result = first_episodes(env, env.expert_action, 30)
     assert result.successes.mean().item() > 0.4
+
+
+def played(env: Goal) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards and observations of three steps, and the derivative of the last by where a ball was kicked."""
+    env.reset(3)
+    random = torch.Generator().manual_seed(0)
+    outcomes = []
+    for _ in range(3):
+        choice = torch.randint(0, 3, (8,), generator=random)
+        kick = torch.rand(8, 2, generator=random) * 4.0
+        kick.requires_grad_()
+        shots = tuple(14 * torch.rand(8, 1, generator=random) - 7 for _ in range(2))
+        outcomes.append(env.step((choice, (kick, *shots))))
+    (derivative,) = torch.autograd.grad(outcomes[-1].final_observation.sum(), kick)
+    return (
+        torch.stack([step.rewards for step in outcomes]),
+        torch.stack([step.observation.detach() for step in outcomes]),
+        derivative,
+    )
+
+
+def test_compiled_it_is_the_same_game(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for the C++ compiler, which alone is left out."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    plain, compiled = Goal(8), Goal(8, compiled=True)
+    for one, other in zip(played(plain), played(compiled), strict=True):
+        torch.testing.assert_close(one, other)
+    assert played(plain)[2].any()
+    assert compiled.take_remarks() == []
+
+
+def test_what_cannot_be_compiled_is_played_as_it_is_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(*state: object) -> None:
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", lambda function: no_compiler)
+    env = Goal(8, compiled=True)
+    torch.testing.assert_close(played(env)[0], played(Goal(8))[0])
+    (remark,) = env.take_remarks()
+    assert remark == "env.compiled = true: not compiled (no C++ compiler); Goal is slower so"
+    assert env.take_remarks() == []
