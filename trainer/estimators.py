@@ -64,8 +64,8 @@ class EstimatorMix:
 
     p is believed until the rollouts speak against it. s has so much noise that they seldom speak for it: κ
     counts as large as its standard error allows, up to √(σπ), where both signals have one direction (Cauchy
-    and Schwarz). Of the first rollout, whose standard error nobody knows, that is all. But where p itself is
-    noise, as where jumps are what pays, π is 0, and so is that bound.
+    and Schwarz). Of the first rollout, of which nobody knows a standard error, only its sign counts. But
+    where p itself is noise, as where jumps are what pays, π is 0, and so is that bound.
 
     The length of p says nothing, as the optimizer undoes it: the least squared *error* would take a p of no
     use, if it is but short enough, before a noisy s. It is made as long as s in the mean over the rollouts,
@@ -128,7 +128,7 @@ def _share(sums: Tensor) -> Tensor:
     # Of as many equal weights: (Σw)² / Σw², w = 1, 0.9, 0.81, …
     count = weights * (1 + _MEMORY) / (2 - weights * (1 - _MEMORY))
     error = ((squares - both.square()).clamp(min=0.0) / (count - 1)).sqrt()
-    error = torch.where(count > 1.5, error, torch.inf)
+    error = torch.where(count > 1.5, error, torch.where(both > 0, torch.inf, 0.0))
     path = path.clamp(0.0, 1.0)
     # There is no less signal in s than it has in common with p.
     least = torch.where(path > 0, both.clamp(min=0.0).square() / path, 0.0)
