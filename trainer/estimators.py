@@ -30,8 +30,8 @@ _LEAST_SIGNAL = 1e-3
 class Rest:
     """When a derivative that `auto` gives no share is not asked for: it costs what it costs all the same.
 
-    After `PATIENCE` rollouts in a row without a share one in `EVERY` is differentiated, to see if that is
-    still so; from the first that has a share on all are again.
+    After `PATIENCE` rollouts in a row without a share, be it that nothing is known of them, one in `EVERY` is
+    differentiated, to see if that is still so; from the first that has a share on all are again.
     """
 
     in_vain: int = 0

@@ -62,7 +62,7 @@ class Watch:
 
     def __init__(self, name: str, alone: bool) -> None:
         self._name, self._alone = name, alone
-        self._without = 0
+        self.without = 0
         """Rollouts in which the critic counted and all derivatives were 0; above `ROLLOUTS` once there was
         another one."""
         self._told: set[type] = set()
@@ -77,13 +77,18 @@ class Watch:
         """
         if (wrong := _not_finite(gradient)) is not None:
             self._tell(NonFiniteError(f"the derivative through {self._name} {wrong}; see docs/pathwise.md"))
-        if self._without < ROLLOUTS and critic_counts:
-            self._without = ROLLOUTS + 1 if bool(gradient.any()) else self._without + 1
-            if self._without == ROLLOUTS:
+        if self.without < ROLLOUTS and critic_counts:
+            self.without = ROLLOUTS + 1 if bool(gradient.any()) else self.without + 1
+            if self.without == ROLLOUTS:
                 what = f"nothing that {self._name} returns depends on the parameters of its actions"
                 self._tell(
                     ConfigError(f"trainer.continuous_gradient: {what} by a derivative; score always works")
                 )
+
+    @property
+    def undecided(self) -> bool:
+        """Whether all derivatives may still turn out to be 0."""
+        return self.without < ROLLOUTS
 
     def take_remarks(self) -> list[str]:
         """What is to be told since the last call."""

@@ -30,9 +30,10 @@ def mixed(
     has gone further than the trust region in the direction that pays. With `together` all parameters of an
     action share this region, so that it moves by clip·σ in all, however many there are.
 
-    A mean that has reached a bound of the space is not pushed further out. The samples that the noise leaves
-    inside would go on pushing until all of them are clamped alike, and neither estimate could find the way
-    back: there is no derivative beyond the bound, and no difference between samples that are all the bound.
+    A mean that has reached a bound of the space is not pushed further out; such samples leave σ alone, too.
+    Those that the noise leaves inside would go on pushing until all of them are clamped alike, and neither
+    estimate could find the way back: there is no derivative beyond the bound, and no difference between
+    samples that are all the bound. (A squashed mean never reaches one.)
     """
     mean = distribution.mean.detach()
     outward = (distribution.family.in_range(mean).abs() >= 1.0) & (mean * pathwise.gradient > 0)

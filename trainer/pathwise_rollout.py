@@ -96,7 +96,9 @@ class PathwiseCollector(Collector):
 
     def collect(self, after_step: Callable[[], object] = lambda: None) -> tuple[Rollout, list[Metrics]]:
         self._taken, self._done = [], 0
-        self.rollout.pathwise = None if self._rest.now else self._column
+        # Where the watch looks, not before it knows whether there are derivatives at all.
+        looking = self.env.device.type == "cpu" and self._watch.undecided
+        self.rollout.pathwise = None if self._rest.now and not looking else self._column
         rollout, found = super().collect(after_step)
         if rollout.pathwise is not None:
             self._differentiate()
@@ -133,15 +135,17 @@ class PathwiseCollector(Collector):
             self._units[: len(weights)] = weights / targets.applied
         explained = explained_share(targets)
         self._units *= explained
+        graph = torch.tensor(self._graph_bytes / 2**20)
         named = zip(critic_heads(self.rollout.reward_names, len(explained)), explained, strict=True)
         return {
-            "pathwise/graph_mib": Metric(torch.tensor(self._graph_bytes / 2**20), "last"),
+            **({} if self._counted is not None else {"pathwise/graph_mib": Metric(graph, "last")}),
             **{f"pathwise/critic_share/{name}": Metric(share) for name, share in named},
             **({SHARE: Metric(torch.zeros_like(explained[0]))} if column is None else {}),
         }
 
     def learned(self, metrics: Mapping[str, float]) -> None:
-        self._rest.after(self.rollout.pathwise is not None, metrics.get(SHARE, 1.0) > 0.0)
+        share = metrics.get(SHARE, 1.0)  # none where no update was made: that tells nothing
+        self._rest.after(self.rollout.pathwise is not None, share > 0.0)
 
     def take_remarks(self) -> list[str]:
         return [*super().take_remarks(), *self._watch.take_remarks()]
@@ -273,14 +277,15 @@ class PathwiseCollector(Collector):
 
     def state_dict(self) -> dict[str, Any]:
         rest = self._rest.in_vain, self._rest.skipped
-        return super().state_dict() | {"value_units": self._units.clone(), "rest": rest}
+        units = self._units.clone()
+        return super().state_dict() | {"value_units": units, "rest": rest, "without": self._watch.without}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         if "value_units" in state:
             self._units = state["value_units"].to(self._units)
         if "rest" in state:
-            self._rest = Rest(*state["rest"])
+            self._rest, self._watch.without = Rest(*state["rest"]), state["without"]
 
 
 def _stride(gamma: float) -> int:

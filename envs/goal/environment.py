@@ -94,9 +94,9 @@ class Goal(EpisodicEnv[GoalState]):
     of time is an end, not a truncation.
 
     `compiled` lets PyTorch compile a substep, of which a kick takes some 250: the environment is then three
-    to six times as fast, once it is compiled (5 to 30 s for each use: training, evaluation). It may round
-    differently, which makes another run of a seed. Where nothing can be compiled, for want of a C++ compiler
-    say, that is told.
+    to six times as fast. Compiling takes 5 to 30 s for each use, as training and evaluation are, and with
+    derivatives some more. It may round differently, which makes another run of a seed and of a resumed one.
+    Where nothing can be compiled, for want of a C++ compiler say, that is told.
 
     Deviations: an action that is not over after `max_substeps` is given up and the next one begins (the
     original waits for ever; of 5,000 random actions none took more than 225).
@@ -159,13 +159,19 @@ class Goal(EpisodicEnv[GoalState]):
         def attempt(*state: Any) -> tuple[GoalState, Tensor]:
             try:
                 return play_on(*state)
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 self._play_on = _play_on
                 reason = str(error).strip().partition("\n")[0]
-                self._remarks.append(f"env.compiled = true: not compiled ({reason}); Goal is slower so")
+                told = f"env.compiled = true: not compiled ({reason}), and slower; it takes a C++ compiler"
+                self._remarks.append(told)
                 return _play_on(*state)
 
         return attempt
+
+    @property
+    def notice(self) -> str | None:
+        """Why a resumed run is not exactly the same."""
+        return "env.compiled = true may round differently" if self._play_on is not _play_on else None
 
     def take_remarks(self) -> list[str]:
         remarks, self._remarks = self._remarks, []

@@ -62,9 +62,9 @@ def kick_off(u: Tensor) -> GoalState:
     y = ball[:, 1] * GOAL_AREA_LENGTH / (GOAL_LINE - ball[:, 0])
     y = y.clamp(-GOAL_AREA_WIDTH / 2, GOAL_AREA_WIDTH / 2)
     goalie = torch.stack((torch.full_like(y, x), y), dim=1)
-    rest = torch.zeros_like(player)
+    rest = [torch.zeros_like(player) for _ in range(3)]  # not one for all, which a compiler would go by
     steps = torch.zeros_like(u, dtype=torch.long)
-    return GoalState(player, rest, angle, goalie, rest, _angle(goalie, ball), ball, rest, steps)
+    return GoalState(player, rest[0], angle, goalie, rest[1], _angle(goalie, ball), ball, rest[2], steps)
 
 
 def substep(state: GoalState, target: Tensor, u: Tensor) -> GoalState:

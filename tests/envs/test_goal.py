@@ -375,5 +375,8 @@ def test_what_cannot_be_compiled_is_played_as_it_is_and_said_once(monkeypatch: p
     env = Goal(8, compiled=True)
     torch.testing.assert_close(played(env)[0], played(Goal(8))[0])
     (remark,) = env.take_remarks()
-    assert remark == "env.compiled = true: not compiled (no C++ compiler); Goal is slower so"
+    assert (
+        remark == "env.compiled = true: not compiled (no C++ compiler), and slower; it takes a C++ compiler"
+    )
     assert env.take_remarks() == []
+    assert env.notice is None

@@ -158,8 +158,17 @@ def test_what_has_no_share_is_asked_for_in_one_rollout_of_five() -> None:
     assert differentiated == [True] * 8 + ([False] * 4 + [True]) * 3 + [True] * 2
 
 
+def watched() -> PathwiseCollector:
+    """A collector after two rollouts, in which derivatives were seen."""
+    collector = collecting(CatchPoint(4), steps=3, horizon=2)
+    for _ in range(2):
+        collector.collect()
+        collector.judged(known())
+    return collector
+
+
 def test_at_rest_the_same_is_collected_and_then_differentiated_again() -> None:
-    awake, resting = (collecting(CatchPoint(4), steps=3, horizon=2) for _ in range(2))
+    awake, resting = (watched() for _ in range(2))
     for _ in range(5):
         resting.learned({SHARE: 0.0})
     first, second = awake.collect()[0], resting.collect()[0]
@@ -178,3 +187,14 @@ def test_at_rest_the_same_is_collected_and_then_differentiated_again() -> None:
     assert after is not None
     assert torch.equal(before.gradient, after.gradient)
     assert after.gradient.any()
+
+
+def test_nobody_rests_before_it_is_known_whether_there_are_derivatives() -> None:
+    """As it would be told so much later that there are none."""
+    collector = collecting(CatchPoint(4), steps=3, horizon=2)
+    for _ in range(5):
+        collector.learned({SHARE: 0.0})
+    for _ in range(2):  # without a critic at first
+        assert collector.collect()[0].pathwise is not None
+        collector.judged(known())
+    assert collector.collect()[0].pathwise is None
