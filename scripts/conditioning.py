@@ -23,7 +23,7 @@ import numpy as np
 
 import equipoise
 from equipoise.scripts.studies.experiments import add_arguments, chosen, study
-from equipoise.scripts.studies.intervals import Floats, holm, paired
+from equipoise.scripts.studies.intervals import Floats, holm, paired, within_pairs
 from equipoise.scripts.studies.joint_tasks import Climbing, SharedBox
 from equipoise.scripts.studies.report import table
 from equipoise.scripts.studies.rows import Row, add_folders, made, publish
@@ -138,9 +138,7 @@ def _differences(rows: Sequence[Row]) -> list[str]:
             for arm in ARMS
         }
         for arm in ARMS[1:]:
-            both = sorted(by_arm[arm].keys() & by_arm["none"].keys())
-            if len(both) > 1:
-                more = np.array([by_arm[arm][seed] - by_arm["none"][seed] for seed in both])
+            if len(more := within_pairs(by_arm[arm], by_arm["none"])) > 1:
                 found.append((task, arm, measure, more))
     if not found:
         return []

@@ -21,7 +21,7 @@ import numpy as np
 
 import equipoise
 from equipoise.scripts.studies.experiments import add_arguments, chosen, study
-from equipoise.scripts.studies.intervals import SIGNIFICANT, holm, paired
+from equipoise.scripts.studies.intervals import SIGNIFICANT, holm, paired, within_pairs
 from equipoise.scripts.studies.report import table
 from equipoise.scripts.studies.rows import Row, add_folders, made, publish
 from equipoise.scripts.suite.episodes import binned
@@ -119,7 +119,7 @@ def _cells(rows: Sequence[Row], measure: str) -> dict[tuple[str, str], str]:
     against = {}
     for (task, arm), ours in found.items():
         theirs = found.get((task, BASELINE), {})
-        differences = np.array([ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()])
+        differences = within_pairs(ours, theirs)
         if arm != BASELINE and len(differences) > 1:
             against[task, arm] = paired(differences)
     cells = {place: f"{np.mean(list(each.values())):.4g}" for place, each in found.items()}

@@ -21,9 +21,9 @@ import numpy as np
 from equipoise.scripts.studies import plots
 from equipoise.scripts.studies.adding import add_adding, known_results, without
 from equipoise.scripts.studies.experiments import Failure, add_arguments, add_places, study
-from equipoise.scripts.studies.intervals import SIGNIFICANT, holm, paired
+from equipoise.scripts.studies.intervals import SIGNIFICANT, holm, paired, within_pairs
 from equipoise.scripts.studies.parallel import trained
-from equipoise.scripts.studies.report import LEGEND, failed, markdown_tables, report_study, table
+from equipoise.scripts.studies.report import LEGEND, failed, markdown_tables, report_study, table, told_p
 from equipoise.scripts.studies.results import MEASURES, Measure, Result, by_arm, load
 from equipoise.scripts.studies.tasks import Task, add_tasks_and_arms, jobs_of
 
@@ -132,13 +132,11 @@ def _differences(parts: dict[str, list[Result]], arm: str, measure: Measure) -> 
         ours, theirs = (
             {run.seed: getattr(run, measure) for run in runs.get(name, [])} for name in (arm, BASELINE)
         )
-        both = sorted(ours.keys() & theirs.keys())
-        if len(both) > 1:
-            found[task] = paired(np.array([ours[seed] - theirs[seed] for seed in both]))
+        if len(differences := within_pairs(ours, theirs)) > 1:
+            found[task] = paired(differences)
     cells = {}
     for (task, (one, _)), p in zip(found.items(), holm([p for _, p in found.values()]), strict=True):
-        told = "p < 0.001" if p < 0.001 else f"p {p:.{3 if p < 0.1 else 2}f}"
-        text = f"{one.value:+.3f} [{one.low:.3f}, {one.high:.3f}] ({one.runs[0]}), {told}"
+        text = f"{one.value:+.3f} [{one.low:.3f}, {one.high:.3f}] ({one.runs[0]}), {told_p(p)}"
         cells[task] = f"**{text}**" if p < SIGNIFICANT else text
     return cells
 

@@ -77,7 +77,7 @@ class Watch:
         """
         if (wrong := _not_finite(gradient)) is not None:
             self._tell(NonFiniteError(f"the derivative through {self._name} {wrong}; see docs/pathwise.md"))
-        if self.without < ROLLOUTS and critic_counts:
+        if self.undecided and critic_counts:
             self.without = ROLLOUTS + 1 if bool(gradient.any()) else self.without + 1
             if self.without == ROLLOUTS:
                 what = f"nothing that {self._name} returns depends on the parameters of its actions"

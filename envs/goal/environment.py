@@ -148,9 +148,9 @@ class Goal(EpisodicEnv[GoalState]):
         choice, target = self.parse(action)
         u = self.random.uniform(self.max_substeps, UNIFORMS)
         out_of_time = state.steps + 1 >= self.max_steps
-        after, active = state, ~out_of_time
+        after, active, kicks = state, ~out_of_time, choice == KICK_TO
         for i in range(self.max_substeps):
-            after, active = self._play_on(after, active, target, u[:, i], choice == KICK_TO)
+            after, active = self._play_on(after, active, target, u[:, i], kicks)
             if self.device.type == "cpu" and not active.any():
                 break  # on a GPU asking would cost more than going on
         return self._judge(after._replace(steps=state.steps + 1), out_of_time)

@@ -27,7 +27,7 @@ the statistical precipice", NeurIPS 2021.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -108,6 +108,11 @@ def equivalent(ours: Floats, theirs: Floats, margin: float) -> float:
         return 0.0 if room > 0 else 1.0
     parts = [s * s / (len(side) - 1) for s, side in zip(spreads, (ours, theirs), strict=True)]
     return 1.0 - _t_below(room / error, sum(spreads) ** 2 / sum(parts))
+
+
+def within_pairs(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Floats:
+    """What ours have more than theirs, seed by seed, of the seeds that both have."""
+    return np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
 
 
 def paired(differences: Floats) -> tuple[Interval, float]:

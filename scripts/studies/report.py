@@ -53,6 +53,10 @@ gradients, geometric mean over the last quarter. Best area first.
 K = TypeVar("K", bound=Hashable)
 
 
+def told_p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p {p:.{3 if p < 0.1 else 2}f}"
+
+
 class Comparison(NamedTuple):
     """Two arms compared: the probability that a run of the first does better than one of the second."""
 
@@ -66,7 +70,7 @@ class Comparison(NamedTuple):
 
     @property
     def told_p(self) -> str:
-        return "p < 0.001" if self.p < 0.001 else f"p {self.p:.{3 if self.p < 0.1 else 2}f}"
+        return told_p(self.p)
 
     def __str__(self) -> str:
         text = f"{shown(self.probability, 2)}, {self.told_p}"

@@ -22,6 +22,7 @@ from equipoise.scripts.studies.intervals import (
     probability_of_improvement,
     rank_sum_test,
     steps_to,
+    within_pairs,
 )
 
 
@@ -283,3 +284,7 @@ def test_paired_differences_by_hand() -> None:
     assert interval.high - 2.0 == pytest.approx(3.182 / 2.0, abs=1e-3)
     assert p == pytest.approx(0.0280, abs=2e-4)
     assert paired(np.zeros(3))[1] == 1.0
+
+
+def test_differences_are_those_of_seeds_that_both_have() -> None:
+    assert within_pairs({3: 1.0, 1: 0.5, 9: 7.0}, {1: 0.25, 3: 2.0, 4: 0.0}).tolist() == [0.25, -1.0]
