@@ -6,9 +6,9 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from equipoise.trainer.system.run_folder import SUMMARY
 
 Measure = Literal["final", "area"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
+N = TypeVar("N", float, float | None)
 THRESHOLD = 0.8
 CSV_COLUMNS = (
     "env",
@@ -85,6 +86,8 @@ def load(folder: Path, arm: str, env: str | None = None, threshold: float = THRE
     if not (folder / SUMMARY).exists():
         return None
     summary = Summary.read(folder / SUMMARY)
+    score, returned = as_written(summary.normalized_score), as_written(summary.return_mean)
+    summary = replace(summary, normalized_score=score, return_mean=returned)
     if summary.status != "finished" or summary.env_steps is None or summary.seed is None:
         return None
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -104,9 +107,14 @@ def load(folder: Path, arm: str, env: str | None = None, threshold: float = THRE
         balance_steps=balance_steps,
         balance=balance,
         skipped=sum(line.get("optimizer/skipped") or 0.0 for line in lines),
-        area=area_under_curve(steps, scores),
+        area=as_written(area_under_curve(steps, scores)),
         time_to_threshold=steps_to(threshold, steps, scores),
     )
+
+
+def as_written(number: N) -> N:
+    """To the digits of a CSV: ranks would tell 0.9999999 from the 1 that another such run became there."""
+    return number if number is None else float(f"{number:.6g}")
 
 
 def read_metric(folder: Path, tag: str) -> tuple[Floats, Floats]:

@@ -8,6 +8,7 @@ from test_regret import result
 
 from equipoise.scripts.pathwise import ARMS, TASKS, body
 from equipoise.scripts.studies.adding import without
+from equipoise.scripts.studies.results import as_written, read_csv, write_csv
 from equipoise.scripts.studies.tasks import jobs_of
 
 
@@ -47,3 +48,10 @@ def test_pairs_of_one_seed_show_what_runs_of_all_seeds_hide() -> None:
     assert "(7), p < 0.001" in pairs
     (ranks,) = [line for line in text.splitlines() if line.startswith("| auto |")]
     assert "**" not in ranks
+
+
+def test_a_score_is_the_same_from_a_run_and_from_the_csv(tmp_path: Path) -> None:
+    """Ranks would tell 0.9999999, of a run of today, from the 1 that a known one has become."""
+    run = result("platform", "auto", 1, 0.99999988)
+    write_csv(tmp_path / "runs.csv", [run])
+    assert read_csv(tmp_path / "runs.csv")[0].final == as_written(run.final) == 1.0
