@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import multiprocessing
 import os
@@ -88,9 +89,11 @@ class Command:
         os.kill(self.pid, signal.SIGINT)
 
     def end(self, seconds: float = 120.0) -> Ended:
-        """Wait for it, or kill it after `seconds`, which is an error."""
+        """Wait for it, or kill it after `seconds`, which is an error that says what all its threads did."""
         self.process.join(seconds)
         if self.process.exitcode is None:
+            os.kill(self.pid, signal.SIGUSR1)
+            self.process.join(2.0)
             self.process.kill()
             raise AssertionError(f"no end after {seconds} s: {self.stdout}")
         errors = self._files[-1].read_text(errors="replace") if len(self._files) > 1 else ""
@@ -204,6 +207,7 @@ def _command(
     for number, file in files.items():
         os.dup2(file, number)
         os.close(file)
+    faulthandler.register(signal.SIGUSR1, file=1)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(variables)

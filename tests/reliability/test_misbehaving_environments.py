@@ -386,7 +386,8 @@ def test_a_film_that_fails_costs_nothing_else(tmp_path: Path) -> None:
 
 class HangingRender(ToyEnv):
     def render(self, index: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        time.sleep(600)
+        for _ in range(6000):  # a signal just before it begins does not wake a single long sleep
+            time.sleep(0.1)
         raise AssertionError
 
 
