@@ -129,10 +129,7 @@ def _share(sums: Tensor) -> Tensor:
     count = weights * (1 + _MEMORY) / (2 - weights * (1 - _MEMORY))
     error = ((squares - both.square()).clamp(min=0.0) / (count - 1)).sqrt()
     error = torch.where(count > 1.5, error, torch.where(both > 0, torch.inf, 0.0))
-    path = path.clamp(0.0, 1.0)
-    # There is no less signal in s than it has in common with p.
-    least = torch.where(path > 0, both.clamp(min=0.0).square() / path, 0.0)
-    score = torch.maximum(score, least).clamp(_LEAST_SIGNAL, 1.0)
+    score, path = score.clamp(_LEAST_SIGNAL, 1.0), path.clamp(0.0, 1.0)
     both = torch.minimum(both + error, (score * path).sqrt())
     a, b = both * (1 - score), score * (1 + path) - 2 * both.square()
     return torch.where(a > 0, a / (a + b), 0.0)

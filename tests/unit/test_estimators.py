@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from test_pathwise import collecting, known
@@ -10,7 +12,7 @@ from equipoise.envs.catch_point import CatchPoint
 from equipoise.envs.switched_lqr import SwitchedLQR
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.data import Pathwise
-from equipoise.trainer.estimators import EstimatorMix, Rest
+from equipoise.trainer.estimators import EstimatorMix, Rest, _share
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.pathwise_loss import SHARE
@@ -123,6 +125,18 @@ def test_p_is_believed_until_the_rollouts_speak_against_it(monkeypatch: pytest.M
     assert shares(*[away] * 3)[1:] == [0.0, 0.0]
     noise = (1.0, 0.0), (0.3, 1.0), (1.0, 0.0), (-0.1, 1.0)
     assert mixing(monkeypatch, *[noise] * 3)[0] == [0.0] * 3, "p is noise itself"
+
+
+def test_more_agreement_never_means_a_smaller_share() -> None:
+    """Nor where κ is larger than σ and π allow, as it may be by chance."""
+    for score, path in itertools.product((-0.1, 0.001, 0.05, 0.3, 0.9), repeat=2):
+        found = []
+        for both in torch.linspace(-0.5, 1.0, 40).tolist():
+            shares = torch.tensor([score, path, both, both**2 + 0.01], dtype=torch.float64)
+            sums = torch.cat([torch.ones(3), shares]).to(torch.float64) * 5.0
+            found.append(float(_share(sums)))
+        assert all(0.0 <= less <= more <= 1.0 for less, more in itertools.pairwise(found))
+        assert (found[-1] > 0.0) == (path > 0.0)
 
 
 def test_a_rollout_in_which_p_is_silent_is_one_in_which_it_has_no_signal(
