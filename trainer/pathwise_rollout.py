@@ -8,6 +8,7 @@ policy learning with parallel differentiable simulation", 2022; for hybrid actio
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -90,9 +91,10 @@ class PathwiseCollector(Collector):
         self._units = torch.zeros(policy.value_head.out_features, device=env.device)
         """`[V]`: makes of values what they are worth in the task, as far as they are believed. 0 before the
         first update: the critic knows nothing yet."""
-        self._counted: dict[int, int] | None = {}
-        """Address -> bytes of what the graph of the first horizon keeps; None once that is known."""
-        self._graph_bytes = 0
+        self._saved: list[weakref.ref[Tensor]] = []
+        """By the graph of the first horizon, for its backward pass."""
+        self._graph_bytes: int | None = None
+        """Of all that is still saved when that begins."""
 
     def collect(self, after_step: Callable[[], object] = lambda: None) -> tuple[Rollout, list[Metrics]]:
         self._taken, self._done = [], 0
@@ -135,10 +137,10 @@ class PathwiseCollector(Collector):
             self._units[: len(weights)] = weights / targets.applied
         explained = explained_share(targets)
         self._units *= explained
-        graph = torch.tensor(self._graph_bytes / 2**20)
+        graph = self._graph_bytes
         named = zip(critic_heads(self.rollout.reward_names, len(explained)), explained, strict=True)
         return {
-            **({} if self._counted is not None else {"pathwise/graph_mib": Metric(graph, "last")}),
+            **({} if graph is None else {"pathwise/graph_mib": Metric(torch.tensor(graph / 2**20), "last")}),
             **{f"pathwise/critic_share/{name}": Metric(share) for name, share in named},
             **({SHARE: Metric(torch.zeros_like(explained[0]))} if column is None else {}),
         }
@@ -193,13 +195,11 @@ class PathwiseCollector(Collector):
 
     def _counting(self) -> AbstractContextManager[object]:
         """Counts, during the first horizon, the bytes that are kept for the backward pass."""
-        if self._counted is None:
+        if self._graph_bytes is not None:
             return nullcontext()
-        counted = self._counted
 
         def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            counted[storage.data_ptr()] = storage.nbytes()
+            self._saved.append(weakref.ref(tensor))
             return tensor
 
         return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
@@ -213,8 +213,10 @@ class PathwiseCollector(Collector):
     def _differentiate(self) -> None:
         """Write the derivatives of the steps since this was last done, and let go of the graph."""
         taken, count = self._taken, len(self._taken)
-        if self._counted is not None:
-            self._graph_bytes, self._counted = sum(self._counted.values()), None
+        if self._graph_bytes is None:
+            storages = (saved.untyped_storage() for ref in self._saved if (saved := ref()) is not None)
+            self._graph_bytes = sum({each.data_ptr(): each.nbytes() for each in storages}.values())
+            self._saved = []
         rest = self._worth(self._now.observation)
         last = taken[-1]
         # A new episode, if one has begun, owes nothing to what was done before.
@@ -277,8 +279,8 @@ class PathwiseCollector(Collector):
 
     def state_dict(self) -> dict[str, Any]:
         rest = self._rest.in_vain, self._rest.skipped
-        units = self._units.clone()
-        return super().state_dict() | {"value_units": units, "rest": rest, "without": self._watch.without}
+        ours = {"value_units": self._units.clone(), "rest": rest, "graph_bytes": self._graph_bytes}
+        return super().state_dict() | ours | {"without": self._watch.without}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
@@ -286,6 +288,7 @@ class PathwiseCollector(Collector):
             self._units = state["value_units"].to(self._units)
         if "rest" in state:
             self._rest, self._watch.without = Rest(*state["rest"]), state["without"]
+        self._graph_bytes = state.get("graph_bytes")
 
 
 def _stride(gamma: float) -> int:

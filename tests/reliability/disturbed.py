@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from equipoise.envs.protocol import Timestep
+from equipoise.envs.switched_lqr import SwitchedLQR
 from equipoise.trainer.data import Rollout, Term
 from equipoise.trainer.stages.protocol import LossState, RewardResult
 from tests.envs.misbehaving import Counter
@@ -44,6 +45,18 @@ class DrawingEnv(ToyEnv):
         luck = np.random.random() + random.random() + torch.rand(self.num_envs, 2)
         step = super().step(action)
         return step._replace(rewards=step.rewards + luck)
+
+
+class Misleading(SwitchedLQR):
+    """Its derivatives point the other way."""
+
+    def step(self, action: Any) -> Timestep:
+        timestep = super().step(action)
+        return timestep._replace(rewards=2.0 * timestep.rewards.detach() - timestep.rewards)
+
+
+AT_REST = ("env._target_=tests.reliability.disturbed.Misleading", "env.num_envs=64", "env.dimension=2")
+"""From the sixth rollout on `auto` asks for derivatives in one of five only."""
 
 
 class SignallingEnv(ToyEnv):

@@ -18,6 +18,7 @@ from equipoise.trainer.loop import Trainer
 from equipoise.trainer.system import checkpoint
 from tests.conftest import TINY, TOY
 from tests.integration.test_training import assert_same
+from tests.reliability.disturbed import AT_REST
 from tests.reliability.processes import assert_curves_are_whole, lines, points, run, state, summary, toy
 
 PRESETS = sorted(path.stem for path in (CONFIG_DIR / "preset").glob("*.yaml"))
@@ -39,22 +40,23 @@ def metrics(trainer: Trainer, iterations: int) -> list[dict[str, float]]:
     return [{tag: x for tag, x in row.items() if not tag.startswith("time/")} for row in rows]
 
 
-def assert_resumes_exactly(config: Config, folder: Path) -> None:
-    """Four iterations of which the whole is the sum of two halves, with a file in between."""
+def assert_resumes_exactly(config: Config, folder: Path, half: int = 2) -> list[dict[str, float]]:
+    """Iterations of which the whole is the sum of two halves, with a file in between; returns their metrics."""
     whole = build(config, folder / "whole")
-    expected = metrics(whole, 4)
+    expected = metrics(whole, 2 * half)
     first = build(config, folder / "first")
-    found = metrics(first, 2)
+    found = metrics(first, half)
     checkpoint.save(folder / "half.pt", first.state_dict())
     first.close()
     saved = checkpoint.load(folder / "half.pt")
     second = build(check(saved["config"]), folder / "second", saved)
-    found += metrics(second, 2)
+    found += metrics(second, half)
     assert found == expected
     assert_same(second.state_dict(), whole.state_dict())
     assert all(bool(p.isfinite().all()) for p in whole.policy.parameters())
     whole.close()
     second.close()
+    return found
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -65,6 +67,13 @@ def test_every_preset(toy: Callable[..., Config], tmp_path: Path, preset: str) -
 def test_gradients_through_the_simulator(tmp_path: Path) -> None:
     gradients = "trainer.continuous_gradient=auto", "trainer.pathwise_horizon=3"
     assert_resumes_exactly(compose(["env=catch_point", *TOY[:-2], *EVERYTHING, *gradients]), tmp_path)
+
+
+def test_a_derivative_at_rest(tmp_path: Path) -> None:
+    """After the seventh of fourteen iterations: the second of four that are not differentiated."""
+    auto = "trainer.continuous_gradient=auto", "trainer.batch.rollout_steps=8"
+    found = assert_resumes_exactly(compose([*TOY, *AT_REST, *auto]), tmp_path, half=7)
+    assert ["pathwise/agreement" in of for of in found] == [True] * 5 + [False] * 4 + [True] + [False] * 4
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])

@@ -402,3 +402,16 @@ def test_an_environment_without_derivatives_is_refused(toy: Any) -> None:
 
     with pytest.raises(ConfigError, match=r"continuous_gradient = auto: ToyEnv cannot be differentiated"):
         build(toy("trainer.continuous_gradient=auto"), None)
+
+
+def test_the_graph_grows_with_the_horizon_alone() -> None:
+    def mebibytes(steps: int, horizon: int) -> float:
+        collector = collecting(SwitchedLQR(16, dimension=4, modes=2), steps=steps, horizon=horizon)
+        collector.collect()
+        return float(collector.judged(known())["pathwise/graph_mib"].value)
+
+    once = mebibytes(steps=8, horizon=2)
+    assert once > 16 * 2 * 8 * 4 / 2**20, "at least what the layer of 8 has put out"
+    assert mebibytes(steps=16, horizon=2) == once
+    per_step = mebibytes(steps=8, horizon=4) - once
+    assert mebibytes(steps=8, horizon=8) - once == pytest.approx(3 * per_step, rel=0.01)
