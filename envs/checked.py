@@ -55,12 +55,7 @@ class CheckedEnv:
         )
 
     def reset(self, seed: int | None = None) -> tuple[Tensor, ActionMask | None]:
-        try:
-            result = self.env.reset(seed)
-        except (EnvError, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # user code: may raise anything, SystemExit too
-            self._fail(f"reset raised {type(error).__name__}: {error}", error)
+        result = self._call("reset", seed)
         if not isinstance(result, tuple) or len(result) != 2:
             self._fail("reset must return (observation, action mask or None)")
         observation, mask = result
@@ -73,12 +68,7 @@ class CheckedEnv:
     def step(self, action: NativeAction) -> Timestep:
         if not torch.compiler.is_compiling():  # where all of this is looked at once
             self._steps += 1
-        try:
-            timestep = self.env.step(action)
-        except (EnvError, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # user code: may raise anything, SystemExit too
-            self._fail(f"step raised {type(error).__name__}: {error}", error)
+        timestep = self._call("step", action)
         if not isinstance(timestep, Timestep):
             if getattr(timestep, "_fields", None) != Timestep._fields:
                 self._fail(f"step returned a {type(timestep).__name__}; it must be a Timestep")
@@ -92,16 +82,19 @@ class CheckedEnv:
 
     def detach(self) -> None:
         """Of a `DifferentiableEnv`."""
-        try:
-            self.env.detach()  # type: ignore[attr-defined]
-        except (EnvError, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # user code: may raise anything, SystemExit too
-            self._fail(f"detach raised {type(error).__name__}: {error}", error)
+        self._call("detach")
 
     def complete(self, mask: ActionMask | None) -> ActionMask | None:
         """See `dependent_masks.complete`."""
         return complete(self.env, mask, self._every_choice) if self._masking else mask
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self.env, method)(*arguments)
+        except (EnvError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # user code: may raise anything, SystemExit too
+            self._fail(f"{method} raised {type(error).__name__}: {error}", error)
 
     def _check(self, name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         if not isinstance(value, Tensor):
