@@ -64,8 +64,8 @@ class EstimatorMix:
 
     p is believed until the rollouts speak against it. s has so much noise that they seldom speak for it: κ
     counts as large as its standard error allows, up to √(σπ), where both signals have one direction (Cauchy
-    and Schwarz). Of the first rollout, of which nobody knows a standard error, only its sign counts. But
-    where p itself is noise, as where jumps are what pays, π is 0, and so is that bound.
+    and Schwarz). Of the first rollout, of which nobody knows a standard error, only its sign counts. But p
+    must be signal, as it is not where jumps are what pays: a π less than two standard errors above 0 is 0.
 
     The length of p says nothing, as the optimizer undoes it: the least squared *error* would take a p of no
     use, if it is but short enough, before a noisy s. It is made as long as s in the mean over the rollouts,
@@ -74,8 +74,8 @@ class EstimatorMix:
 
     def __init__(self, policy: Policy, flat: FlatParameters, settings: TrainerConfig) -> None:
         self._policy, self._flat, self._settings = policy, flat, settings
-        self._sums = torch.zeros(7, dtype=torch.float64, device=flat.vector.device)
-        """Of the weights, ‖s‖², ‖p‖², σ, π, κ and κ²."""
+        self._sums = torch.zeros(8, dtype=torch.float64, device=flat.vector.device)
+        """Of the weights, ‖s‖², ‖p‖², σ, π, κ, π² and κ²."""
 
     def mix(self, samples: Minibatch, log: MetricLog) -> Minibatch:
         """`samples`, of which no update has learned yet, with their share, and derivatives as long as s."""
@@ -86,7 +86,7 @@ class EstimatorMix:
         both = (torch.dot(s1, p2) + torch.dot(s2, p1)) / 2 / (score * path).sqrt()
         signals = signal_share(s1, s2), signal_share(p1, p2)
         silent = path == 0  # p has nothing to say, which is known, and no signal
-        shares = torch.stack([*signals, both, both.square()])
+        shares = torch.stack([*signals, both, signals[1].square(), both.square()])
         shares[1:] = shares[1:].masked_fill(silent, 0.0)
         found = torch.cat([torch.stack([torch.ones_like(path), score, path]), shares]).to(self._sums)
         # Without two halves, of no score at all, or of numbers that are not finite, nothing is known.
@@ -123,14 +123,17 @@ class EstimatorMix:
 
 def _share(sums: Tensor) -> Tensor:
     """λ, of sums as `EstimatorMix` keeps them."""
-    weights = sums[0]
-    score, path, both, squares = (sums[3:] / weights).unbind()
+    weights, score = sums[0], sums[3] / sums[0]
+    means, squares = (sums[4:] / weights).chunk(2)
     # Of as many equal weights: (Σw)² / Σw², w = 1, 0.9, 0.81, …
     count = weights * (1 + _MEMORY) / (2 - weights * (1 - _MEMORY))
-    error = ((squares - both.square()).clamp(min=0.0) / (count - 1)).sqrt()
-    error = torch.where(count > 1.5, error, torch.where(both > 0, torch.inf, 0.0))
+    errors = ((squares - means.square()).clamp(min=0.0) / (count - 1)).sqrt()
+    several = count > 1.5
+    path, both = means.unbind()
+    path = torch.where(several & (path < 2 * errors[0]), 0.0, path)
+    both = both + torch.where(several, errors[1], torch.where(both > 0, torch.inf, 0.0))
     score, path = score.clamp(_LEAST_SIGNAL, 1.0), path.clamp(0.0, 1.0)
-    both = torch.minimum(both + error, (score * path).sqrt())
+    both = torch.minimum(both, (score * path).sqrt())
     a, b = both * (1 - score), score * (1 + path) - 2 * both.square()
     return torch.where(a > 0, a / (a + b), 0.0)
 

@@ -127,12 +127,25 @@ def test_p_is_believed_until_the_rollouts_speak_against_it(monkeypatch: pytest.M
     assert mixing(monkeypatch, *[noise] * 3)[0] == [0.0] * 3, "p is noise itself"
 
 
+def test_p_is_taken_for_noise_where_its_signal_is_within_two_standard_errors_of_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """π is 0.3 on average in both, κ is √(σπ); here it comes and goes, there it is the same in every rollout."""
+    s1, s2, p1 = (0.6, 0.8, 0.0), (0.6, -0.8, 0.0), (1.0, 0.0, 0.0)
+
+    def last(*halves: tuple[float, float, float]) -> float:
+        return mixing(monkeypatch, *[(s1, s2, p1, p2) for p2 in halves])[0][-1]
+
+    assert last((1.0, 0.0, 0.0), (-0.4, 0.0, 0.9165)) == 0.0
+    assert last((0.3, 0.0, 0.954), (0.3, 0.0, 0.954)) > 0.1
+
+
 def test_more_agreement_never_means_a_smaller_share() -> None:
     """Nor where κ is larger than σ and π allow, as it may be by chance."""
     for score, path in itertools.product((-0.1, 0.001, 0.05, 0.3, 0.9), repeat=2):
         found = []
         for both in torch.linspace(-0.5, 1.0, 40).tolist():
-            shares = torch.tensor([score, path, both, both**2 + 0.01], dtype=torch.float64)
+            shares = torch.tensor([score, path, both, path**2, both**2 + 0.01], dtype=torch.float64)
             sums = torch.cat([torch.ones(3), shares]).to(torch.float64) * 5.0
             found.append(float(_share(sums)))
         assert all(0.0 <= less <= more <= 1.0 for less, more in itertools.pairwise(found))
