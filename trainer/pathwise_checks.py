@@ -65,25 +65,24 @@ class Watch:
         self.without = 0
         """Rollouts in which the critic counted and all derivatives were 0; above `ROLLOUTS` once there was
         another one."""
-        self._told: set[type] = set()
+        self._told: set[type[Exception]] = set()
         self._remarks: list[str] = []
 
-    def look_at(self, gradient: Tensor, critic_counts: bool) -> None:
-        """`gradient` `[T, N, P]`: of a rollout. Reads its values.
+    def look_at(self, gradient: Tensor, anywhere: bool, critic_counts: bool) -> None:
+        """`gradient` `[T, N, P]`: of a rollout, whose values are read; `anywhere`: whether any process has
+        one that is not 0, so that all decide alike.
 
         Raises, if `alone`:
             NonFiniteError: one of them is not finite.
             ConfigError: all were 0 for a while, though a critic that looks at the observations had a say.
         """
         if (wrong := _not_finite(gradient)) is not None:
-            self._tell(NonFiniteError(f"the derivative through {self._name} {wrong}; see docs/pathwise.md"))
+            self._tell(NonFiniteError, f"the derivative through {self._name} {wrong}")
         if self.undecided and critic_counts:
-            self.without = ROLLOUTS + 1 if bool(gradient.any()) else self.without + 1
+            self.without = ROLLOUTS + 1 if anywhere else self.without + 1
             if self.without == ROLLOUTS:
                 what = f"nothing that {self._name} returns depends on the parameters of its actions"
-                self._tell(
-                    ConfigError(f"trainer.continuous_gradient: {what} by a derivative; score always works")
-                )
+                self._tell(ConfigError, f"trainer.continuous_gradient: {what} by a derivative")
 
     @property
     def undecided(self) -> bool:
@@ -95,12 +94,12 @@ class Watch:
         remarks, self._remarks = self._remarks, []
         return remarks
 
-    def _tell(self, error: Exception) -> None:
+    def _tell(self, kind: type[Exception], what: str) -> None:
         if self._alone:
-            raise error
-        if type(error) not in self._told:
-            self._told.add(type(error))
-            self._remarks.append(f"{error}: such rollouts are left to PPO's estimate")
+            raise kind(f"{what} (docs/pathwise.md says what an environment needs); score always works")
+        if kind not in self._told:
+            self._told.add(kind)
+            self._remarks.append(f"{what}; such rollouts are left to PPO's estimate")
 
 
 def _not_finite(gradient: Tensor) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,9 @@ from equipoise.trainer.policy.protocol import Policy
 from equipoise.trainer.rollout import Acting, ActorOutput, Collector, Step
 from equipoise.trainer.system import distributed
 from equipoise.trainer.targets import explained_share
+
+_IN_PLACE = "modified by an inplace operation"
+"""What PyTorch says of a tensor that the backward pass needs as it was."""
 
 
 @dataclass
@@ -122,8 +125,9 @@ class PathwiseCollector(Collector):
         """
         column = self.rollout.pathwise
         if self.env.device.type == "cpu" and column is not None:
+            anywhere = bool(distributed.all_reduce_max(column.gradient.any().int()))
             with distributed.failing_together():
-                self._watch.look_at(column.gradient, bool(self._units.any()))
+                self._watch.look_at(column.gradient, anywhere, bool(self._units.any()))
         if targets.applied is None:
             raise ConfigError(
                 "trainer.continuous_gradient: values must be in units of the task, which the rewards stage "
@@ -198,11 +202,18 @@ class PathwiseCollector(Collector):
         if self._graph_bytes is not None:
             return nullcontext()
 
-        def keep(tensor: Tensor) -> Tensor:
-            self._saved.append(weakref.ref(tensor))
-            return tensor
+        def keep(tensor: Tensor) -> tuple[Tensor, int]:
+            kept = tensor.detach()  # the graph may not hold what holds it: that is never freed
+            self._saved.append(weakref.ref(kept))
+            return kept, kept._version
 
-        return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        def give(saved: tuple[Tensor, int]) -> Tensor:
+            kept, version = saved
+            if kept._version != version:  # which PyTorch does not look at where there are hooks
+                raise RuntimeError(_IN_PLACE)
+            return kept
+
+        return torch.autograd.graph.saved_tensors_hooks(keep, give)
 
     def _log_prob(self, heads: ActorOutput, actions: Actions, mask: Tensor | None) -> Tensor:
         distribution: HybridDistribution = self.policy.as_distribution(*heads, action_mask=mask)
@@ -230,12 +241,8 @@ class PathwiseCollector(Collector):
         for start in range(0, count, stride := _stride(self._gamma)):
             stop = min(start + stride, count)
             discounts = self._gamma ** torch.arange(count + 1 - start, device=worth.device, dtype=worth.dtype)
-            parts = torch.autograd.grad(
-                worth[start:] @ discounts,
-                [step.nudge for step in taken[start:stop]],
-                retain_graph=stop < count,
-                allow_unused=True,
-            )
+            nudges = [step.nudge for step in taken[start:stop]]
+            parts = self._derivatives(worth[start:] @ discounts, nudges, more=stop < count)
             for row, part, discount in zip(place[start:stop], parts, discounts, strict=False):
                 row.copy_(torch.zeros_like(row) if part is None else part / discount)
         self._taken, self._done = [], self._done + count
@@ -246,6 +253,17 @@ class PathwiseCollector(Collector):
             raise ConfigError(
                 f"{name}.detach() leaves out {what}: the graph grows with every step (docs/pathwise.md)"
             )
+
+    def _derivatives(self, worth: Tensor, nudges: list[Tensor], more: bool) -> Sequence[Tensor | None]:
+        try:
+            return torch.autograd.grad(worth, nudges, retain_graph=more, allow_unused=True)
+        except RuntimeError as error:
+            if _IN_PLACE not in str(error):
+                raise
+            name = type(self.env).__name__
+            raise ConfigError(
+                f"{name} changes in place what its derivatives are made of (docs/pathwise.md): {error}"
+            ) from error
 
     def _worth(self, observations: Tensor) -> Tensor:
         """`[...]`: what the critic expects from `observations` `[..., O]` on, in units of the task."""

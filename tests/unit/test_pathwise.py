@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from gymnasium import spaces
 from torch import Tensor
 
@@ -24,7 +28,7 @@ from equipoise.trainer.configuration.schema import TrainerConfig
 from equipoise.trainer.data import Actions, Minibatch, Pathwise, Rollout, Targets, Term
 from equipoise.trainer.diagnosis import NonFiniteError
 from equipoise.trainer.metric_log import MetricLog
-from equipoise.trainer.pathwise_loss import mixed
+from equipoise.trainer.pathwise_loss import SHARE, mixed
 from equipoise.trainer.pathwise_rollout import PathwiseCollector
 from equipoise.trainer.policy.actor_critic import ActorCritic
 from equipoise.trainer.policy.continuous.family import Family
@@ -37,6 +41,7 @@ from equipoise.trainer.spaces import HybridSpace
 from equipoise.trainer.stages.pipeline import Pipeline
 from equipoise.trainer.targets import explained_share, prepare
 from tests.conftest import TOY
+from tests.forked import in_two_processes
 
 
 def policy_for(env: Any, **keywords: Any) -> ActorCritic:
@@ -224,6 +229,10 @@ class Flawed(SwitchedLQR):
             return timestep._replace(rewards=timestep.rewards + (bad * first).unsqueeze(-1))
         if self.flaw == "keeps":
             self.kept = timestep.rewards
+        if self.flaw == "in place":
+            double = 2.0 * action[1]
+            timestep = timestep._replace(rewards=timestep.rewards + double.square().sum(1, keepdim=True))
+            double += 1.0
         return timestep
 
     def detach(self) -> None:
@@ -239,6 +248,7 @@ class Flawed(SwitchedLQR):
         ("not finite", NonFiniteError, "the derivative through Flawed is nan in environment 0, step 0 "),
         ("keeps", ConfigError, "Flawed.detach() leaves out kept"),
         ("raises", EnvError, "detach raised RuntimeError: boom"),
+        ("in place", ConfigError, "Flawed changes in place what its derivatives are made of"),
     ],
 )
 @pytest.mark.parametrize("alone", [True, False])
@@ -253,7 +263,7 @@ def test_what_is_wrong_with_an_environment_is_told(flaw: str, kind: type, said: 
             collector.collect()
             collector.judged(known())
 
-    if alone or flaw in ("keeps", "raises"):
+    if alone or flaw in ("keeps", "raises", "in place"):
         with pytest.raises(kind, match=re.escape(said)):
             few_rollouts()
         return
@@ -262,6 +272,25 @@ def test_what_is_wrong_with_an_environment_is_told(flaw: str, kind: type, said: 
     assert said in remark
     assert remark.endswith("left to PPO's estimate")
     assert collector.take_remarks() == []
+
+
+def watching(rank: int, rendezvous: str) -> None:
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    env = Flawed(4, dimension=2, modes=1)
+    env.flaw = "" if rank == 0 else "no derivative"
+    collector = collecting(env, steps=2, horizon=2)
+    for _ in range(5):
+        collector.collect()
+        collector.judged(known())
+    for _ in range(5):
+        collector.learned({SHARE: 0.0})
+    assert collector.collect()[0].pathwise is None, "at rest in both processes, or they wait for each other"
+    dist.destroy_process_group()
+
+
+def test_whether_there_are_derivatives_is_decided_over_all_processes(tmp_path: Path) -> None:
+    """Where one has none, by chance, it is no error, and it rests when the other does."""
+    in_two_processes(watching, (tmp_path / "rendezvous").as_uri())
 
 
 def test_irrelevant_and_clamped_parameters_have_no_derivative() -> None:
@@ -415,3 +444,22 @@ def test_the_graph_grows_with_the_horizon_alone() -> None:
     assert mebibytes(steps=16, horizon=2) == once
     per_step = mebibytes(steps=8, horizon=4) - once
     assert mebibytes(steps=8, horizon=8) - once == pytest.approx(3 * per_step, rel=0.01)
+
+
+def test_the_first_graph_is_freed() -> None:
+    """What counts the bytes must not be held by what it counts."""
+    made: list[weakref.ref[Tensor]] = []
+
+    class Remembered(SwitchedLQR):
+        def step(self, action: Any) -> Timestep:
+            made.append(weakref.ref(action[1].exp()))  # saved for its own backward pass
+            timestep = super().step(action)
+            extra = action[1].exp()
+            made.append(weakref.ref(extra))
+            return timestep._replace(rewards=timestep.rewards + extra.sum(1, keepdim=True))
+
+    collector = collecting(Remembered(4, dimension=2, modes=1), steps=4, horizon=2)
+    collector.collect()
+    gc.collect()
+    assert len(made) == 8
+    assert not any(each() is not None for each in made)
