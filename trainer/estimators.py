@@ -92,7 +92,7 @@ class EstimatorMix:
         # Without two halves, of no score at all, or of numbers that are not finite, nothing is known.
         known = found.isfinite().all()
         self._sums = torch.where(known, _MEMORY * self._sums + found.nan_to_num(), self._sums)
-        share = torch.where(known & ~silent, _share(self._sums), 0.0).to(samples.advantages)
+        share = torch.where(known & ~silent, best_share(self._sums), 0.0).to(samples.advantages)
         _, mean_score, mean_path = self._sums[:3]
         length = torch.where(mean_path > 0, (mean_score / mean_path).sqrt(), 0.0).to(samples.advantages)
         log.add({f"pathwise/signal_share_{name}": Metric(x) for name, x in zip(_NAMES, signals, strict=True)})
@@ -121,7 +121,7 @@ class EstimatorMix:
             self._sums = state["sums"].to(self._sums)
 
 
-def _share(sums: Tensor) -> Tensor:
+def best_share(sums: Tensor) -> Tensor:
     """λ, of sums as `EstimatorMix` keeps them."""
     weights, score = sums[0], sums[3] / sums[0]
     means, squares = (sums[4:] / weights).chunk(2)

@@ -163,7 +163,7 @@ def test_an_interrupted_run_of_two_processes_goes_on_exactly(tmp_path: Path) -> 
     ("env", "differentiated"),
     [
         (("env._target_=equipoise.envs.switched_lqr.SwitchedLQR",), [True] * 4),
-        (AT_REST, [True] * 5 + [False] * 4 + [True] * 1),  # resumed at rest
+        (AT_REST, [True] * 5 + [False] * 4 + [True]),  # resumed at rest
     ],
 )
 def test_derivatives_through_the_simulator_go_on_exactly(

@@ -12,7 +12,7 @@ from equipoise.envs.catch_point import CatchPoint
 from equipoise.envs.switched_lqr import SwitchedLQR
 from equipoise.trainer.configuration.compose import compose
 from equipoise.trainer.data import Pathwise
-from equipoise.trainer.estimators import EstimatorMix, Rest, _share
+from equipoise.trainer.estimators import EstimatorMix, Rest, best_share
 from equipoise.trainer.gradients import FlatParameters
 from equipoise.trainer.metric_log import MetricLog
 from equipoise.trainer.pathwise_loss import SHARE
@@ -130,7 +130,7 @@ def test_p_is_believed_until_the_rollouts_speak_against_it(monkeypatch: pytest.M
 def test_p_is_taken_for_noise_where_its_signal_is_within_two_standard_errors_of_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """π is 0.3 on average in both, κ is √(σπ); here it comes and goes, there it is the same in every rollout."""
+    """π is 0.3 on average in both, κ counts as √(σπ); here it comes and goes, there it is the same in every rollout."""
     s1, s2, p1 = (0.6, 0.8, 0.0), (0.6, -0.8, 0.0), (1.0, 0.0, 0.0)
 
     def last(*halves: tuple[float, float, float]) -> float:
@@ -147,7 +147,7 @@ def test_more_agreement_never_means_a_smaller_share() -> None:
         for both in torch.linspace(-0.5, 1.0, 40).tolist():
             shares = torch.tensor([score, path, both, path**2, both**2 + 0.01], dtype=torch.float64)
             sums = torch.cat([torch.ones(3), shares]).to(torch.float64) * 5.0
-            found.append(float(_share(sums)))
+            found.append(float(best_share(sums)))
         assert all(0.0 <= less <= more <= 1.0 for less, more in itertools.pairwise(found))
         assert (found[-1] > 0.0) == (path > 0.0)
 
