@@ -23,7 +23,16 @@ from typing import Any
 
 from equipoise.scripts.studies.environments import NEW, PACKAGES
 from equipoise.scripts.studies.fresh import FRESH
-from equipoise.scripts.studies.outsiders import ALONE, COMMANDS, Outcome, attempt, attempt_alone, keep, read
+from equipoise.scripts.studies.outsiders import (
+    ALONE,
+    AS_PUBLISHED,
+    COMMANDS,
+    Outcome,
+    attempt,
+    attempt_alone,
+    keep,
+    read,
+)
 from equipoise.scripts.studies.packages import MESSAGE, SOURCE, Package
 from equipoise.scripts.studies.report import cpu_model, table, write_report
 from equipoise.trainer.monitor.summary import git_revision, versions
@@ -34,10 +43,12 @@ was tried with Gymnasium alone, then looked at, trained for {steps:,} steps with
 filmed and exported by the console command. *Typed*: what was needed beside what names the environment. *At
 first*: what had been typed before, where that did not do. *Found*: where what was typed was found, in the
 README that the registry shows, in the source, or in the message of a first attempt; empty where nobody
-noted it. *Alone*: whether it runs without any code of this project (`scripts/studies/alone.py`): made with
-the same arguments, 1,000 random steps in whole episodes, or 300 of packages that train here, and 300 with
+noted it. *Alone*: whether it runs without any code of this project (`scripts/studies/alone.py`) once it is
+installed with what it requires: made with the same arguments, 1,000 random steps in whole episodes, or 300
+of packages that train here, and 300 with
 resets before their end. It fails if it is no `gymnasium.Env`, raises, takes 60 seconds for a call or gives
 an observation of a shape that its space does not declare; what only the early resets upset counts as run.
+*Lacks*: it does once a package is installed that it does not require (below).
 *Random*, *deterministic*, *sampled*: mean returns of random actions and of both policies after so short a
 training, which shows that it runs, not how well it can learn. *Film*: empty where it was not tried. Of the
 last list, what was tried from cleaning-robots-gym on was evaluated for at most 300 steps an episode
@@ -53,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [package for package in PACKAGES if not options.only or package.name in options.only]
     for package in chosen:
         known = read(package, options.out, options.kept)
-        if options.alone and known is not None and (options.again or ALONE not in known.commands):
+        wanted = {ALONE, *((AS_PUBLISHED,) if package.besides else ())}
+        if options.alone and known is not None and (options.again or not wanted <= set(known.commands)):
             attempt_alone(package, known, options.out, options.timeout)
             print(f"{package.name} {package.version}: {known.commands.get(ALONE)}", flush=True)
         if options.report_only or (known is not None and not options.again):
@@ -132,6 +144,7 @@ def _literally(found: Sequence[tuple[Package, Outcome]], listed: Sequence[Packag
     alone = [(package, outcome) for package, outcome in found if outcome.by_itself]
     train = [package for package, outcome in alone if outcome.runs]
     first = [package for package in train if package.found != MESSAGE]
+    incomplete = [package for package, outcome in found if outcome.incomplete]
     before = [package for package in first if not package.mended]
     here = sum(outcome.runs and not outcome.by_itself for _, outcome in found)
     others = [*alone, *again]
@@ -141,6 +154,12 @@ def _literally(found: Sequence[tuple[Package, Outcome]], listed: Sequence[Packag
         + f". Of the other {len(others)} that were tried, {_share(train, others)} train, "
         f"{_share(first, others)} with what one would type at first: {_share(before, others)} as this "
         f"project then was, and {len(first) - len(before)} since it was mended for what they showed."
+        + (
+            f" {len(incomplete)} of those that cannot run by themselves do with a package that they do not "
+            f"require; counted too, these are {_share(first, [*others, *incomplete])}."
+            if incomplete
+            else ""
+        )
         + (f" {len(again)} failed at first and wait for another try." if again else "")
         + (f" {len(without) - len(again)} have not been tried yet." if len(without) > len(again) else "")
     )
@@ -160,7 +179,9 @@ def _row(package: Package, outcome: Outcome) -> list[str]:
         " ".join(f"`{setting}`" for setting in package.typed),
         package.first,
         package.found,
-        {None: "", "ok": "runs"}.get(outcome.commands.get(ALONE), "fails"),
+        {None: "", "ok": "runs"}.get(outcome.commands.get(ALONE), "fails")
+        if not outcome.incomplete
+        else "lacks",
         *("–" if number is None else f"{number:,.4g}" for number in numbers),
         {"ok": "yes", None: ""}.get(outcome.commands.get("play"), "–"),
         re.sub(r"\b([0-9a-f]{7})[0-9a-f]+", r"\1", outcome.commit),

@@ -13,7 +13,7 @@ import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ NUMBERS = ("random_return_mean", "return_mean", "sampled_return_mean", "steps_pe
 COMMANDS = ("look", "train", "evaluate", "play", "export")
 ALONE = "Gymnasium alone"
 """Tried first, without any code of this project: what fails there, no trainer can run."""
+AS_PUBLISHED = "Gymnasium alone, with what the package requires"
+"""The same, before `Package.besides` is installed."""
 
 
 @dataclass
@@ -66,10 +68,17 @@ class Outcome:
 
     @property
     def by_itself(self) -> bool:
-        """Whether it runs without this project: not what fails with Gymnasium alone in whole episodes; what
-        could not be installed here counts as if it did, and so does what dislikes early resets only."""
-        said = self.commands.get(ALONE, "ok")
-        return said == "ok" or said.startswith(alone.EARLIER)
+        """Whether it runs without this project, installed with what it requires: not what fails with
+        Gymnasium alone in whole episodes; what could not be installed here counts as if it did, and so does
+        what dislikes early resets only."""
+        said = [self.commands.get(name, "ok") for name in (AS_PUBLISHED, ALONE)]
+        return all(each == "ok" or each.startswith(alone.EARLIER) for each in said)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether it runs without this project only once something is installed that it does not require."""
+        rest = {name: said for name, said in self.commands.items() if name != AS_PUBLISHED}
+        return not self.by_itself and replace(self, commands=rest).by_itself
 
 
 def attempt(
@@ -83,10 +92,9 @@ def attempt(
     """Install `package` and take it through the commands; kept in `out`, and the installation removed."""
     folder, began, outcome = (out / package.name).absolute(), time.monotonic(), Outcome(_plain(package))
     outcome.commit = git_revision() or ""
-    with _installed(package, folder) as (python, said):
-        outcome.commands["install"] = said
-        if said == "ok":
-            outcome.commands[ALONE] = _alone(python, package, folder, timeout)
+    with _venv(folder) as python:
+        outcome.commands = _installed(python, package, folder, timeout)
+        if outcome.commands["install"] == "ok":
             _commands(package, python, folder, outcome, steps, timeout, eval_steps, names)
     outcome.seconds = time.monotonic() - began
     (folder / "outcome.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
@@ -96,9 +104,9 @@ def attempt(
 def attempt_alone(package: Package, known: Outcome, out: Path, timeout: float) -> None:
     """Add to what is `known` of a package how it does with Gymnasium alone."""
     folder = (out / package.name).absolute()
-    with _installed(package, folder) as (python, said):
-        if said == "ok":
-            known.commands[ALONE] = _alone(python, package, folder, timeout)
+    with _venv(folder) as python:
+        found = _installed(python, package, folder, timeout)
+    known.commands |= {name: said for name, said in found.items() if name != "install"}
     (folder / "outcome.json").write_text(json.dumps(asdict(known), indent=2) + "\n")
 
 
@@ -129,16 +137,28 @@ def _plain(package: Package) -> dict[str, Any]:
 
 
 @contextmanager
-def _installed(package: Package, folder: Path) -> Iterator[tuple[Path, str]]:
-    """Its interpreter, and `ok` or what the installation said; removed afterwards."""
+def _venv(folder: Path) -> Iterator[Path]:
+    """The interpreter of a new virtual environment in `folder`; removed afterwards."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     venv = folder / "venv"
     try:
-        python = _make(venv)
-        yield python, _pip(python, package)
+        yield _make(venv)
     finally:
         shutil.rmtree(venv, ignore_errors=True)
+
+
+def _installed(python: Path, package: Package, folder: Path, timeout: float) -> dict[str, str]:
+    """What the installation said, and Gymnasium alone: with what the package requires, and with what it
+    needs besides."""
+    needs = [f"{package.name}=={package.version}"]
+    found = {"install": _pip(python, needs)}
+    if found["install"] == "ok" and package.besides:
+        found[AS_PUBLISHED] = _alone(python, package, folder, timeout)
+        found["install"] = _pip(python, [*needs, *package.besides])
+    if found["install"] == "ok":
+        found[ALONE] = _alone(python, package, folder, timeout)
+    return found
 
 
 def _make(venv: Path) -> Path:
@@ -150,8 +170,7 @@ def _make(venv: Path) -> Path:
     return venv / "bin" / "python"
 
 
-def _pip(python: Path, package: Package) -> str:
-    wanted = [f"{package.name}=={package.version}", *package.besides]
+def _pip(python: Path, wanted: Sequence[str]) -> str:
     constraints = python.parent / "constraints.txt"
     constraints.write_text("\n".join(CONSTRAINTS))
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]

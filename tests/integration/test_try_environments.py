@@ -23,6 +23,7 @@ from equipoise.scripts.studies.environments import NEW, PACKAGES
 from equipoise.scripts.studies.fresh import FRESH
 from equipoise.scripts.studies.outsiders import (
     ALONE,
+    AS_PUBLISHED,
     CONSTRAINTS,
     Outcome,
     attempt,
@@ -48,9 +49,14 @@ class Shift(gymnasium.Env):
     def step(self, action):
         return np.zeros(2, np.float32), float(action[0]), bool(self.np_random.random() < 0.2), False, {}
 
+class Hungry(Shift):
+    def __init__(self):
+        import shift_extra
+
 gymnasium.register("Shift-v0", Shift)
+gymnasium.register("Hungry-v0", Hungry)
 """
-METADATA = "Metadata-Version: 2.1\nName: shift-env\nVersion: 1.5\n"
+METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
@@ -61,13 +67,17 @@ def shift(id: str = "shift_env:Shift-v0", version: str = "1.5") -> Package:
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only place where pip looks."""
-    files = {"shift_env.py": MODULE, "METADATA": METADATA, "WHEEL": WHEEL}
-    names = {name: name if name.endswith(".py") else f"shift_env-1.5.dist-info/{name}" for name in files}
-    record = "".join(f"{name},,\n" for name in names.values())
-    with zipfile.ZipFile(tmp_path / "shift_env-1.5-py3-none-any.whl", "w") as wheel:
-        for name, text in files.items():
-            wheel.writestr(names[name], text)
-        wheel.writestr("shift_env-1.5.dist-info/RECORD", record)
+    for name, module in ("shift_env", MODULE), ("shift_extra", ""):
+        folder = f"{name}-1.5.dist-info"
+        files = {
+            f"{name}.py": module,
+            f"{folder}/METADATA": METADATA.format(name=name),
+            f"{folder}/WHEEL": WHEEL,
+        }
+        record = "".join(f"{path},,\n" for path in (*files, f"{folder}/RECORD"))
+        with zipfile.ZipFile(tmp_path / f"{name}-1.5-py3-none-any.whl", "w") as wheel:
+            for path, text in {**files, f"{folder}/RECORD": record}.items():
+                wheel.writestr(path, text)
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     return tmp_path
@@ -113,6 +123,17 @@ def test_what_gymnasium_alone_says_is_added_to_what_is_known(registry: Path) -> 
     assert known.commands == {"train": "no such space", ALONE: "ok"}
     assert known.by_itself, "that it does not train here is this project's own affair"
     assert read(package, out, kept) == known
+
+
+@pytest.mark.slow
+def test_what_lacks_a_package_that_it_does_not_require_does_not_run_by_itself(registry: Path) -> None:
+    package = shift("shift_env:Hungry-v0")._replace(besides=("shift-extra",))
+    known = Outcome({})
+    attempt_alone(package, known, registry / "out", timeout=60.0)
+    assert "No module named 'shift_extra'" in known.commands[AS_PUBLISHED]
+    assert known.commands[ALONE] == "ok"
+    assert known.incomplete
+    assert not known.by_itself
 
 
 def test_what_cannot_be_installed_says_why(registry: Path) -> None:
@@ -163,20 +184,28 @@ def test_new_ones_are_counted_with_and_without_what_gymnasium_alone_cannot_run(
         (shift()._replace(name="f"), refused),
         (shift()._replace(name="g"), Outcome({}, {ALONE: f"{alone.EARLIER}, each 30 steps: step 31: no"})),
         (shift()._replace(name="h", found=README, mended=True), trained),
+        (
+            shift()._replace(name="i", found=MESSAGE, first="alone"),
+            Outcome({}, {AS_PUBLISHED: "making it: ModuleNotFoundError", ALONE: "ok", "train": "ok"}),
+        ),
     ]
     waiting = shift()._replace(name="again", found=MESSAGE)
     monkeypatch.setattr(try_environments, "NEW", tuple(package for package, _ in new))
     monkeypatch.setattr(try_environments, "FRESH", (*(package for package, _ in new[2:]), shift(), waiting))
     text = try_environments.report([(shift()._replace(name="known before"), trained), *new], 4000)
-    assert "**The last list: 8 packages" in text
-    assert "1 of them cannot run by themselves, without any code of this project. Of the other 6 that" in text
+    assert "**The last list: 9 packages" in text
+    assert "2 of them cannot run by themselves, without any code of this project (1 of these train" in text
+    lacks = (
+        "1 of those that cannot run by themselves do with a package that they do not require; counted too, "
+    )
+    assert f"{lacks}these are 1 (14.3%)." in text
     assert (
         "were tried, 2 (33.3%) train, 1 (16.7%) with what one would type at first: 0 (0.0%) as this" in text
     )
-    assert "1 since it was mended for what they showed. 1 failed at first and wait for another try." in text
-    assert "another try. 1 have not been tried yet.**" in text
-    assert "All 8 packages that nobody here had tried" in text
-    assert "2 of them cannot run by themselves, without any code of this project (1 of these train" in text
+    assert "1 since it was mended for what they showed. 1 of those" in text
+    assert "(14.3%). 1 failed at first and wait for another try. 1 have not been tried yet.**" in text
+    assert "All 9 packages that nobody here had tried" in text
+    assert "3 of them cannot run by themselves, without any code of this project (2 of these train" in text
     assert (
         "Of the other 6 that were tried, 3 (50.0%) train, 2 (33.3%) with what one would type at first: 1 (16.7%)"
         in text
