@@ -160,16 +160,30 @@ def _returns(parts: dict[str, list[Result]]) -> str:
 
 
 def _cost(parts: dict[str, list[Result]]) -> str:
-    """Wall time, of runs that shared the machine: how much longer, not how long."""
-    rows = [["task", *(f"{arm}, time / that of {BASELINE}" for arm in ARMS if arm != BASELINE)]]
+    """CPU time, in pairs of runs of one seed and one commit."""
+    others = [arm for arm in ARMS if arm != BASELINE]
+    rows = [["task", f"{BASELINE}, CPU s for 100,000 steps", *(f"{arm} / {BASELINE}" for arm in others)]]
     for task, results in parts.items():
-        seconds = {
-            arm: float(np.median([run.summary.seconds or np.nan for run in runs]))
+        costs = {
+            arm: {
+                (run.seed, run.summary.git_revision): 1e5 * run.summary.cpu_seconds / run.summary.env_steps
+                for run in runs
+                if run.summary.cpu_seconds and run.summary.env_steps
+            }
             for arm, runs in by_arm(results).items()
         }
-        base = seconds.get(BASELINE, float("nan"))
-        rows.append([task, *(f"{seconds.get(arm, np.nan) / base:.2f}" for arm in ARMS if arm != BASELINE)])
+        base = costs.get(BASELINE, {})
+        cells = [
+            _median([one[key] / base[key] for key in one if key in base], ".2f")
+            for one in (costs.get(arm, {}) for arm in others)
+        ]
+        if any(cells):
+            rows.append([task, _median(list(base.values()), ".0f"), *cells])
     return table(rows)
+
+
+def _median(numbers: Sequence[float], form: str) -> str:
+    return f"{np.median(numbers):{form}} ({len(numbers)})" if numbers else ""
 
 
 def _parser() -> argparse.ArgumentParser:

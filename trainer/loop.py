@@ -52,7 +52,8 @@ class Trainer:
         self.evaluator, self.recorder, self.callbacks = evaluator, recorder, callbacks
         self.compiling = compiling(learner.direction, collector.step, collector.act)
         self.log, self.balance = MetricLog(SPREAD), BalanceRecord()
-        self.iteration, self.env_steps, self.seconds = 0, 0, 0.0
+        self.iteration, self.env_steps = 0, 0
+        self.seconds, self.cpu_seconds = 0.0, 0.0
         self.bad_updates: list[str] = []  # what was not finite in those that the latest iteration skipped
         self.interruption = Interruption()
         self.interrupted_by: signal.Signals | None = None
@@ -80,7 +81,8 @@ class Trainer:
 
     def iterate(self) -> dict[str, float]:
         """One iteration: a rollout and what is learned from it. Returns its metrics by tag."""
-        started, progress = time.perf_counter(), self.schedule.progress(self.env_steps)
+        started, used = time.perf_counter(), time.process_time()
+        progress = self.schedule.progress(self.env_steps)
         self.learner.set_learning_rate(self.schedule.learning_rate_at(progress))
         with collecting(self.collector, self.env_steps):
             rollout, steps = self.collector.collect(self.interruption.rearm)
@@ -102,6 +104,7 @@ class Trainer:
         self.env_steps += self.schedule.samples
         ended = time.perf_counter()
         self.seconds += ended - started
+        self.cpu_seconds += time.process_time() - used
         self.balance.add(self.env_steps, self.schedule.env_steps, metrics)
         times = {"time/collect": collected - started, "time/update": ended - collected}
         return metrics | times | {"time/steps_per_second": self.schedule.samples / (ended - started)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 State = dict[str, Any]
 
-_COUNTERS = ("iteration", "env_steps", "seconds")
+_COUNTERS = ("iteration", "env_steps", "seconds", "cpu_seconds")
 _PARTS = ("policy", "collector", "learner", "evaluator", "balance")
 """Attributes of a `Trainer` that have state."""
 
@@ -92,6 +93,7 @@ def _plain(relevance: Relevance | None) -> list[list[list[int]]] | str | None:
 
 def load_run_state(run: Trainer, state: Mapping[str, Any]) -> None:
     """Let `run` continue from `state`. Raises `CheckpointError` where it does not fit."""
+    state = {"cpu_seconds": math.nan, **state}  # which older checkpoints do not know
     try:
         for name in _COUNTERS:
             setattr(run, name, state[name])

@@ -37,6 +37,7 @@ CSV_COLUMNS = (
     "continuous_weight_used",
     "skipped_updates",
     "seconds",
+    "cpu_seconds",
     "git_revision",
     "env_steps",
 )
@@ -51,6 +52,7 @@ _SUMMARY_NUMBERS = (
     "discrete_weight_used",
     "continuous_weight_used",
     "seconds",
+    "cpu_seconds",
 )
 
 

@@ -30,6 +30,7 @@ SUMMARY = {
     "env_steps",
     "iterations",
     "seconds",
+    "cpu_seconds",
     "steps_per_second",
     "return_mean",
     "return_std",
@@ -54,7 +55,7 @@ def tensors(state: Any, path: str = "") -> dict[str, Any]:
     elif isinstance(state, list | tuple):
         items = list(enumerate(state))
     else:
-        return {} if path == "/seconds" else {path: state}
+        return {} if path in ("/seconds", "/cpu_seconds") else {path: state}
     return {name: leaf for key, part in items for name, leaf in tensors(part, f"{path}/{key}").items()}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from test_regret import result
 
 from equipoise.scripts.pathwise import ARMS, TASKS, body
 from equipoise.scripts.studies.adding import without
-from equipoise.scripts.studies.results import as_written, read_csv, write_csv
+from equipoise.scripts.studies.results import Result, as_written, read_csv, write_csv
 from equipoise.scripts.studies.tasks import jobs_of
 
 
@@ -55,3 +56,17 @@ def test_a_score_is_the_same_from_a_run_and_from_the_csv(tmp_path: Path) -> None
     run = result("platform", "auto", 1, 0.99999988)
     write_csv(tmp_path / "runs.csv", [run])
     assert read_csv(tmp_path / "runs.csv")[0].final == as_written(run.final) == 1.0
+
+
+def test_what_a_step_costs_is_told_by_runs_of_one_commit() -> None:
+    """Machines and commits differ; a run whose twin is another commit's says nothing."""
+
+    def run(arm: str, seed: int, cpu: float | None, commit: str = "a") -> Result:
+        one = result("lqr_2", arm, seed, 0.5)
+        numbers = {"cpu_seconds": cpu, "env_steps": 50_000, "git_revision": commit}
+        return replace(one, summary=replace(one.summary, **numbers))
+
+    runs = [run("score", seed, cpu) for seed, cpu in ((1, 10.0), (2, 20.0), (3, 30.0))]
+    others = [run("auto", 1, 15.0), run("auto", 2, 30.0), run("auto", 3, 900.0, "b"), run("auto", 4, None)]
+    assert "| lqr_2 | 40 (3) |  | 1.50 (2) |" in body([*runs, *others], [])
+    assert "| lqr_2 | 40 (3) |" not in body([*runs, run("auto", 3, 900.0, "b")], [])

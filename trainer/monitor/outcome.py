@@ -31,6 +31,7 @@ def summarize(trainer: Trainer, result: Evaluation | None = None) -> Summary:
         "env_steps": trainer.env_steps,
         "iterations": trainer.iteration,
         "seconds": trainer.seconds,
+        "cpu_seconds": trainer.cpu_seconds,
         "steps_per_second": trainer.env_steps / trainer.seconds if trainer.seconds else None,
         "compile_seconds": sum(c.seconds for c in compiling) if compiling else None,
         **trainer.balance.summary(trainer.schedule.env_steps),

@@ -40,6 +40,8 @@ class Summary:
     iterations: int | None = None
     seconds: float | None = None
     """Spent in iterations, over all sessions of the run."""
+    cpu_seconds: float | None = None
+    """The same of the processor, by all threads of this process, the first of several; not its workers."""
     steps_per_second: float | None = None
     compile_seconds: float | None = None
     best_by: str | None = None
