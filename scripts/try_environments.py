@@ -45,10 +45,10 @@ first*: what had been typed before, where that did not do. *Found*: where what w
 README that the registry shows, in the source, or in the message of a first attempt; empty where nobody
 noted it. *Alone*: whether it runs without any code of this project (`scripts/studies/alone.py`) once it is
 installed with what it requires: made with the same arguments, 1,000 random steps in whole episodes, or 300
-of packages that train here, and 300 with
-resets before their end. It fails if it is no `gymnasium.Env`, raises, takes 60 seconds for a call or gives
-an observation of a shape that its space does not declare; what only the early resets upset counts as run.
-*Lacks*: it does once a package is installed that it does not require (below).
+of packages that train here, and 300 with resets before their end. It fails if it is no `gymnasium.Env`,
+raises, takes 60 seconds for a call or gives an observation of a shape that its space does not declare; what
+only the early resets upset counts as run. *Lacks*: it does once a package is installed that it does not
+require (below).
 *Random*, *deterministic*, *sampled*: mean returns of random actions and of both policies after so short a
 training, which shows that it runs, not how well it can learn. *Film*: empty where it was not tried. Of the
 last list, what was tried from cleaning-robots-gym on was evaluated for at most 300 steps an episode
@@ -146,7 +146,7 @@ def _literally(found: Sequence[tuple[Package, Outcome]], listed: Sequence[Packag
     first = [package for package in train if package.found != MESSAGE]
     incomplete = [package for package, outcome in found if outcome.incomplete]
     before = [package for package in first if not package.mended]
-    here = sum(outcome.runs and not outcome.by_itself for _, outcome in found)
+    here = sum(outcome.runs and not outcome.by_itself and not outcome.incomplete for _, outcome in found)
     others = [*alone, *again]
     return (
         f"{len(found) - len(alone)} of them cannot run by themselves, without any code of this project"
@@ -155,8 +155,8 @@ def _literally(found: Sequence[tuple[Package, Outcome]], listed: Sequence[Packag
         f"{_share(first, others)} with what one would type at first: {_share(before, others)} as this "
         f"project then was, and {len(first) - len(before)} since it was mended for what they showed."
         + (
-            f" {len(incomplete)} of those that cannot run by themselves do with a package that they do not "
-            f"require; counted too, these are {_share(first, [*others, *incomplete])}."
+            f" {len(incomplete)} of those that cannot run by themselves lack but a package that they do not "
+            f"require; were they counted too, these would be {_share(first, [*others, *incomplete])}."
             if incomplete
             else ""
         )
