@@ -2,6 +2,7 @@
 
     python -m scripts.pathwise --seeds 1-10 --jobs 2
     python -m scripts.pathwise --tasks catch_point,lqr_10 --seeds 1-3
+    python -m scripts.pathwise --tasks catch_point_by_8,catch_point_by_32 --arms score,auto --seeds 1-3
     python -m scripts.pathwise --report-only
 
 All arms have the same settings, those of the task's experiment, and the same number of steps, a tenth to half
@@ -63,6 +64,23 @@ TASKS = (
     _task("goal", "goal", 204_800, "experiment=goal", "env.compiled=true", eval_every=20),
 )
 """The cheapest first."""
+TUNED = tuple(
+    _task(
+        f"{name}_by_{steps}",
+        name.partition("_4")[0].partition("_10")[0],
+        102_400,
+        *overrides,
+        f"trainer.batch.rollout_steps={steps}",
+        eval_every=max(1, 80 // steps),
+    )
+    for steps in (4, 8, 16, 32)
+    for name, *overrides in (
+        ("catch_point", "experiment=catch_point"),
+        ("hard_move_4", "experiment=hard_move", "env.n=4"),
+        ("hard_move_10", "experiment=hard_move", "env.n=10"),
+    )
+)
+"""Benchmarks with rollouts of other lengths, which matter most of all to both arms; not in the default."""
 HEADLINE = ("catch_point", "hard_move_4", "lqr_10")
 """Of which there is a picture of their own, for the README."""
 
@@ -191,7 +209,8 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(parser, seeds="1-10")
     add_places(parser, "runs/pathwise", "docs/results/pathwise.md")
     add_adding(parser)
-    add_tasks_and_arms(parser, TASKS, ARMS)
+    add_tasks_and_arms(parser, (*TASKS, *TUNED), ARMS)
+    parser.set_defaults(tasks=",".join(task.name for task in TASKS))
     return parser
 
 
