@@ -31,16 +31,20 @@ class Episodes(NamedTuple):
     lengths: Tensor
 
 
-def count_episodes(rewards: Tensor, done: Tensor, before: Unfinished) -> tuple[Episodes, Unfinished]:
+def count_episodes(
+    rewards: Tensor, done: Tensor, before: Unfinished, idle: Tensor | None = None
+) -> tuple[Episodes, Unfinished]:
     """Returns and lengths of episodes, without a loop over the steps.
 
     The return of an episode is the running sum of its environment's rewards at its last step, minus that
-    sum at the end of the episode before. The first episode of a rollout starts from `before` instead.
+    sum at the end of the episode before; so is its length, of ones. The first episode of a rollout starts
+    from `before` instead.
 
     Args:
         rewards: `[T, N]` task rewards.
         done: `[T, N]` bool: an episode ended in this step.
         before: of the episodes that were under way when the rollout began.
+        idle: `[T, N]` bool: a step that only begins an episode, and is not one of it.
 
     Returns:
         The episodes that ended, and those that continue after the last step.
@@ -50,10 +54,16 @@ def count_episodes(rewards: Tensor, done: Tensor, before: Unfinished) -> tuple[E
     latest_end = torch.where(done, step, -1).cummax(0).values
     previous_end = torch.cat([torch.full_like(latest_end[:1], -1), latest_end[:-1]])
     first = previous_end < 0
-    paid = rewards.double().cumsum(0)
-    paid_before = torch.where(first, -before.returns.double(), paid.gather(0, previous_end.clamp(min=0)))
-    returns = (paid - paid_before).float()
-    lengths = step - previous_end + torch.where(first, before.lengths, 0.0)
+
+    def since(each: Tensor, already: Tensor) -> Tensor:
+        """`[T, N]`: the sum of `each` since the episode of a step began."""
+        total = each.double().cumsum(0)
+        return (
+            total - torch.where(first, -already.double(), total.gather(0, previous_end.clamp(min=0)))
+        ).float()
+
+    returns = since(rewards, before.returns)
+    lengths = since(torch.ones_like(rewards) if idle is None else ~idle, before.lengths)
     ended = Episodes(returns.where(done, torch.nan), lengths.where(done, torch.nan))
     last = done[-1]
     return ended, Unfinished(returns[-1].masked_fill(last, 0.0), lengths[-1].masked_fill(last, 0.0))

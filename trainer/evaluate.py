@@ -72,7 +72,8 @@ def print_table(arguments: EvaluateArguments, metrics: Mapping[str, float | str 
         table.add_column(column, justify="right")
     for name in dict.fromkeys(name.removeprefix("sampled_") for name in metrics):
         names = (name, f"sampled_{name}") if both else (name,)
-        table.add_row(name.replace("_", " "), *(_shown(metrics.get(each, "")) for each in names))
+        if any(metrics.get(each) is not None for each in names):  # some environments have no score
+            table.add_row(name.replace("_", " "), *(_shown(metrics.get(each, "")) for each in names))
     Console().print(table)
 
 

@@ -201,8 +201,12 @@ def _play(
         observation, action_mask = step.observation, step.action_mask
         counts, done = finished < share, step.terminated | step.truncated
         player.forget(done)
-        player.forget(idle.latest())
-        running, lengths = running + step.rewards @ weights, lengths + 1.0
+        begun = idle.latest()
+        player.forget(begun)
+        running, lengths = (
+            running + step.rewards @ weights,
+            lengths + (1.0 if begun is None else (~begun).float()),
+        )
         overdue = counts & ~done & (lengths >= max_steps)
         columns.append((running, lengths, (done & counts) | overdue, overdue))
         for name, metric in step.metrics.items():

@@ -124,8 +124,7 @@ class Evaluator:
                 self.run(max(self._episodes, self._final_episodes), evaluation_seed(self._seed), max_steps=1)
             except (EnvError, ValueError) as error:
                 raise EnvError(
-                    "the environment for evaluations, which exists beside the one for training, failed: "
-                    f"{error}"
+                    f"{error} (in the environment for evaluations, which exists beside the one for training)"
                 ) from error
 
     def film(self) -> list[Frame]:

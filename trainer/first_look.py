@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 
 from equipoise.envs.action_table import ActionTable
 from equipoise.envs.checked import CheckedEnv
-from equipoise.envs.dependent_masks import DependentMask
+from equipoise.envs.dependent_masks import DependentMask, MaskingEnv
 from equipoise.envs.gymnasium_adapter.observations import ObservationLayout
 from equipoise.envs.protocol import BatchedEnv
 from equipoise.envs.random_numbers import StreamPerEnv
@@ -60,6 +61,8 @@ class FirstLook:
     num_envs: int
     inexact: str | None
     """Why a run in this environment cannot be resumed bit for bit; None: it can."""
+    depends: Mapping[int, Sequence[int]]
+    """Head -> those whose choices its mask depends on, beside what is valid in itself."""
 
     @property
     def random_return(self) -> RandomReturn:
@@ -77,9 +80,11 @@ class FirstLook:
             f"{name} {sizes.lowest:.4g} to {sizes.highest:.4g}, mean size {sizes.mean_size:.4g}"
             for name, sizes in self.rewards.items()
         )
-        masks = "none" if self.valid is None else f"{self.valid:.0%} of the choices are valid on average"
+        masks = [] if self.valid is None else [f"{self.valid:.0%} of the choices are valid on average"]
+        for head, given in sorted(self.depends.items()):
+            masks.append(f"what is valid of head {head} depends on head {' and head '.join(map(str, given))}")
         return [
-            f"masks: {masks}",
+            f"masks: {'; '.join(masks) or 'none'}",
             f"random actions: return {mean:.4g} ± {std:.4g} in {count} episodes {ended}",
             f"reward of a step: {rewards}",
             f"speed: {self.steps_per_second:,.0f} steps a second in {self.num_envs} environments",
@@ -118,7 +123,10 @@ def look_at(
     returns, lengths = torch.zeros(2, env.num_envs, device=env.device)
     running = torch.ones_like(returns, dtype=torch.bool)
     rewards, valid, spent, began = [], [], 0.0, time.perf_counter()
+    depends = dict(env.mask_depends_on) if isinstance(env, MaskingEnv) else {}
     for _ in range(max_steps):
+        if isinstance(mask, DependentMask):
+            depends |= {table.head: table.given for table in mask.tables}
         if mask is not None:
             own = mask.own if isinstance(mask, DependentMask) else mask
             valid.append(own.flatten(1).sum(1))
@@ -144,6 +152,7 @@ def look_at(
         steps_per_second=len(rewards) * env.num_envs / spent,
         num_envs=env.num_envs,
         inexact=None if state.get("exact", True) else str(state.get("reason")),
+        depends=depends,
     )
 
 

@@ -171,10 +171,12 @@ class Collector:
             found.append({f"episode/{name}": Metric(metric.clone()) for name, metric in metrics.items()})
         rollout.last_observation.copy_(self.policy.pack(now.observation))
         _write_log_probs(rollout, self._heads, self.policy)
-        ended, now.unfinished = count_episodes(rollout.task_reward, rollout.done, now.unfinished)
+        rollout.idle = self._idle.all()
+        ended, now.unfinished = count_episodes(
+            rollout.task_reward, rollout.done, now.unfinished, rollout.idle
+        )
         now.ended = now.ended + rollout.done.sum(0)
         found.append({"episode/return": Metric(ended.returns), LENGTH: Metric(ended.lengths)})
-        rollout.idle = self._idle.all()
         if rollout.sequences is not None and rollout.last_state is not None:
             rollout.last_state.copy_(now.state)
             over = rollout.done if rollout.idle is None else rollout.done | rollout.idle

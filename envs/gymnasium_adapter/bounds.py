@@ -75,8 +75,8 @@ class Bounds:
             return
         if not self.count:
             self.remark = (
-                f"{what}. Such observations are used as they are and counted, in the metric `outside_bounds` "
-                "(env.check_bounds=strict makes them an error, off says nothing)"
+                f"{what}. Such observations are used as they are and counted, in the metric "
+                "`episode/outside_bounds` (env.check_bounds=strict makes them an error, off says nothing)"
             )
         self.count += len(indices)
         self.last[indices] = 1.0

@@ -92,7 +92,13 @@ def _make(
             env = create(**windowless(create) | given)
             if not isinstance(env, gymnasium.Env):
                 batched = hasattr(env, "num_envs") or hasattr(env, "possible_agents")
-                hint = "; env=vector or env=on_device takes what steps many at once" if batched else ""
+                old = callable(getattr(env, "reset", None)) and callable(getattr(env, "step", None))
+                hint = (
+                    "; one of the old gym needs a few lines around it (docs/own-environment.md)"
+                    if old
+                    else ""
+                )
+                hint = "; env=vector or env=on_device takes what steps many at once" if batched else hint
                 raise TypeError(f"it gives a {type(env).__name__}, which is no gymnasium.Env{hint}")
         else:
             # Gymnasium's checker is replaced by `Guard`, which also looks at every step after the first.

@@ -174,10 +174,10 @@ def _expected(count: int) -> str:
 
 
 def _way_out(field: str, size: int, count: int) -> str:
-    if size < 1 or (count > 1 and size > 1):
-        return ""
     weights = f"[{','.join('1' * size)}]"
-    if field == "reward":
+    if field == "reward" and size:
         return f"; env.reward_weights={weights} takes {'it as it is' if size == 1 else 'each by itself'}"
+    if size < 2 or count > 1:
+        return ""
     key = field.split("'")[1]
-    return f"; env.reward_components={{{key}: {weights}}} takes each by itself" if size > 1 else ""
+    return f"; env.reward_components={{{key}: {weights}}} takes each by itself"

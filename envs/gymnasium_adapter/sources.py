@@ -29,6 +29,8 @@ def sources(section: Mapping[str, Any]) -> Iterator[str]:
             yield ":".join(name.rsplit(".", 1))
         elif isinstance(name, str) and name.endswith("RecordVideo"):  # writes files wherever it is told to
             yield "gymnasium.wrappers:RecordVideo"
+        if isinstance(wrapper, Mapping):
+            yield from targets(list(wrapper.values()))
 
 
 def modules_of(id: str) -> list[str]:

@@ -10,12 +10,14 @@ from typing import Any
 
 import gymnasium
 
+from equipoise.envs.gymnasium_adapter.objects import built
+
 OWN = "gymnasium.wrappers."
 
 
 @dataclass(frozen=True)
 class Wrapping:
-    """A wrapper to be put around an environment: its class by name, and keywords."""
+    """A wrapper to be put around an environment: its class by name, and keywords, see `objects.built`."""
 
     name: str
     keywords: Mapping[str, Any]
@@ -29,7 +31,7 @@ class Wrapping:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise AttributeError(f"{place.__name__} has no {name}{hint}")
         found = getattr(place, name)
-        keywords = dict(self.keywords)
+        keywords = built(dict(self.keywords))
         if place is gymnasium.wrappers:  # which want tuples, that nobody can type
             keywords = {k: tuple(v) if isinstance(v, list) else v for k, v in keywords.items()}
         wrapped = found(env, **keywords)

@@ -53,7 +53,10 @@ class Masks:
         if self.source == METHOD:
             assert self._method is not None
             return self._method()
-        return observation[KEY] if self.source == OBSERVATION else infos.get(KEY)
+        if self.source == OBSERVATION:
+            return observation[KEY]
+        given = infos.get(KEY)
+        return _apart(given, self._num_envs) if isinstance(given, Mapping) else given
 
     def read(self, given: Any, unused: Any = None) -> tuple[NDArray[np.bool_], Joined]:
         """`[N, H, C]` or `[N, S]`, see `ActionTable.padded`, and tables, see `TablesOfCopies.join`.
@@ -73,6 +76,22 @@ class Masks:
     def of_all_choices(self) -> NDArray[np.bool_]:
         """Of the same shape, which forbid nothing."""
         return np.stack([self._table.every_choice] * self._num_envs)
+
+
+def _apart(joined: Mapping[str, Any], num_envs: int) -> list[dict[str, Any]]:
+    """One dict for each copy, of what Gymnasium's `VectorEnv` makes of them: `[N, …]` by key, nested as they
+    were, and by `_key` who has it."""
+    whose = {key for key in joined if key.startswith("_") and key[1:] in joined}
+    parts = {
+        key: _apart(value, num_envs) if isinstance(value, Mapping) else value
+        for key, value in joined.items()
+        if key not in whose
+    }
+    everyone = [True] * num_envs
+    return [
+        {key: value[copy] for key, value in parts.items() if joined.get(f"_{key}", everyone)[copy]}
+        for copy in range(num_envs)
+    ]
 
 
 def method_of(env: Any) -> Callable[[], Any] | None:

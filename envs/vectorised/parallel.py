@@ -108,6 +108,11 @@ class Agents:
 
     def _begin(self, copy: int, seed: int | None, masks: list[Any]) -> None:
         seen, infos = self._envs[copy].reset(seed=seed)
+        if absent := [agent for agent in self._agents if agent not in seen]:
+            raise ValueError(
+                f"there is no observation of {absent[0]}; all of possible_agents must be there when an "
+                "episode begins"
+            )
         for i, agent in enumerate(self._agents):
             slot = copy * len(self._agents) + i
             self._last[slot], self._alive[slot] = seen[agent], True

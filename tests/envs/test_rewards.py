@@ -196,7 +196,8 @@ def test_a_vector_whose_length_changes_is_named() -> None:
 
     env = GymnasiumEnv(make=lambda: Grows(1.0), num_envs=2)
     env.reset(0)
-    with pytest.raises(EnvError, match=r"step 2: reward is a list of shape \(3,\), expected 2 real numbers"):
+    said = r"step 2: reward is a list of shape \(3,\), expected 2 real numbers; env.reward_weights=\[1,1,1\] takes"
+    with pytest.raises(EnvError, match=said):
         rewards(env, 2)
 
 

@@ -15,10 +15,12 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 import equipoise
 from equipoise.envs.checked import CheckedEnv
+from equipoise.envs.dependent_masks import DependentMask
 from equipoise.envs.gymnasium_adapter.guard import EnvError
 from equipoise.envs.vectorised import VectorisedEnv
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.episodes import LENGTH
 from equipoise.trainer.restore import restore
 
 MODES = pytest.mark.parametrize("mode", list(AutoresetMode))
@@ -139,6 +141,21 @@ def test_nothing_is_learned_from_a_step_whose_action_was_not_used(tmp_path: Path
     assert (samples.advantages[~flat] != 0).all()
     assert torch.equal(samples.returns[flat], samples.values[flat])
     trainer.close()
+
+
+@MODES
+def test_an_episode_is_as_long_in_every_mode(mode: AutoresetMode, tmp_path: Path) -> None:
+    """With NEXT_STEP there is a step between two, which is of neither."""
+    config = compose(
+        overrides(f"{__name__}:clocks", f"env.kwargs.mode={mode.value}", "trainer.eval_episodes=6")
+    )
+    trainer = build(config, tmp_path / "run")
+    rollouts = [trainer.collector.collect()[1] for _ in range(3)]
+    lengths = torch.cat([found[LENGTH].value[:, 1] for *_, found in rollouts])
+    assert set(lengths[~lengths.isnan()].tolist()) == {3.0}
+    result = trainer.evaluator.run(6, 0)
+    trainer.close()
+    assert result.lengths == [2.0] * 6  # of the first copy
 
 
 def test_a_vector_environment_of_gymnasium_s_own_is_trained(tmp_path: Path) -> None:
@@ -269,6 +286,50 @@ def test_masks_of_agents_are_read_from_infos_and_observations_until_the_agent_is
     assert masks[1][0, 0].tolist() == [True, True, True]  # whatever it chooses is ignored
 
 
+class Depot(gymnasium.Env[Any, Any]):
+    """Its masks are a dict, as its actions are; `slot` is free, or depends on what is done."""
+
+    observation_space = spaces.Box(-1, 1, (1,), np.float32)
+    action_space = spaces.Dict(do=spaces.Discrete(3), slot=spaces.Discrete(2))
+
+    def __init__(self, number: int, table: bool = False) -> None:
+        self.number, self.table, self.steps = number, table, 0
+
+    def _seen(self) -> Any:
+        do = np.array([1, self.number == 1, self.steps % 2], np.int8)
+        slot = {"given": "do", "mask": np.array([[1, 1], [1, 0], [0, 1]])} if self.table else None
+        return np.zeros(1, np.float32), {"action_mask": {"do": do, "slot": slot}}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._seen()
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        self.steps += 1
+        observation, info = self._seen()
+        return observation, 0.0, self.steps == 3, False, info
+
+
+@MODES
+@pytest.mark.parametrize("table", [False, True])
+def test_masks_that_are_dicts_are_read_as_each_copy_gave_them(mode: AutoresetMode, table: bool) -> None:
+    makes = [lambda number=number: Depot(number, table) for number in (0, 1)]
+    env = VectorisedEnv(make=lambda num_envs: SyncVectorEnv(makes, autoreset_mode=mode), num_envs=2)
+    nothing = {"do": torch.zeros(2).long(), "slot": torch.zeros(2).long()}
+    masks = [env.reset(0)[1], *(env.step(nothing).action_mask for _ in range(2))]
+    for steps, mask in enumerate(masks):
+        own = mask.own if isinstance(mask, DependentMask) else mask
+        assert own is not None
+        for copy in range(2):
+            assert own[copy].tolist() == [[True, copy == 1, steps % 2 == 1], [True, True, False]]
+        assert isinstance(mask, DependentMask) == table
+        if isinstance(mask, DependentMask):
+            (found,) = mask.tables
+            assert isinstance(found.valid, torch.Tensor)
+            assert found.valid.tolist() == [[[True, True], [True, False], [False, True]]] * 2
+
+
 class MaskedClock(Clock):
     """Its mask stands in the observation, and leaves nothing where the episode has ended."""
 
@@ -314,6 +375,17 @@ def test_a_run_of_agents_is_evaluated_in_whole_teams(tmp_path: Path) -> None:
     )
     assert restore(run.folder, "cpu", allow=[__name__]).make_env(3).num_envs == 4
     assert equipoise.evaluate(run, 3)["episode_length"] is not None
+
+
+def test_an_agent_that_comes_later_is_named() -> None:
+    class Late(Team):
+        def reset(self, seed: int | None = None, options: Any = None) -> Any:
+            seen, infos = super().reset(seed, options)
+            return {"a": seen["a"]}, infos
+
+    env = VectorisedEnv(make=Late, num_envs=2)
+    with pytest.raises(ValueError, match="no observation of b; all of possible_agents must be there when an"):
+        env.reset(0)
 
 
 def test_agents_that_are_not_equal_are_refused() -> None:

@@ -184,6 +184,21 @@ def test_wrappers_of_gymnasium_s_own_are_known_by_name() -> None:
     assert [limited.step(torch.zeros(1)).truncated.item() for _ in range(2)] == [False, True]
 
 
+def doubled(reward: float) -> float:
+    return 2 * reward
+
+
+def test_what_a_wrapper_is_given_may_be_an_object_as_well() -> None:
+    function = {"_target_": f"{__name__}.doubled", "_partial_": True}
+    wrapper = {"_target_": "TransformReward", "func": function}
+    env = GymnasiumEnv("CartPole-v1", num_envs=1, wrappers=[wrapper])
+    env.reset(0)
+    assert env.step(torch.tensor([0])).rewards.item() == 2.0
+    ours = {"_target_": "equipoise.envs.gymnasium_adapter.making.found_at", "call": "os:system"}
+    with pytest.raises(ValueError, match="is of this package"):
+        GymnasiumEnv("CartPole-v1", num_envs=1, wrappers=[{**wrapper, "func": ours}])
+
+
 def test_a_list_that_was_typed_is_the_tuple_that_a_wrapper_of_gymnasium_wants() -> None:
     wrappers = [{"_target_": "gymnasium.wrappers.ReshapeObservation", "shape": [2, 2]}]
     env = GymnasiumEnv("CartPole-v1", num_envs=1, wrappers=wrappers)
@@ -214,6 +229,7 @@ def test_what_a_checkpoint_s_wrappers_name_is_listed_before_anything_is_imported
     wrappers = ["TimeLimit", "gymnasium.wrappers.FlattenObservation", "mine.Wrapper", {"_target_": "yours.W"}]
     wrappers += [
         {"_target_": "equipoise.envs.remembering.Columns", "keep": [0]},
+        {"_target_": "TransformReward", "func": {"_target_": "theirs.twice", "_partial_": True}},
         "equipoise.envs.sequences.x",
     ]
     section = {
@@ -229,6 +245,7 @@ def test_what_a_checkpoint_s_wrappers_name_is_listed_before_anything_is_imported
         "whole",
         "mine:Wrapper",
         "yours:W",
+        "theirs:twice",
         "equipoise.envs.sequences:x",
         "gymnasium.wrappers:RecordVideo",
         "gymnasium.wrappers.utils.os:system",
@@ -238,6 +255,20 @@ def test_what_a_checkpoint_s_wrappers_name_is_listed_before_anything_is_imported
 def test_what_steps_many_at_once_is_sent_to_the_environments_that_take_it() -> None:
     with pytest.raises(ValueError, match="gives a SyncVectorEnv, .*; env=vector or env=on_device takes what"):
         GymnasiumEnv(make=lambda: gymnasium.make_vec("CartPole-v1", 2, "sync"), num_envs=1)
+
+
+def test_an_environment_of_the_old_gym_is_told_where_its_way_in_is_written() -> None:
+    class Old:
+        def reset(self) -> list[float]:
+            return [0.0]
+
+        def step(self, action: int) -> tuple[list[float], float, bool, dict[str, Any]]:
+            return [0.0], 0.0, False, {}
+
+    with pytest.raises(
+        ValueError, match=r"gives a Old, .*; one of the old gym needs a few lines around it \("
+    ):
+        GymnasiumEnv(make=Old, num_envs=1)
 
 
 @pytest.mark.parametrize(

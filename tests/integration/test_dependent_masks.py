@@ -21,6 +21,7 @@ from equipoise.envs.references import random_action
 from equipoise.trainer import export
 from equipoise.trainer.build import build
 from equipoise.trainer.configuration.compose import compose
+from equipoise.trainer.first_look import look_at
 from equipoise.trainer.monitor.film import film_episode
 from equipoise.trainer.restore import restore
 from equipoise.trainer.targets import prepare
@@ -145,6 +146,10 @@ def test_random_actions_keep_to_what_is_valid(form: str) -> None:
     _, mask = checked.reset(0)
     for _ in range(100):
         mask = checked.step(random_action(env, mask, stream)).action_mask
+    said = look_at(env, 0, max_steps=3).lines()[0]
+    assert (
+        said == "masks: 100% of the choices are valid on average; what is valid of head 1 depends on head 0"
+    )
     env.close()
 
 

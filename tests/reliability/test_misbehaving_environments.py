@@ -337,7 +337,7 @@ class Scarce(ToyEnv):
 def test_an_environment_that_cannot_exist_twice_is_found_out_before_training(tmp_path: Path) -> None:
     ended = run(tmp_path, *toy(tmp_path / "run", "trainer.eval_every=0", env=f"{HERE}.Scarce"))
     assert ended.code == 1
-    assert "the environment for evaluations, which exists beside the one for training" in ended.output
+    assert "(in the environment for evaluations, which exists beside the one for training)" in ended.output
     assert "all seats taken" in ended.output
     assert "Traceback" not in ended.output
     assert "iteration 1 " not in ended.output

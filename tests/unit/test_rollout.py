@@ -155,6 +155,21 @@ def test_episodes_are_told_apart_within_and_across_rollouts() -> None:
     assert going_on.lengths.tolist() == [0.0, 3.0]
 
 
+def test_a_step_that_only_begins_an_episode_is_none_of_its_steps() -> None:
+    """Episodes of two steps, a reset between them, in the last step of one rollout and within the other."""
+    rewards, before = torch.zeros(3, 1), Unfinished(torch.zeros(1), torch.zeros(1))
+    for ends, idle, lengths, unfinished in (
+        ([0, 1, 0], [0, 0, 1], [2.0], 0.0),
+        ([0, 1, 0], [0, 0, 1], [2.0], 0.0),
+        ([0, 0, 0], [0, 0, 0], [], 3.0),
+        ([1, 0, 0], [0, 1, 0], [4.0], 1.0),
+    ):
+        done, unused = (torch.tensor(flags).bool().unsqueeze(1) for flags in (ends, idle))
+        ended, before = count_episodes(rewards, done, before, unused)
+        assert ended.lengths[done].tolist() == lengths
+        assert before.lengths.tolist() == [unfinished]
+
+
 def test_small_rewards_are_not_lost_beside_large_ones() -> None:
     """In float32 the running sum would swallow the second episode: 1e9 + 1 = 1e9."""
     rewards, done = torch.tensor([[1e9], [1.0]]), torch.tensor([[True], [True]])
