@@ -75,11 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             package, options.out, options.steps, options.timeout, options.eval_steps, options.commands
         )
         print(f"  {outcome.verdict} ({outcome.seconds:.0f} s)", flush=True)
-    found = [
-        (package, known)
-        for package in PACKAGES
-        if (known := read(package, options.out, options.kept)) is not None
-    ]
+        keep(
+            [each for _, each in _known(options)], options.kept
+        )  # another of its package has the same folder
+    found = _known(options)
     if not found:
         print(f"{options.out}: nothing has been tried yet", file=sys.stderr)
         return 1
@@ -89,6 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_report(options.report, "Environments of others", origin, report(found, options.steps))
     print(f"report: {options.report}")
     return 0
+
+
+def _known(options: argparse.Namespace) -> list[tuple[Package, Outcome]]:
+    found = [(package, read(package, options.out, options.kept)) for package in PACKAGES]
+    return [(package, known) for package, known in found if known is not None]
 
 
 def report(found: Sequence[tuple[Package, Outcome]], steps: int) -> str:

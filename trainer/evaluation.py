@@ -203,10 +203,8 @@ def _play(
         player.forget(done)
         begun = idle.latest()
         player.forget(begun)
-        running, lengths = (
-            running + step.rewards @ weights,
-            lengths + (1.0 if begun is None else (~begun).float()),
-        )
+        counted = 1.0 if begun is None else (~begun).float()
+        running, lengths = running + step.rewards @ weights, lengths + counted
         overdue = counts & ~done & (lengths >= max_steps)
         columns.append((running, lengths, (done & counts) | overdue, overdue))
         for name, metric in step.metrics.items():

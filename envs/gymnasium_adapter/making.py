@@ -92,13 +92,11 @@ def _make(
             env = create(**windowless(create) | given)
             if not isinstance(env, gymnasium.Env):
                 batched = hasattr(env, "num_envs") or hasattr(env, "possible_agents")
-                old = callable(getattr(env, "reset", None)) and callable(getattr(env, "step", None))
-                hint = (
-                    "; one of the old gym needs a few lines around it (docs/own-environment.md)"
-                    if old
-                    else ""
-                )
-                hint = "; env=vector or env=on_device takes what steps many at once" if batched else hint
+                hint = ""
+                if batched:
+                    hint = "; env=vector or env=on_device takes what steps many at once"
+                elif hasattr(env, "reset") and hasattr(env, "step"):
+                    hint = "; one of the old gym needs a few lines around it (docs/own-environment.md)"
                 raise TypeError(f"it gives a {type(env).__name__}, which is no gymnasium.Env{hint}")
         else:
             # Gymnasium's checker is replaced by `Guard`, which also looks at every step after the first.

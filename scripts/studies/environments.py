@@ -28,6 +28,37 @@ TRIED_BEFORE = (
     Package("gym-invmgmt", "0.2.1", "gym_invmgmt:GymInvMgmt/MultiEchelon-v0", "inventory"),
     Package("or-gymnasium", "0.1.0", "or_gymnasium:InvManagement-v1", "inventory, integer box"),
     Package("gymnasium-robotics", "1.4.2", "gymnasium_robotics:PointMaze_UMaze-v3", "goal, dict"),
+    Package(
+        "pyRDDLGym",
+        "2.7",
+        "make=pyRDDLGym:make",
+        "hybrid, integer box",
+        (*MARS_ROVER, "env.kwargs.vectorized=true"),
+        ("rddlrepository==2.2",),
+    ),
+    Package(
+        "pyRDDLGym",
+        "2.7",
+        "make=pyRDDLGym:make",
+        "building, no bounds",
+        ("env.kwargs.domain=HVAC_ippc2023", "env.kwargs.instance='0'", "env.action_bounds=[0.05,10]"),
+        ("rddlrepository==2.2",),
+    ),
+    Package("vizdoom", "1.3.2", "vizdoom.gymnasium_wrapper:VizdoomBasic-v1", "pictures"),
+    Package("highway-env", "1.12.1", "highway_env:highway-fast-v0", "driving"),
+    Package("gym-electric-motor", "3.0.3", "gym_electric_motor:Finite-CC-PMSM-v0", "electric motor"),
+    Package("or-gymnasium", "0.1.0", "or_gymnasium:NetworkManagement-v1", "inventory"),
+    Package("or-gymnasium", "0.1.0", "or_gymnasium:Knapsack-v0", "packing"),
+    Package("or-gymnasium", "0.1.0", "or_gymnasium:VMPacking-v0", "packing"),
+    Package("or-gymnasium", "0.1.0", "or_gymnasium:VehicleRouting-v0", "logistics"),
+    Package(
+        "or-gymnasium",
+        "0.1.0",
+        "or_gymnasium:VMPacking-v1",
+        "packing, masked",
+        ("env.kwargs.env_config={mask: true}",),
+    ),
+    Package("gymnasium-robotics", "1.4.2", "gymnasium_robotics:FetchReachDense-v4", "robot, goal"),
 )
 """Those that had been tried by hand before."""
 
