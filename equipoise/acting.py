@@ -218,7 +218,7 @@ class Policy:
 
     def _read_mask(self, mask: Any) -> Read:
         try:
-            return read_mask(_arrays(mask), self._table)
+            return read_mask(_arrays(mask), self._table, self._mask_in_observation)
         except ValueError as error:
             raise ValueError(f"mask {error}") from None
 

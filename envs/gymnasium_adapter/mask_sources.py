@@ -19,7 +19,10 @@ KEY = "action_mask"
 INFO, METHOD, OBSERVATION = f"info[{KEY!r}]", "action_masks()", f"observation[{KEY!r}]"
 _TOLD = {
     METHOD: [f"action masks are read from {METHOD}"],
-    OBSERVATION: [f"action masks are read from {OBSERVATION}, which is an input of the policy, too"],
+    OBSERVATION: [
+        f"action masks are read from {OBSERVATION}, which is an input of the policy, too; one that "
+        "forbids all forbids nothing"
+    ],
 }
 _LOOKS_LIKE_ONE = re.compile(
     r"(?i)(\b|_)(actions?_?masks?|masks?_?actions?|(legal|valid|avail|available|allowed)_?(actions?|moves?))\b"
@@ -40,7 +43,7 @@ def chosen(
         return None, [f"{name} is not used: the actions hold no choice to be masked" for name in there]
     if list(there) == [OBSERVATION]:
         try:
-            read_mask(observed(), table)
+            read_mask(observed(), table, may_be_empty=True)
         except MaskError as error:
             return None, [f"{OBSERVATION} is not used as a mask, only as an input: it {error}"]
     if not there:
@@ -106,7 +109,8 @@ class MaskSource:
             given = info[KEY]
         else:
             return None
-        return read_mask(given, self._table)
+        # A state in which nothing is valid is one of the game there, not a mistake of who wrote the mask.
+        return read_mask(given, self._table, may_be_empty=self.source == OBSERVATION)
 
     def _alike(self, observation: Any, info: Mapping[str, Any]) -> list[str]:
         """What is called as masks are called by others."""

@@ -32,8 +32,8 @@ class Read(NamedTuple):
     """What depends on other heads, where anything does."""
 
 
-def read_mask(given: Any, table: ActionTable) -> Read:
-    """A mask in any form.
+def read_mask(given: Any, table: ActionTable, may_be_empty: bool = False) -> Read:
+    """A mask in any form. Where it leaves a head no choice, and it `may_be_empty`, all of them are valid.
 
     Raises:
         MaskError: `given` has none of the forms that are understood, or leaves a head no choice.
@@ -45,7 +45,9 @@ def read_mask(given: Any, table: ActionTable) -> Read:
         )
     tables, rows = take_tables(rows, table)
     for head, row in enumerate(rows):
-        if not row.any():
+        if not row.any() and may_be_empty:
+            row[:] = True
+        elif not row.any():
             raise MaskError(f"leaves head {head} no valid choice")
     mask = np.zeros_like(table.every_choice)
     mask[table.every_choice] = np.concatenate(rows)

@@ -69,7 +69,8 @@ class Masks:
             MaskError: see `read_mask`.
         """
         unused = np.zeros(self._num_envs, np.bool_) if unused is None else unused
-        read = {i: read_mask(mask, self._table) for i, mask in enumerate(given) if not unused[i]}
+        empty = self.source == OBSERVATION
+        read = {i: read_mask(mask, self._table, empty) for i, mask in enumerate(given) if not unused[i]}
         own = [read[i].own if i in read else self._table.every_choice for i in range(self._num_envs)]
         return np.stack(own), self._tables.join({i: mask.tables for i, mask in read.items()})
 

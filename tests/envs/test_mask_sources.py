@@ -91,7 +91,10 @@ IN_TURN = [np.eye(3, dtype=int)[t].tolist() for t in (0, 1, 2, 0, 1, 0, 1)]  # a
         (ByMethod, ["action masks are read from action_masks()"]),
         (
             ByObservation,
-            ["action masks are read from observation['action_mask'], which is an input of the policy, too"],
+            [
+                "action masks are read from observation['action_mask'], which is an input of the policy, too; "
+                "one that forbids all forbids nothing"
+            ],
         ),
         (
             lambda: ByMethod(action_mask="open"),
@@ -163,6 +166,22 @@ def test_a_mask_of_nothing_is_named() -> None:
     assert env.take_remarks() == [
         "observation['action_mask'] is not used: the actions hold no choice to be masked"
     ]
+
+
+class Stuck(ByObservation):
+    """In its third state no door is open, as in a knapsack that nothing fits in any more."""
+
+    def observe(self) -> Any:
+        return super().observe() | ({"action_mask": np.zeros(3, np.int8)} if self.t == 2 else {})
+
+    def step(self, action: Any) -> Any:
+        return super().step(2 if self.t == 2 else action)
+
+
+@BOTH
+def test_a_state_in_which_nothing_is_valid_forbids_nothing(vectorization: Any) -> None:
+    masks, _ = first_masks(Stuck, vectorization=vectorization)
+    assert masks == [[[1, 1, 1] if t == 2 else row] for t, row in enumerate(IN_TURN)]
 
 
 class Failing(Doors):

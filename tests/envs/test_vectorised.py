@@ -273,7 +273,8 @@ def test_masks_of_agents_are_read_from_infos_and_observations_until_the_agent_is
     _, begun = env.reset(0)
     assert begun is not None
     assert begun[:, 0].tolist() == [[False, True, False]] * 2
-    told = "action masks are read from observation['action_mask'], which is an input of the policy, too"
+    told = "action masks are read from observation['action_mask'], which is an input of the policy, too; one "
+    told += "that forbids all forbids nothing"
     assert env.take_remarks() == ([told] if make is MaskedTeam else [])
     assert env.mask_in_observation == (make is MaskedTeam)
     masks = [env.step(torch.tensor([1, 1])).action_mask for _ in range(3)]
