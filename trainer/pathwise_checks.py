@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
 from torch import Tensor
 
 from equipoise.envs.protocol import BatchedEnv, DifferentiableEnv
@@ -11,6 +15,8 @@ from equipoise.trainer.diagnosis import NonFiniteError
 from equipoise.trainer.policy.continuous import Gaussian, Squashed
 from equipoise.trainer.policy.protocol import Policy
 
+_DEPTH = 3
+"""How deep tensors are looked for: an attribute, what it holds, and what that holds."""
 ROLLOUTS = 3
 """With derivatives of 0 alone, after which there is nothing to be hoped for."""
 
@@ -115,9 +121,23 @@ def _not_finite(gradient: Tensor) -> str | None:
 
 
 def still_attached(env: BatchedEnv) -> list[str]:
-    """Attributes that hold on to the graph although the environment was to forget it."""
-    return [
-        name
-        for name, value in getattr(env, "__dict__", {}).items()  # not of one with slots alone
-        if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf
-    ]
+    """Where `env` holds on to the graph that it was to forget, as `_state.velocity`: its attributes, and what
+    these hold."""
+    held = _tensors(env, "", _DEPTH)
+    return [place.removeprefix(".") for place, tensor in held if tensor.requires_grad and not tensor.is_leaf]
+
+
+def _tensors(value: Any, place: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield place, value
+    elif depth and not isinstance(value, type | ModuleType):
+        for name, part in _parts(value):
+            yield from _tensors(part, f"{place}.{name}", depth - 1)
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, tuple | list):
+        return list(zip(getattr(value, "_fields", range(len(value))), value, strict=True))
+    return list(getattr(value, "__dict__", {}).items())  # those with slots alone have none

@@ -229,6 +229,8 @@ class Flawed(SwitchedLQR):
             return timestep._replace(rewards=timestep.rewards + (bad * first).unsqueeze(-1))
         if self.flaw == "keeps":
             self.kept = timestep.rewards
+        if self.flaw == "keeps deep":
+            self.deep = {"past": [timestep.rewards]}
         if self.flaw == "in place":
             double = 2.0 * action[1]
             timestep = timestep._replace(rewards=timestep.rewards + double.square().sum(1, keepdim=True))
@@ -238,7 +240,8 @@ class Flawed(SwitchedLQR):
     def detach(self) -> None:
         if self.flaw == "raises":
             raise RuntimeError("boom")
-        super().detach()
+        if self.flaw != "forgets":
+            super().detach()
 
 
 @pytest.mark.parametrize(
@@ -247,6 +250,8 @@ class Flawed(SwitchedLQR):
         ("no derivative", ConfigError, "nothing that Flawed returns depends on the parameters"),
         ("not finite", NonFiniteError, "the derivative through Flawed is nan in environment 0, step 0 "),
         ("keeps", ConfigError, "Flawed.detach() leaves out kept"),
+        ("keeps deep", ConfigError, "Flawed.detach() leaves out deep.past.0: the graph grows"),
+        ("forgets", ConfigError, "Flawed.detach() leaves out _state."),
         ("raises", EnvError, "detach raised RuntimeError: boom"),
         ("in place", ConfigError, "Flawed changes in place what its derivatives are made of"),
     ],
@@ -263,7 +268,7 @@ def test_what_is_wrong_with_an_environment_is_told(flaw: str, kind: type, said: 
             collector.collect()
             collector.judged(known())
 
-    if alone or flaw in ("keeps", "raises", "in place"):
+    if alone or flaw in ("keeps", "keeps deep", "forgets", "raises", "in place"):
         with pytest.raises(kind, match=re.escape(said)):
             few_rollouts()
         return
