@@ -122,8 +122,8 @@ def body(results: Sequence[Result], failures: Sequence[Failure]) -> str:
     sections = "".join(f"\n## {task}\n\n{text}" for task, text in tables.items())
     return (
         f"{LEGEND}\n## Within pairs of runs of one seed\n\n{_pairs(parts)}{sections}"
-        f"\n## Returns\n\n{_returns(parts)}\n"
-        f"## What a step costs\n\n{_cost(parts)}{failed(failures)}"
+        f"{_returns(parts)}"
+        f"\n## What a step costs\n\n{_cost(parts)}{failed(failures)}"
     )
 
 
@@ -160,7 +160,7 @@ def _differences(parts: dict[str, list[Result]], arm: str, measure: Measure) -> 
 
 
 def _returns(parts: dict[str, list[Result]]) -> str:
-    """Where random actions lose a thousand times what the optimum does, every score is 1."""
+    """Of the LQR, where random actions lose a thousand times what the optimum does and every score is 1."""
     rows = [["task", *(f"{arm}, median [worst, best]" for arm in ARMS)]]
     for task in (task for task in parts if task.startswith("lqr")):
         found = {
@@ -174,7 +174,7 @@ def _returns(parts: dict[str, list[Result]]) -> str:
             for arm in ARMS
         ]
         rows.append([task, *cells])
-    return table(rows)
+    return f"\n## Returns\n\n{table(rows)}" if len(rows) > 1 else ""
 
 
 def _cost(parts: dict[str, list[Result]]) -> str:
