@@ -74,6 +74,7 @@ NAVIGATION = {
                 "extremes",
                 "conditioning",
                 "pathwise",
+                "pathwise_tuned",
             ),
             "environments",
             "memory",
