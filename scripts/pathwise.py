@@ -15,6 +15,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,20 +66,18 @@ TASKS = (
 )
 """The cheapest first."""
 TUNED = tuple(
-    _task(
-        f"{name}_tuned",
-        name.partition("_4")[0].partition("_10")[0],
-        102_400,
-        *overrides,
-        "env.num_envs=64",
-        "trainer.batch.rollout_steps=8",
-        eval_every=4,
+    replace(
+        task,
+        name=f"{task.name}_tuned",
+        overrides=(
+            *task.overrides,
+            "env.num_envs=64",
+            "trainer.batch.rollout_steps=8",
+            "trainer.eval_every=4",
+        ),
     )
-    for name, *overrides in (
-        ("catch_point", "experiment=catch_point"),
-        ("hard_move_4", "experiment=hard_move", "env.n=4"),
-        ("hard_move_10", "experiment=hard_move", "env.n=10"),
-    )
+    for task in TASKS
+    if task.name in ("catch_point", "hard_move_4", "hard_move_10")
 )
 """With rollouts of the shape that PPO does best with, which matters most of all to it; not in the default."""
 HEADLINE = ("catch_point", "hard_move_4", "lqr_10")

@@ -183,9 +183,7 @@ def _row(package: Package, outcome: Outcome) -> list[str]:
         " ".join(f"`{setting}`" for setting in package.typed),
         package.first,
         package.found,
-        {None: "", "ok": "runs"}.get(outcome.commands.get(ALONE), "fails")
-        if not outcome.incomplete
-        else "lacks",
+        "lacks" if outcome.incomplete else {None: "", "ok": "runs"}.get(outcome.commands.get(ALONE), "fails"),
         *("–" if number is None else f"{number:,.4g}" for number in numbers),
         {"ok": "yes", None: ""}.get(outcome.commands.get("play"), "–"),
         re.sub(r"\b([0-9a-f]{7})[0-9a-f]+", r"\1", outcome.commit),

@@ -123,10 +123,7 @@ def look_at(
     returns, lengths = torch.zeros(2, env.num_envs, device=env.device)
     running = torch.ones_like(returns, dtype=torch.bool)
     rewards, valid, spent, began = [], [], 0.0, time.perf_counter()
-    depends = dict(env.mask_depends_on) if isinstance(env, MaskingEnv) else {}
     for _ in range(max_steps):
-        if isinstance(mask, DependentMask):
-            depends |= {table.head: table.given for table in mask.tables}
         if mask is not None:
             own = mask.own if isinstance(mask, DependentMask) else mask
             valid.append(own.flatten(1).sum(1))
@@ -140,6 +137,9 @@ def look_at(
         if not running.any() or time.perf_counter() - began > max_seconds:
             break
     choices = sum(ActionTable(env.action_space).choices)
+    depends = dict(env.mask_depends_on) if isinstance(env, MaskingEnv) else {}
+    if isinstance(mask, DependentMask):  # of the same heads in every step
+        depends |= {table.head: table.given for table in mask.tables}
     state, given = env.state_dict(), torch.cat(rewards)
     if (idle := IdleSteps(env).all()) is not None:
         given = given[~idle.flatten()]  # a step that only begins an episode pays nothing

@@ -93,8 +93,8 @@ def _plain(relevance: Relevance | None) -> list[list[list[int]]] | str | None:
 
 def load_run_state(run: Trainer, state: Mapping[str, Any]) -> None:
     """Let `run` continue from `state`. Raises `CheckpointError` where it does not fit."""
-    state = {"cpu_seconds": math.nan, **state}  # which older checkpoints do not know
     try:
+        state = {"cpu_seconds": math.nan, **state}  # which older checkpoints do not know
         for name in _COUNTERS:
             setattr(run, name, state[name])
         run.schedule = run.schedule.starting_at(run.env_steps)

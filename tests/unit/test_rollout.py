@@ -156,7 +156,7 @@ def test_episodes_are_told_apart_within_and_across_rollouts() -> None:
 
 
 def test_a_step_that_only_begins_an_episode_is_none_of_its_steps() -> None:
-    """Episodes of two steps, a reset between them, in the last step of one rollout and within the other."""
+    """Episodes of two, two and four steps, a reset between them, in the last step of one rollout and within the other."""
     rewards, before = torch.zeros(3, 1), Unfinished(torch.zeros(1), torch.zeros(1))
     for ends, idle, lengths, unfinished in (
         ([0, 1, 0], [0, 0, 1], [2.0], 0.0),
